@@ -1,0 +1,80 @@
+"""What the studies share: the development data, the machine's name, results written as they come."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from datasets import Dataset
+from sklearn.model_selection import train_test_split
+from transformers import AutoTokenizer, DataCollatorWithPadding
+
+from sharcs.builtin import minilm_path
+from sharcs.data import load_texts, tokenise
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+RESULTS = Path(__file__).parent / "results"
+TRAIN_ROWS = {"sst2": 8000}  # the others are used whole
+MAX_LENGTH = 128
+HOLDOUT = 0.1
+
+
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(minilm_path())
+
+
+def collator() -> DataCollatorWithPadding:
+    return DataCollatorWithPadding(tokenizer())
+
+
+def splits(name: str, seed: int, tune: bool) -> tuple[Dataset, Dataset, list[str]]:
+    """Tokenise a data set's training rows and what is measured on.
+
+    With ``tune``, a tenth of train is measured on, so that no setting is chosen on what is reported; else the test
+    split, or validation where the labels of test are not public.
+    """
+    train = load_texts(str(DATA / name / "train.csv.gz"), max_samples=TRAIN_ROWS.get(name), seed=0)
+    test_file = DATA / name / "test.csv.gz"
+    test = load_texts(str(test_file if test_file.exists() else DATA / name / "validation.csv.gz"))
+    assert train.labels is not None
+    names = sorted(set(train.labels))
+    label2id = {label: index for index, label in enumerate(names)}
+    rows = tokenise(train, tokenizer(), max_length=MAX_LENGTH, label2id=label2id)
+    if tune:
+        kept, held = train_test_split(range(len(rows)), test_size=HOLDOUT, random_state=seed, stratify=rows["labels"])
+        return rows.select(kept), rows.select(held), names
+    return rows, tokenise(test, tokenizer(), max_length=MAX_LENGTH, label2id=label2id), names
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)

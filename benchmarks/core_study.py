@@ -1,0 +1,152 @@
+"""The paper's recipe against plain fine-tuning of the same encoder, on four data sets and three seeds.
+
+    python benchmarks/core_study.py run --set sst2 --method plain --seed 0
+    python benchmarks/core_study.py all --workers 2 --minutes 90   # resumes: finished runs are skipped
+    python benchmarks/core_study.py summary                        # table, JSON and picture from what is finished
+
+Each run is a process of its own and writes benchmarks/results/core/SET-METHOD-SEED.json when it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from common import RESULTS, collator, machine, peak_megabytes, save, splits
+from transformers import AutoModelForSequenceClassification, Trainer
+
+from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
+from sharcs.builtin import minilm_path
+from sharcs.evaluation import accuracy_report, run_all_widths
+
+SETS = ("mrpc", "sick", "sst2", "banking77")
+METHODS = ("plain", "paper")
+SEEDS = (0, 1, 2)
+EPOCHS = 10
+FOLDER = RESULTS / "core"
+
+
+def arguments(folder: str, seed: int, epochs: int, learning_rate: float) -> SharcsTrainingArguments:
+    return SharcsTrainingArguments(
+        folder,
+        seed=seed,
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        save_strategy="no",
+        report_to=[],
+        logging_steps=50,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def plain_accuracy(model: Any, rows: Any, collate: Any) -> float:
+    model.eval()
+    order = sorted(range(len(rows)), key=lambda i: -rows[i]["length"])
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(order), 64):
+            batch = [rows[i] for i in order[start : start + 64]]
+            inputs = collate(
+                [{k: row[k] for k in ("input_ids", "attention_mask", "token_type_ids")} for row in batch]
+            )
+            labels = torch.tensor([row["labels"] for row in batch])
+            right += int((model(**inputs).logits.argmax(-1) == labels).sum())
+    return right / len(rows)
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    train, test, names = splits(args.set, args.seed, args.tune)
+    transformers.set_seed(args.seed)
+    settings = arguments(f"/tmp/sharcs-core-{args.set}-{args.method}-{args.seed}", args.seed, args.epochs, args.rate)
+    collate = collator()
+    common = {"args": settings, "train_dataset": train, "data_collator": collate}
+    start = time.time()
+    result: dict[str, Any] = {
+        "set": args.set, "method": args.method, "seed": args.seed, "epochs": args.epochs,
+        "learning_rate": args.rate, "train_rows": len(train), "tuning": args.tune,
+    }  # fmt: skip
+    if args.method == "plain":
+        model = AutoModelForSequenceClassification.from_pretrained(minilm_path(), num_labels=len(names))
+        trainer: Trainer = Trainer(model=model, **common)
+        trainer.train()
+        result |= {"train_seconds": time.time() - start, "accuracy": plain_accuracy(model, test, collate)}
+    else:
+        routed = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=len(names))
+        trainer = SharcsTrainer(model=routed, **common)
+        trainer.train()
+        result["train_seconds"] = time.time() - start
+        outputs = run_all_widths(routed, test, collate)
+        result["report"] = accuracy_report(routed, outputs, torch.tensor(test["labels"]), seed=args.seed)
+        result["shares_by_epoch"] = [
+            {k: v for k, v in entry.items() if k.startswith(("share", "epoch"))}
+            for entry in trainer.state.log_history
+            if any(k.startswith("share") for k in entry)
+        ]
+    result |= {"optimiser_steps": trainer.state.global_step, "peak_megabytes": peak_megabytes(), **machine()}
+    save(Path(args.output) if args.output else path_of(args.set, args.method, args.seed), result)
+    print(json.dumps({k: v for k, v in result.items() if k != "report"}))
+
+
+def path_of(name: str, method: str, seed: int) -> Path:
+    return FOLDER / f"{name}-{method}-{seed}.json"
+
+
+def everything(args: argparse.Namespace) -> None:
+    """Run what is missing, seed by seed, until the time is up; a run that has begun is finished."""
+    end = time.time() + 60 * args.minutes
+    waiting = [
+        (name, method, seed)
+        for seed in SEEDS
+        for name in SETS
+        for method in METHODS
+        if not path_of(name, method, seed).exists()
+    ]
+    running: list[subprocess.Popen[bytes]] = []
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    while waiting or running:
+        running = [process for process in running if process.poll() is None]
+        while waiting and len(running) < args.workers and time.time() < end:
+            name, method, seed = waiting.pop(0)
+            command = [
+                sys.executable, __file__, "run", "--set", name, "--method", method, "--seed", str(seed),
+                "--threads", str(args.threads), "--rate", str(args.rate), "--epochs", str(args.epochs),
+            ]  # fmt: skip
+            log = Path(f"/tmp/sharcs-core-{name}-{method}-{seed}.log").open("wb")
+            print(time.strftime("%H:%M:%S"), name, method, seed, "log:", log.name, flush=True)
+            running.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+        if time.time() >= end:
+            waiting = []
+        time.sleep(2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("run", "all"):
+        command = commands.add_parser(name)
+        command.add_argument("--threads", type=int, default=1)
+        command.add_argument("--rate", type=float, default=2e-5)
+        command.add_argument("--epochs", type=int, default=EPOCHS)
+    one, every = commands.choices["run"], commands.choices["all"]
+    one.add_argument("--set", required=True)
+    one.add_argument("--method", choices=METHODS, required=True)
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--tune", action="store_true", help="train on nine tenths of train, measure on the rest")
+    one.add_argument("--output")
+    every.add_argument("--workers", type=int, default=2)
+    every.add_argument("--minutes", type=float, default=90)
+    args = parser.parse_args()
+    {"run": run, "all": everything}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Routed encoders: each input uses as much of the network's width as it needs (SHARCS)."""
+
+from sharcs.config import RoutingPolicy, SharcsConfig
+from sharcs.errors import InputError
+from sharcs.modeling import SharcsForSequenceClassification, SharcsOutput
+from sharcs.training import SharcsTrainer, SharcsTrainingArguments
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InputError",
+    "RoutingPolicy",
+    "SharcsConfig",
+    "SharcsForSequenceClassification",
+    "SharcsOutput",
+    "SharcsTrainer",
+    "SharcsTrainingArguments",
+]

@@ -1,0 +1,163 @@
+"""The directory of a trained model: how it is begun, finished, and opened again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoTokenizer
+
+from sharcs.data import Columns
+from sharcs.errors import InputError
+from sharcs.modeling import SharcsForSequenceClassification
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["TrainedModel", "best_device", "open_model", "write_json"]
+
+SETTINGS_FILE = "training.json"
+CHECKPOINTS = "checkpoints"
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A trained model with what is needed to use it on texts.
+
+    Attributes:
+        model: The routed network, in evaluation mode, on the best device.
+        tokenizer: Its tokenizer, whose ``model_max_length`` is the length that it was trained with.
+        columns: The column names of its training data.
+    """
+
+    model: SharcsForSequenceClassification
+    tokenizer: PreTrainedTokenizerBase
+    columns: Columns
+
+
+def best_device() -> torch.device:
+    """Choose a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def write_json(content: dict[str, Any], path: str | Path) -> None:
+    """Write JSON beside its target and rename it, so that no reader meets half a file."""
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(target)
+
+
+def open_model(folder: str | Path) -> TrainedModel:
+    """Load what ``sharcs train`` wrote.
+
+    Args:
+        folder: The output directory of a finished training.
+
+    Returns:
+        Model, tokenizer and column names.
+
+    Raises:
+        InputError: If the directory is missing, holds no model, an unfinished one, or none of ours.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such directory; give the --output directory of 'sharcs train'")
+    if not (folder / CONFIG_FILE).is_file():
+        if (folder / SETTINGS_FILE).is_file():
+            raise InputError(f"{folder}: its training is not finished; finish it with 'sharcs train ... --resume'")
+        raise InputError(f"{folder}: is no model (no {CONFIG_FILE}); give the --output directory of 'sharcs train'")
+    try:
+        model_type = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{folder / CONFIG_FILE}: is no valid JSON object; train again") from error
+    if model_type != "sharcs":
+        raise InputError(f"{folder}: is a {model_type} model, not a sharcs one; route it first with 'sharcs train'")
+    try:
+        # Only safetensors: a pickle could run code.
+        model = SharcsForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder}: the model can't be loaded ({first_line(error)}); train again") from error
+    model.to(best_device())  # type: ignore[arg-type]
+    return TrainedModel(model.train(False), tokenizer, _columns(folder))
+
+
+def first_line(error: BaseException) -> str:
+    """Shorten somebody else's error message to its first line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def begin(folder: Path, settings: dict[str, Any], resume: bool) -> Path:
+    """Claim an output directory for a training.
+
+    Args:
+        folder: The directory; it is made if it doesn't exist.
+        settings: All that decides the result; a resumed run has to have the same.
+        resume: Whether to go on with a training that stands there.
+
+    Returns:
+        The directory for checkpoints.
+
+    Raises:
+        InputError: If the directory is in use, or holds a training with other settings.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder}: is a file; name a directory")
+    if resume:
+        _check_same(folder, settings)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"--output {folder}: is in use; name a new directory, or add --resume to go on with a training there"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(settings, folder / SETTINGS_FILE)
+    except OSError as error:
+        raise InputError(f"--output {folder}: can't be written ({error.strerror}); name another directory") from error
+    return folder / CHECKPOINTS
+
+
+def finish(folder: Path, model: SharcsForSequenceClassification, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write the model into its directory and drop the checkpoints.
+
+    The configuration comes last: with it the directory counts as a finished model.
+    """
+    staging = folder / ".model.partial"
+    shutil.rmtree(staging, ignore_errors=True)
+    model.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG_FILE):
+        path.replace(folder / path.name)
+    staging.rmdir()
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    file = folder / SETTINGS_FILE
+    if not file.is_file():
+        raise InputError(f"--resume: {folder} holds no training to go on with; leave --resume out to start one")
+    if (folder / CONFIG_FILE).is_file():
+        raise InputError(f"--resume: the training in {folder} is finished; name a new --output to train again")
+    # A round trip, since JSON has no tuples.
+    now = json.loads(json.dumps(settings))
+    before = json.loads(file.read_text(encoding="utf-8"))
+    for name in sorted({*now, *before}):
+        if now.get(name) != before.get(name):
+            raise InputError(
+                f"--resume: {name} is {now.get(name)!r} now and was {before.get(name)!r} when the training in "
+                f"{folder} began; resume with the options and data of the start"
+            )
+
+
+def _columns(folder: Path) -> Columns:
+    file = folder / SETTINGS_FILE
+    if not file.is_file():
+        return Columns()
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    return Columns(settings["text_column"], settings["text_pair_column"], settings["label_column"])

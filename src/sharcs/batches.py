@@ -1,0 +1,88 @@
+"""Batches of one width each: groups repeated to the largest, widths in turn (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+__all__ = ["WidthBatchSampler", "single_width_batches"]
+
+
+def single_width_batches(
+    width_index: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+    lengths: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Arrange an epoch's batches.
+
+    Every group of samples with one width is shuffled and repeated, shuffled anew each time, up to the size of the
+    largest group, so that each group has the same number of batches whatever its own size; an empty group has none.
+    The widths take turns, in a new order each turn.
+
+    Args:
+        width_index: The width of each sample this epoch, int64 ``[samples]``.
+        batch_size: Samples a batch; the last of a group may be smaller.
+        generator: Source of randomness, on the CPU.
+        lengths: Tokens of each sample; if given, samples of like length share a batch, which saves padding.
+
+    Returns:
+        Sample numbers of each batch.
+    """
+    groups = [torch.nonzero(width_index == index).squeeze(1) for index in width_index.unique().tolist()]
+    largest = max(len(group) for group in groups)
+    batches = [_batches(_repeat(group, largest, generator), batch_size, generator, lengths) for group in groups]
+    ordered = []
+    for turn in zip(*batches, strict=True):
+        for group_number in torch.randperm(len(groups), generator=generator).tolist():
+            ordered.append(turn[group_number])
+    return ordered
+
+
+def _repeat(group: Tensor, size: int, generator: torch.Generator) -> list[int]:
+    rounds = -(-size // len(group))
+    repeated = [group[torch.randperm(len(group), generator=generator)] for _ in range(rounds)]
+    return torch.cat(repeated)[:size].tolist()
+
+
+def _batches(
+    samples: list[int], batch_size: int, generator: torch.Generator, lengths: Sequence[int] | None
+) -> list[list[int]]:
+    if lengths is not None:
+        group_lengths = [lengths[sample] for sample in samples]
+        order = get_length_grouped_indices(group_lengths, batch_size, generator=generator)
+        samples = [samples[position] for position in order]
+    batches = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+    # Grouping by length leaves them ordered by it, which is no order to train in.
+    return [batches[position] for position in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+class WidthBatchSampler(Sampler[list[int]]):
+    """Hands the batches that the trainer planned for the current epoch to the data loader.
+
+    Args:
+        batches: The first epoch's batches; the trainer replaces them before every epoch.
+        batch_size: Samples a batch, which accelerate asks for when it shares batches among processes.
+    """
+
+    def __init__(self, batches: list[list[int]], batch_size: int) -> None:
+        """Keep the plan."""
+        self.batches = batches
+        self.batch_size = batch_size
+        self.drop_last = False
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Iterate over the planned batches."""
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        """Count the planned batches."""
+        return len(self.batches)

@@ -1,0 +1,276 @@
+"""The command ``sharcs``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sharcs.errors import InputError
+
+if TYPE_CHECKING:
+    from sharcs.artifacts import TrainedModel
+    from sharcs.data import Columns, TextData
+
+# torch and transformers take seconds to import: each command imports what it runs, so that --help is instant.
+
+app = typer.Typer(
+    name="sharcs",
+    help="Fine-tune an encoder once; each input then uses only as much of its width as it needs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console()
+err = Console(stderr=True)
+
+DATA_HELP = (
+    "A .csv, .tsv, .jsonl or .parquet file (.gz too), a built-in data set (reuters-r8:train), "
+    "or owner/name:split for the datasets library."
+)
+DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
+TextOption = Annotated[str | None, typer.Option("--text-column", help="Column with the texts.")]
+PairOption = Annotated[
+    str | None, typer.Option("--text-pair-column", help="Column with the second texts of text pairs.")
+]
+LabelOption = Annotated[str | None, typer.Option("--label-column", help="Column with the classes.")]
+WidthOption = Annotated[float | None, typer.Option("--width", help="Run every input at this width.")]
+ModelArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of 'sharcs train'.")]
+
+
+@app.command()
+def train(
+    data: DataOption,
+    output: Annotated[Path, typer.Option("--output", help="New directory for the model.")],
+    model: Annotated[str, typer.Option("--model", help="Encoder: hub name, local directory, or minilm.")] = "minilm",
+    eval_data: Annotated[str | None, typer.Option("--eval-data", help="Evaluate on this at the end.")] = None,
+    text_column: TextOption = None,
+    text_pair_column: PairOption = None,
+    label_column: LabelOption = None,
+    widths: Annotated[str, typer.Option("--widths", help="Ascending, the last 1.0.")] = "0.25,1.0",
+    router_layer: Annotated[
+        int | None, typer.Option("--router-layer", help="Full-width layers before the router [default: a quarter].")
+    ] = None,
+    window: Annotated[int, typer.Option("--window", help="Epochs of confidence behind a hardness label.")] = 3,
+    band: Annotated[
+        list[str] | None, typer.Option("--band", help="Confidence band of a width, 0.25=0.8,1.0; repeatable.")
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training data.")] = 10,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs a training step.")] = 32,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.")] = 2e-5,
+    max_length: Annotated[int, typer.Option("--max-length", help="Tokens kept of a text.")] = 128,
+    max_train_samples: Annotated[
+        int | None, typer.Option("--max-train-samples", help="Train on this many rows only.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed and data, same model.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+) -> None:
+    """Train a routed classifier, in one run, and write it to a directory."""
+    from sharcs.finetune import TrainingJob, run_training
+    from sharcs.progress import EpochProgress
+
+    job = TrainingJob(
+        data=data,
+        output=output,
+        model=model,
+        eval_data=eval_data,
+        columns=_columns(text_column, text_pair_column, label_column),
+        widths=tuple(_numbers("--widths", widths)),
+        router_layer=router_layer,
+        window=window,
+        bands=_bands(band or []),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        max_length=max_length,
+        max_train_samples=max_train_samples,
+        seed=seed,
+        resume=resume,
+    )
+    err.print(f"training on {data}; model and checkpoints go to {output}", highlight=False)
+    try:
+        trained = run_training(job, [EpochProgress(err)])
+    except KeyboardInterrupt:
+        err.print(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
+        raise typer.Exit(130) from None
+    err.print(f"the model is in {output}", highlight=False)
+    if eval_data:
+        _report(trained, _texts(trained, eval_data, job.columns, labelled=True), output / "evaluation.json", None)
+
+
+@app.command()
+def evaluate(
+    folder: ModelArgument,
+    data: DataOption,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the numbers here, and the curve as .png beside.")
+    ] = None,
+    width: WidthOption = None,
+    text_column: TextOption = None,
+    text_pair_column: PairOption = None,
+    label_column: LabelOption = None,
+) -> None:
+    """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
+    from sharcs.artifacts import open_model
+
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise InputError(f"--json {json_file}: its directory does not exist; make it first")
+    trained = open_model(folder)
+    columns = _columns(text_column, text_pair_column, label_column, trained.columns)
+    _report(trained, _texts(trained, data, columns, labelled=True), json_file, width)
+
+
+@app.command()
+def predict(
+    folder: ModelArgument,
+    data: DataOption,
+    output: Annotated[Path, typer.Option("--output", help="Table to write; its ending names the format.")],
+    width: WidthOption = None,
+    text_column: TextOption = None,
+    text_pair_column: PairOption = None,
+    label_column: LabelOption = None,
+) -> None:
+    """Classify every row: the input's columns, and prediction, score and width."""
+    from sharcs.artifacts import open_model
+    from sharcs.prediction import predict_table
+    from sharcs.tables import check_output_path, write_table
+
+    check_output_path(output)
+    trained = open_model(folder)
+    _check_width(trained, width)
+    columns = _columns(text_column, text_pair_column, label_column, trained.columns)
+    texts = _texts(trained, data, columns, labelled=False)
+    with _progress("predicting", len(texts)) as advance:
+        table = predict_table(trained, texts, width, on_batch=advance)
+    write_table(table, output)
+    err.print(f"{len(texts):,} rows are in {output}", highlight=False)
+
+
+def main() -> None:
+    """Run the command; what the user can put right ends with one line and exit code 2."""
+    # The hub's and the tokenizers' chatter would stand between the user and the one line that matters.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"sharcs: error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text}: is no list of numbers; write it like 0.25,1.0") from None
+
+
+def _bands(options: list[str]) -> dict[float, tuple[float, float]] | None:
+    bands = {}
+    for option in options:
+        width, equals, limits = option.partition("=")
+        numbers = _numbers("--band", f"{width},{limits}") if equals else []
+        if len(numbers) != 3:
+            raise InputError(f"--band {option}: write it as WIDTH=LOW,HIGH, like 0.25=0.8,1.0")
+        bands[numbers[0]] = (numbers[1], numbers[2])
+    return bands or None
+
+
+def _columns(text: str | None, pair: str | None, label: str | None, trained: Columns | None = None) -> Columns:
+    """Take the columns that were named, else those of the training, else the defaults."""
+    from sharcs.data import Columns
+
+    base = trained or Columns()
+    return Columns(text or base.text, pair or base.text_pair, label or base.label)
+
+
+def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool) -> TextData:
+    from sharcs.data import load_texts
+
+    texts = load_texts(data, columns, labelled=labelled)
+    if texts.pairs is not None and trained.columns.text_pair is None:
+        raise InputError(f"{data}: has text pairs, but the model was trained on single texts; drop the second column")
+    return texts
+
+
+def _check_width(trained: TrainedModel, width: float | None) -> None:
+    if width is not None:
+        trained.model.config.index_of(width)
+
+
+def _report(trained: TrainedModel, data: TextData, json_file: Path | None, width: float | None) -> None:
+    import torch
+    from transformers import DataCollatorWithPadding
+
+    from sharcs.artifacts import write_json
+    from sharcs.data import tokenise
+    from sharcs.evaluation import accuracy_report, run_all_widths
+    from sharcs.plotting import draw_curve
+
+    model, tokenizer = trained.model, trained.tokenizer
+    _check_width(trained, width)
+    label2id = {str(name): int(index) for index, name in (model.config.id2label or {}).items()}
+    rows = tokenise(data, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
+    with _progress("evaluating", len(rows)) as advance:
+        outputs = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), on_batch=advance)
+    report = accuracy_report(model, outputs, torch.tensor(rows["labels"]), width=width)
+    _print_report(report, data.source)
+    if json_file is not None:
+        picture = json_file.with_suffix(".png")
+        write_json(report, json_file)
+        draw_curve(report, picture, f"accuracy against cost, {report['samples']:,} inputs")
+        err.print(f"wrote {json_file} and {picture}", highlight=False)
+
+
+def _print_report(report: dict[str, Any], source: str) -> None:
+    table = Table(title=f"{source}: {report['samples']:,} inputs", title_justify="left")
+    table.add_column("")
+    for heading in ("accuracy, %", "FLOPs, % of full", "share, %", "accuracy where routed, %"):
+        table.add_column(heading, justify="right")
+
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.1f}"
+
+    def row(name: str, values: dict[str, Any]) -> None:
+        cells = (values.get(key) for key in ("accuracy", "flops_ratio", "share", "accuracy_routed"))
+        table.add_row(name, *(percent(value) for value in cells))
+
+    row("full network", {**report["full"], "flops_ratio": 1.0})
+    row("routed", report["routed"])
+    row("random router, same shares", {**report["random"], "flops_ratio": report["routed"]["flops_ratio"]})
+    row("oracle router", report["oracle"])
+    for width in report["widths"]:
+        row(f"width {width['width']:g} on every input", width)
+    out.print(table)
+
+
+def _progress(title: str, total: int) -> Any:
+    return _Progress(title, total)
+
+
+class _Progress:
+    """A progress bar on standard error that hands out its advance function."""
+
+    def __init__(self, title: str, total: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=err)
+        self._task = self._progress.add_task(title, total=total)
+
+    def __enter__(self) -> Any:
+        self._progress.start()
+        return lambda count: self._progress.advance(self._task, count)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+if __name__ == "__main__":
+    main()

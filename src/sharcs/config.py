@@ -1,0 +1,144 @@
+"""The architecture settings of a routed network, validated once, here."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from sharcs.errors import InputError
+
+__all__ = ["RoutingPolicy", "SharcsConfig", "default_router_layer"]
+
+# A width may be written with two decimals (0.33 for a third of the heads), so this much rounding is accepted.
+WIDTH_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPolicy:
+    """How router logits become a width.
+
+    Attributes:
+        cost_weight: λ. The width is the argmax of (router score − λ · relative cost), where the score is the
+            sigmoid of the router's logit and the relative cost is a width's cost over the full network's, for an
+            input of the same length. 0 is the paper's policy: the router's argmax. Positive values save cost, and
+            negative ones spend more than the router asked for.
+    """
+
+    cost_weight: float = 0.0
+
+
+def default_router_layer(num_layers: int) -> int:
+    """Scale the paper's router position (k = 3 of 12 layers, section 4) to another depth, at least 1."""
+    return max(1, round(num_layers / 4))
+
+
+class SharcsConfig(PreTrainedConfig):
+    """Configuration of an encoder with a router and sub-networks of several widths (paper, section 3).
+
+    Args:
+        encoder: The full network's own configuration, or its dictionary form.
+        widths: Ascending fractions of the hidden size, heads and feed-forward neurons; the last is 1.0. Each has
+            to give a whole number of attention heads (up to rounding in the second decimal: 0.33 of 12 is 4).
+        router_layer: k, how many full-width layers run before the router, from 1 to L − 1. By default the
+            paper's 3 of 12, scaled to the encoder's depth.
+        router_hidden_size: Neurons in the router's hidden layer.
+        policy: Settings of :class:`RoutingPolicy`, as a dictionary.
+
+    Raises:
+        InputError: If widths, router layer or policy are out of range; the message names the field.
+    """
+
+    model_type: ClassVar[str] = "sharcs"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "encoder": SubConfigSpec(config_class=AutoConfig, model_type="bert")
+    }
+
+    # So that `Trainer.predict` and metrics see plain logits.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["router_logits", "width_index"]
+
+    encoder: PreTrainedConfig | dict[str, Any] | None = None
+    widths: list[float] | tuple[float, ...] = (0.25, 1.0)
+    router_layer: int | None = None
+    router_hidden_size: int = 1024
+    policy: dict[str, float] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill the defaults that depend on the encoder and validate everything."""
+        if isinstance(self.encoder, PreTrainedConfig):
+            # The base class hands its own choice down, and would reset one that the encoder has made already.
+            kwargs.setdefault("attn_implementation", self.encoder._attn_implementation)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        assert isinstance(self.encoder, PreTrainedConfig)
+        self.widths = [float(width) for width in self.widths]
+        if self.router_layer is None:
+            self.router_layer = default_router_layer(self.encoder.num_hidden_layers)
+        if self.policy is None:
+            self.policy = {"cost_weight": 0.0}
+        self._validate_widths()
+        self._validate_router()
+        # The task belongs to the outer configuration; the inner one follows, so that the head has its size.
+        self.encoder.id2label, self.encoder.label2id = copy.copy(self.id2label), copy.copy(self.label2id)
+        self.encoder.problem_type = self.problem_type
+
+    @property
+    def routing_policy(self) -> RoutingPolicy:
+        """The policy as an object."""
+        return RoutingPolicy(**(self.policy or {}))
+
+    def index_of(self, width: float) -> int:
+        """Find the index of ``width`` among the widths.
+
+        Raises:
+            InputError: If the network has no such width.
+        """
+        for index, known in enumerate(self.widths):
+            if math.isclose(width, known, abs_tol=1e-6):
+                return index
+        choices = ", ".join(f"{known:g}" for known in self.widths)
+        raise InputError(f"width {width:g}: the network has the widths {choices}; choose one of them")
+
+    def _validate_widths(self) -> None:
+        widths = list(self.widths)
+        if not widths or widths[-1] != 1.0:
+            raise InputError(f"widths {widths}: the last width has to be 1.0; end the list with 1.0")
+        if any(not 0 < width <= 1 for width in widths):
+            raise InputError(f"widths {widths}: each has to be above 0 and at most 1; correct the list")
+        if any(low >= high for low, high in pairwise(widths)):
+            raise InputError(f"widths {widths}: they have to ascend without repeats; sort the list")
+        heads = int(self.encoder.num_attention_heads)  # type: ignore[union-attr]
+        for width in widths:
+            whole = round(width * heads)
+            if whole < 1 or abs(width - whole / heads) > WIDTH_TOLERANCE:
+                choices = ", ".join(f"{count / heads:.3g}" for count in range(1, heads + 1))
+                raise InputError(
+                    f"widths {widths}: {width:g} of {heads} attention heads is no whole number of heads; "
+                    f"choose from {choices}"
+                )
+        if len({round(width * heads) for width in widths}) < len(widths):
+            raise InputError(f"widths {widths}: two of them give the same number of the {heads} heads")
+
+    def _validate_router(self) -> None:
+        layers = int(self.encoder.num_hidden_layers)  # type: ignore[union-attr]
+        if not isinstance(self.router_layer, int) or not 1 <= self.router_layer <= layers - 1:
+            raise InputError(
+                f"router_layer {self.router_layer}: has to be from 1 to {layers - 1}, since the encoder has "
+                f"{layers} layers and at least one has to follow the router"
+            )
+        if self.router_hidden_size < 1:
+            raise InputError(f"router_hidden_size {self.router_hidden_size}: has to be at least 1")
+        try:
+            policy = RoutingPolicy(**(self.policy or {}))
+        except TypeError as error:
+            known = ", ".join(RoutingPolicy.__dataclass_fields__)
+            raise InputError(f"policy {self.policy}: unknown setting; known are {known}") from error
+        if not math.isfinite(policy.cost_weight):
+            raise InputError(f"policy cost_weight {policy.cost_weight}: has to be a finite number")
+
+
+AutoConfig.register("sharcs", SharcsConfig)

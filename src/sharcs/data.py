@@ -1,0 +1,320 @@
+"""From a table to checked texts and labels, and from those to tokenised rows."""
+
+from __future__ import annotations
+
+import math
+import re
+import reprlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import pyarrow as pa
+from sklearn.model_selection import train_test_split
+
+from sharcs.errors import InputError
+from sharcs.tables import read_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Columns", "TextData", "label_names", "load_texts", "tokenise"]
+
+PAIR_COLUMN = "text_pair"
+TOKENISER_BATCH = 1000
+
+# A text longer than this many characters per token that is wanted is cut before tokenising (see _shorten).
+CHARACTERS_PER_TOKEN = 50
+# Tokens beyond the wanted ones that a cut text must still have: a cut may change the tokens next to it.
+CUT_MARGIN_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The names of the columns to use.
+
+    Attributes:
+        text: The texts to classify.
+        text_pair: The second texts, for tasks on pairs of texts. None stands for the column ``text_pair`` if
+            the table has one, and for no second texts if it has not.
+        label: The class of each row.
+    """
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class TextData:
+    """Checked texts, with the table that they come from.
+
+    Attributes:
+        table: The source's rows with all of its columns, row for row those of ``texts``.
+        texts: The texts; none is empty.
+        pairs: The second texts, or None if the task has one text per row.
+        labels: The classes as strings, or None if they are not known.
+        source: Where the table is from, for messages.
+        rows: The 1-based row of each text in the source if only some rows were taken, else None.
+    """
+
+    table: pa.Table
+    texts: list[str]
+    pairs: list[str] | None
+    labels: list[str] | None
+    source: str
+    rows: list[int] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.texts)
+
+    def row(self, index: int) -> int:
+        """Return the 1-based row in the source of the text at ``index``."""
+        return index + 1 if self.rows is None else self.rows[index]
+
+
+def load_texts(
+    source: str,
+    columns: Columns = Columns(),
+    *,
+    labelled: bool = True,
+    max_samples: int | None = None,
+    seed: int = 0,
+) -> TextData:
+    """Read texts and labels, and check every row.
+
+    Args:
+        source: What ``read_table`` takes: a file, a built-in data set or one of the hub.
+        columns: The names of the columns to use.
+        labelled: Whether every row must have a label. If not, labels are taken if all rows have a valid one.
+        max_samples: Take at most this many rows, at random, in their order in the source: the same share of
+            each class where the classes' sizes allow it.
+        seed: The seed of that random choice.
+
+    Returns:
+        The texts. Labels that are integers, booleans or whole floats are given as strings; class numbers of
+        ``datasets`` as the names of the classes.
+
+    Raises:
+        InputError: If the source cannot be read, a column is missing or of the wrong type, or a row has no
+            text or no label.
+    """
+    if max_samples is not None and max_samples < 1:
+        raise InputError(f"max_samples is {max_samples}; it must be at least 1")
+    table = read_table(source)
+    texts = _texts(table, columns.text, "text", source)
+    pair_column = columns.text_pair
+    if pair_column is None and PAIR_COLUMN in table.column_names and PAIR_COLUMN not in (columns.text, columns.label):
+        pair_column = PAIR_COLUMN
+    pairs = None if pair_column is None else _texts(table, pair_column, "text pair", source)
+    labels: list[str] | None = None
+    try:
+        labels = _labels(table, columns.label, source)
+    except InputError:
+        if labelled:
+            raise
+    data = TextData(table, texts, pairs, labels, source)
+    return data if max_samples is None or max_samples >= len(data) else _sample(data, max_samples, seed)
+
+
+def label_names(data: TextData) -> list[str]:
+    """List the classes of labelled texts.
+
+    Args:
+        data: Texts with labels.
+
+    Returns:
+        The labels, each once, sorted; in the order of numbers if all of them are integers.
+
+    Raises:
+        InputError: If there are no labels, or all rows have the same.
+    """
+    if data.labels is None:
+        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with --label-column")
+    names = set(data.labels)
+    if len(names) < 2:
+        raise InputError(
+            f"{data.source}: one class only ({reprlib.repr(data.labels[0])} in all {len(data)} rows); "
+            "give rows of at least two classes"
+        )
+    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def tokenise(
+    data: TextData,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    label2id: dict[str, int] | None = None,
+) -> datasets.Dataset:
+    """Tokenise texts, truncated but not padded, in memory.
+
+    Args:
+        data: The texts. Of a pair too long, tokens are taken from the longer text first.
+        tokenizer: The encoder's tokenizer.
+        max_length: The most tokens per row, special tokens included; the tokenizer's own limit applies as
+            well.
+        label2id: The number of each label, to make the column ``labels``.
+
+    Returns:
+        A row per text with what the tokenizer makes (``input_ids``, ``attention_mask`` and, for some
+        tokenizers, ``token_type_ids``), ``sample_id`` (the text's index in ``data``, from 0), ``length`` (its
+        number of tokens) and, with ``label2id``, ``labels``.
+
+    Raises:
+        InputError: If ``max_length`` leaves no room for text, or a label is not in ``label2id``.
+    """
+    limit = min(max_length, tokenizer.model_max_length)
+    special = tokenizer.num_special_tokens_to_add(pair=data.pairs is not None)
+    needed = special + (1 if data.pairs is None else 2)
+    if limit < needed:
+        raise InputError(f"max_length is {limit}, of which special tokens take {special}; give at least {needed}")
+    labels = None if label2id is None else _label_ids(data, label2id)
+    chunks: dict[str, list[pa.Array]] = {}
+    lengths: list[int] = []
+    for start in range(0, len(data), TOKENISER_BATCH):
+        batch = slice(start, start + TOKENISER_BATCH)
+        texts = [_shorten(text, tokenizer, limit) for text in data.texts[batch]]
+        pairs = None if data.pairs is None else [_shorten(text, tokenizer, limit) for text in data.pairs[batch]]
+        encoded = tokenizer(texts, pairs, truncation="longest_first", max_length=limit)
+        for name, values in encoded.items():
+            # Arrow arrays per batch: Python lists of a million rows' tokens would take gigabytes.
+            chunks.setdefault(name, []).append(pa.array(values, pa.list_(pa.int32())))
+        lengths.extend(len(ids) for ids in encoded["input_ids"])
+    result: dict[str, Any] = {name: pa.chunked_array(arrays) for name, arrays in chunks.items()}
+    result["sample_id"] = pa.array(range(len(data)), pa.int64())
+    result["length"] = pa.array(lengths, pa.int64())
+    if labels is not None:
+        result["labels"] = pa.array(labels, pa.int64())
+    return datasets.Dataset(pa.table(result))
+
+
+def _column(table: pa.Table, name: str, kind: str, source: str) -> pa.ChunkedArray:
+    """Take a column by name, categories decoded to their values."""
+    if name not in table.column_names:
+        names = ", ".join(repr(column) for column in table.column_names[:20])
+        more = f" and {table.num_columns - 20} more" if table.num_columns > 20 else ""
+        option = f"--{kind.replace(' ', '-')}-column"
+        raise InputError(f"{source}: no column {name!r}; it has {names}{more}; name the {kind} column with {option}")
+    column = table.column(name)
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _texts(table: pa.Table, name: str, kind: str, source: str) -> list[str]:
+    column = _column(table, name, kind, source)
+    if not _is_string(column.type) and not pa.types.is_null(column.type):
+        raise InputError(f"{source}: the {kind} column {name!r} holds {column.type}, not text; convert it to strings")
+    texts: list[str] = column.to_pylist()
+    for row, text in enumerate(texts, start=1):
+        if text is None or not text.strip():
+            state = "missing" if text is None else "empty"
+            raise InputError(
+                f"{source}: row {row}: the {kind} is {state} (column {name!r}); fill it in or drop the row"
+            )
+    return texts
+
+
+def _labels(table: pa.Table, name: str, source: str) -> list[str]:
+    column = _column(table, name, "label", source)
+    kind = column.type
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_integer(kind):
+        classes = _class_names(table, name)
+        if classes is not None:
+            # -1 is how `datasets` says that a label is withheld.
+            values = [None if v is None or not 0 <= v < len(classes) else classes[v] for v in values]
+    elif pa.types.is_floating(kind):
+        # Whole numbers become floats in tools that have no missing integers.
+        for row, value in enumerate(values, start=1):
+            if value is not None and not math.isnan(value) and not float(value).is_integer():
+                raise InputError(
+                    f"{source}: row {row}: the label {value} (column {name!r}) is not a class; "
+                    "regression is not supported here"
+                )
+        values = [None if value is None or math.isnan(value) else int(value) for value in values]
+    elif not (_is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
+        raise InputError(
+            f"{source}: the label column {name!r} holds {kind}; labels must be strings, integers or booleans"
+        )
+    labels = ["" if value is None else str(value) for value in values]
+    for row, label in enumerate(labels, start=1):
+        if not label.strip():
+            raise InputError(
+                f"{source}: row {row}: the label is missing (column {name!r}); fill it in or drop the row"
+            )
+    return labels
+
+
+def _class_names(table: pa.Table, name: str) -> list[str] | None:
+    """Return the classes' names that `datasets` left in the schema's metadata, if it did."""
+    schema = pa.schema([table.schema.field(name)], metadata=table.schema.metadata)
+    if b"huggingface" not in (schema.metadata or {}):
+        return None
+    feature = datasets.Features.from_arrow_schema(schema)[name]
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+
+def _sample(data: TextData, count: int, seed: int) -> TextData:
+    """Take ``count`` rows at random, stratified by label where that is possible."""
+    indices = list(range(len(data)))
+    strata = None
+    if data.labels is not None:
+        numbers: dict[str, int] = {}
+        strata = [numbers.setdefault(label, len(numbers)) for label in data.labels]
+    try:
+        chosen, _ = train_test_split(indices, train_size=count, random_state=seed, stratify=strata)
+    except ValueError:
+        # A class has one row, or there are more classes than rows on one side of the split.
+        chosen, _ = train_test_split(indices, train_size=count, random_state=seed)
+    chosen = sorted(chosen)
+    return TextData(
+        table=data.table.take(chosen),
+        texts=[data.texts[i] for i in chosen],
+        pairs=None if data.pairs is None else [data.pairs[i] for i in chosen],
+        labels=None if data.labels is None else [data.labels[i] for i in chosen],
+        source=data.source,
+        rows=[i + 1 for i in chosen],
+    )
+
+
+def _label_ids(data: TextData, label2id: dict[str, int]) -> list[int]:
+    if data.labels is None:
+        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with --label-column")
+    for index, label in enumerate(data.labels):
+        if label not in label2id:
+            known = ", ".join(reprlib.repr(name) for name in list(label2id)[:5])
+            more = ", ..." if len(label2id) > 5 else ""
+            raise InputError(
+                f"{data.source}: row {data.row(index)}: the label {reprlib.repr(label)} is not a class of "
+                f"the model, which has {known}{more}; correct it or drop the row"
+            )
+    return [label2id[label] for label in data.labels]
+
+
+def _shorten(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
+    """Cut a very long text to a beginning that has all the tokens which truncation would keep.
+
+    A tokenizer goes through the whole text before it truncates: 20 s for 10 MB. How many characters a token
+    takes is not bounded (blanks take none, an over-long word is one unknown token), so the beginning grows
+    until it has more tokens than are wanted. It ends at a blank where there is one, so that its last word is
+    the text's too.
+    """
+    size = CHARACTERS_PER_TOKEN * (limit + CUT_MARGIN_TOKENS)
+    if tokenizer.truncation_side != "right":
+        return text  # the end is kept
+    while len(text) > size:
+        blank = text.rfind(" ", size // 2, size)
+        beginning = text[: blank if blank > 0 else size]
+        wanted = limit + CUT_MARGIN_TOKENS
+        ids = tokenizer(beginning, add_special_tokens=False, truncation=True, max_length=wanted)["input_ids"]
+        if len(ids) >= wanted:
+            return beginning
+        size *= 8
+    return text

@@ -1,0 +1,209 @@
+"""The whole training, from a file to a directory: what ``sharcs train`` does."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding
+
+from sharcs import artifacts
+from sharcs.builtin import MINILM, minilm_path
+from sharcs.config import SharcsConfig
+from sharcs.data import Columns, TextData, label_names, load_texts, tokenise
+from sharcs.errors import InputError
+from sharcs.hardness import confidence_bands
+from sharcs.modeling import SharcsForSequenceClassification
+from sharcs.training import SharcsTrainer, SharcsTrainingArguments, last_complete_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+__all__ = ["TrainingJob", "run_training"]
+
+SAVES = 20  # checkpoints over a run, of which two are kept: the newest may be half-written when it is killed
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """What to train on what; see ``sharcs train --help`` for each field."""
+
+    data: str
+    output: Path
+    model: str = MINILM
+    eval_data: str | None = None
+    columns: Columns = field(default_factory=Columns)
+    widths: tuple[float, ...] = (0.25, 1.0)
+    router_layer: int | None = None
+    window: int = 3
+    bands: dict[float, tuple[float, float]] | None = None
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 2e-5
+    max_length: int = 128
+    max_train_samples: int | None = None
+    seed: int = 0
+    resume: bool = False
+
+
+def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifacts.TrainedModel:
+    """Train a routed classifier from a data file, or go on with a training that was interrupted.
+
+    Args:
+        job: Data, encoder and settings.
+        callbacks: For progress.
+
+    Returns:
+        The finished model; it is in ``job.output``, too.
+
+    Raises:
+        InputError: If anything that the job names is wrong; found before anything is written.
+    """
+    _check_numbers(job)
+    train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed)
+    names = label_names(train)
+    label2id = {name: index for index, name in enumerate(names)}
+    held_out = load_texts(job.eval_data, job.columns) if job.eval_data else None
+    encoder_path = encoder_location(job.model)
+    tokenizer, max_length = _tokenizer(encoder_path, job)
+    if held_out is not None:
+        _check_same_shape(train, held_out)
+        tokenise(_head(held_out), tokenizer, max_length=max_length)
+        unseen = sorted(set(held_out.labels or ()) - set(names))
+        if unseen:
+            row = (held_out.labels or []).index(unseen[0]) + 1
+            raise InputError(
+                f"{held_out.source}: row {row}: the label {unseen[0]!r} is not among the classes of {train.source}; "
+                "correct it or drop the row"
+            )
+    rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
+    checkpoints = artifacts.begin(job.output, _settings(job, train), job.resume)
+    checkpoint = last_complete_checkpoint(checkpoints) if job.resume else None
+
+    transformers.set_seed(job.seed)
+    id2label = dict(enumerate(names))
+    try:
+        model = SharcsForSequenceClassification.from_encoder(
+            encoder_path,
+            widths=job.widths,
+            router_layer=job.router_layer,
+            id2label=id2label,
+            problem_type="single_label_classification",
+            use_safetensors=True,
+        )
+    except OSError as error:
+        raise InputError(
+            f"--model {job.model}: its weights can't be loaded ({artifacts.first_line(error)}); it needs "
+            "model.safetensors"
+        ) from error
+    settings = SharcsTrainingArguments(
+        str(checkpoints),
+        seed=job.seed,
+        num_train_epochs=job.epochs,
+        learning_rate=job.learning_rate,
+        per_device_train_batch_size=job.batch_size,
+        window=job.window,
+        bands=job.bands,
+        save_strategy="steps",
+        save_steps=1 / SAVES,
+        save_total_limit=2,
+        logging_strategy="epoch",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=artifacts.best_device().type == "cuda",
+    )
+    trainer = SharcsTrainer(
+        model=model,
+        args=settings,
+        train_dataset=rows,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    artifacts.finish(job.output, model, tokenizer)
+    return artifacts.TrainedModel(model.train(False), tokenizer, job.columns)
+
+
+def encoder_location(model: str) -> str:
+    """Resolve ``--model``: the embedded encoder's name, a local directory, or a name on the hub.
+
+    Raises:
+        InputError: If a local path is no model directory.
+    """
+    if model == MINILM:
+        return minilm_path()
+    path = Path(model)
+    if path.is_dir() and not (path / artifacts.CONFIG_FILE).is_file():
+        raise InputError(f"--model {model}: the directory holds no model (no {artifacts.CONFIG_FILE})")
+    if path.is_file():
+        raise InputError(f"--model {model}: is a file; name a model directory or a name on the hub")
+    return model
+
+
+def _check_numbers(job: TrainingJob) -> None:
+    if not 0 < job.learning_rate < math.inf:
+        raise InputError(f"--learning-rate {job.learning_rate}: has to be a finite number above 0")
+    for option in ("epochs", "batch_size", "window", "max_length"):
+        if getattr(job, option) < 1:
+            raise InputError(f"--{option.replace('_', '-')} {getattr(job, option)}: has to be at least 1")
+    confidence_bands(job.widths, job.bands)
+
+
+def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, int]:
+    """Load the tokenizer and cap the length at what the encoder has positions for."""
+    try:
+        config = AutoConfig.from_pretrained(encoder_path)
+        tokenizer = AutoTokenizer.from_pretrained(encoder_path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"--model {job.model}: no encoder can be loaded from there ({artifacts.first_line(error)}); give a local "
+            f"model directory, a name on the hub, or {MINILM}"
+        ) from error
+    if not isinstance(config, SharcsConfig):
+        # Refuse settings that don't fit the encoder before anything is written.
+        SharcsConfig(encoder=config, widths=list(job.widths), router_layer=job.router_layer)
+    positions = getattr(config, "max_position_embeddings", None) or job.max_length
+    # RoBERTa and its kin number positions from the padding token's id on.
+    pad = getattr(config, "pad_token_id", None) or 0
+    reserved = pad + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
+    max_length = min(job.max_length, positions - reserved, tokenizer.model_max_length)
+    tokenizer.model_max_length = max_length
+    return tokenizer, max_length
+
+
+POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+
+
+def _check_same_shape(train: TextData, other: TextData) -> None:
+    if (train.pairs is None) != (other.pairs is None):
+        with_pairs, without = (other, train) if train.pairs is None else (train, other)
+        raise InputError(
+            f"{without.source}: has single texts while {with_pairs.source} has pairs; "
+            "name the second text's column with --text-pair-column"
+        )
+
+
+def _head(data: TextData) -> TextData:
+    return TextData(data.table.slice(0, 1), data.texts[:1], data.pairs and data.pairs[:1], None, data.source)
+
+
+def _settings(job: TrainingJob, train: TextData) -> dict[str, Any]:
+    """Collect what decides the result, the training rows' fingerprint included."""
+    digest = hashlib.sha256()
+    for values in (train.texts, train.pairs or [], train.labels or []):
+        for value in values:
+            digest.update(value.encode("utf-8", "surrogatepass") + b"\0")
+    fields = {name: value for name, value in asdict(job).items() if name not in ("output", "resume", "columns")}
+    return {
+        **fields,
+        "text_column": job.columns.text,
+        "text_pair_column": job.columns.text_pair or (None if train.pairs is None else "text_pair"),
+        "label_column": job.columns.label,
+        "rows": len(train),
+        "data_sha256": digest.hexdigest(),
+    }

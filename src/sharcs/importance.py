@@ -1,0 +1,156 @@
+"""Reorder heads and feed-forward neurons so that the prefixes of the weights hold the important ones.
+
+As DynaBERT does, and as the paper takes over (section 3.2). The order is chosen on training data, and the full
+network computes the same before and after, up to the rounding of sums in another order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sharcs.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sharcs.modeling import SharcsForSequenceClassification
+
+__all__ = ["reorder_by_importance"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The linear layers inside one encoder layer, by their roles."""
+
+    inputs: list[nn.Linear]  # query, key, value: their rows belong to heads
+    output: nn.Linear  # its columns belong to heads
+    up: nn.Linear  # its rows are the feed-forward neurons
+    down: nn.Linear  # its columns are
+
+
+def _parts(layer: nn.Module, hidden: int, model_type: str) -> _Parts:
+    """Tell the roles from shapes and definition order, which the supported architectures share.
+
+    Raises:
+        InputError: If the layer is built in another way.
+    """
+    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+    square = [m for m in linears if m.in_features == m.out_features == hidden]
+    up = [m for m in linears if m.in_features == hidden and m not in square]
+    down = [m for m in linears if m.out_features == hidden and m not in square]
+    if (len(square), len(up), len(down), len(linears)) != (4, 1, 1, 6):
+        raise InputError(
+            f"{model_type}: its layers have no query, key, value, output and two feed-forward projections that "
+            "could be told apart; train with importance_samples=0 to leave heads and neurons in their order"
+        )
+    return _Parts(inputs=square[:3], output=square[3], up=up[0], down=down[0])
+
+
+def reorder_by_importance(model: SharcsForSequenceClassification, batches: Iterable[dict[str, Tensor]]) -> None:
+    """Sort heads and neurons of the layers after the router, most important first, in place.
+
+    A head's importance is Σ over batches of |∂loss/∂(its mask)|; a neuron's is Σ over batches of |Σ w·∂loss/∂w|,
+    over its incoming and over its outgoing weights.
+
+    Args:
+        model: The routed network; its gradients and training mode are left as they are.
+        batches: Training batches with ``labels``, on the model's device.
+
+    Raises:
+        InputError: If the architecture's layers are built in a way that is not known here.
+    """
+    tail = model.tail
+    layers = [_parts(layer, tail.hidden_size, model.encoder.config.model_type) for layer in tail.layers]
+    head_scores, neuron_scores = _importance(model, layers, batches)
+    bias = _shared_head_bias(model)
+    if bias is None:
+        head_orders = [scores.argsort(descending=True, stable=True) for scores in head_scores]
+    else:
+        # The heads of all layers share this bias, so they can only move together, those of layers 1..k included.
+        order = torch.stack(head_scores).sum(dim=0).argsort(descending=True, stable=True)
+        trunk = [layer for layer in model.encoder.base_model.modules() if type(layer) is type(tail.layers[0])]
+        trunk = [layer for layer in trunk if layer not in set(tail.layers)]
+        for layer in trunk:
+            _permute_heads(_parts(layer, tail.hidden_size, model.encoder.config.model_type), order)
+        with torch.no_grad():
+            bias.weight.copy_(bias.weight[:, order])
+        head_orders = [order] * len(layers)
+    for parts, order, scores in zip(layers, head_orders, neuron_scores, strict=True):
+        _permute_heads(parts, order)
+        _permute_neurons(parts, scores.argsort(descending=True, stable=True))
+
+
+def _importance(
+    model: SharcsForSequenceClassification, layers: list[_Parts], batches: Iterable[dict[str, Tensor]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Accumulate the scores of every tail layer: ``[heads]`` and ``[neurons]`` each."""
+    heads = model.tail.num_heads
+    device = layers[0].output.weight.device
+    head_scores = [torch.zeros(heads, device=device) for _ in layers]
+    neuron_scores = [torch.zeros(parts.up.out_features, device=device) for parts in layers]
+    masks = [torch.ones(heads, device=device, requires_grad=True) for _ in layers]
+
+    def masked(mask: Tensor) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (inputs[0] * mask.repeat_interleave(inputs[0].shape[-1] // heads), *inputs[1:])
+
+        return hook
+
+    hooks = [parts.output.register_forward_pre_hook(masked(mask)) for parts, mask in zip(layers, masks, strict=True)]
+    wanted = [[mask, parts.up.weight, parts.down.weight] for parts, mask in zip(layers, masks, strict=True)]
+    for parts, tensors in zip(layers, wanted, strict=True):
+        if parts.up.bias is not None:
+            tensors.append(parts.up.bias)
+    flat = [tensor for tensors in wanted for tensor in tensors]
+    was_training = model.training
+    model.train(False)
+    try:
+        for batch in batches:
+            # Only what is asked for: layers 1..k and the embeddings need no gradient.
+            gradients = iter(torch.autograd.grad(model(**batch, width=1.0).loss, flat))
+            for index, tensors in enumerate(wanted):
+                _, up, down, *bias = tensors
+                head_scores[index] += next(gradients).abs()
+                incoming = (up * next(gradients)).sum(dim=1)
+                outgoing = (down * next(gradients)).sum(dim=0)
+                for values in bias:
+                    incoming = incoming + values * next(gradients)
+                neuron_scores[index] += (incoming.abs() + outgoing.abs()).detach()
+    finally:
+        for handle in hooks:
+            handle.remove()
+        model.train(was_training)
+    return head_scores, neuron_scores
+
+
+def _shared_head_bias(model: SharcsForSequenceClassification) -> nn.Embedding | None:
+    """Find a relative position bias with one column a head, which all layers read (MPNet)."""
+    for module in model.encoder.base_model.modules():
+        if isinstance(module, nn.Embedding) and module.embedding_dim == model.tail.num_heads:
+            return module
+    return None
+
+
+@torch.no_grad()
+def _permute_heads(parts: _Parts, order: Tensor) -> None:
+    size = parts.output.in_features // len(order)
+    index = (order.unsqueeze(1) * size + torch.arange(size, device=order.device)).flatten()
+    for linear in parts.inputs:
+        _permute_rows(linear, index)
+    parts.output.weight.copy_(parts.output.weight[:, index])
+
+
+@torch.no_grad()
+def _permute_neurons(parts: _Parts, order: Tensor) -> None:
+    _permute_rows(parts.up, order)
+    parts.down.weight.copy_(parts.down.weight[:, order])
+
+
+def _permute_rows(linear: nn.Linear, index: Tensor) -> None:
+    linear.weight.copy_(linear.weight[index])
+    if linear.bias is not None:
+        linear.bias.copy_(linear.bias[index])

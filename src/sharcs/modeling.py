@@ -1,0 +1,225 @@
+"""The routed classifier: any Hugging Face encoder with a router and sub-networks inside."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from sharcs.config import SharcsConfig
+from sharcs.cost import cost_coefficients, relative_cost
+from sharcs.errors import InputError
+from sharcs.router import choose_width
+from sharcs.subnetworks import RoutedTail, RoutingCall, find_layers
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+__all__ = ["SharcsForSequenceClassification", "SharcsOutput"]
+
+
+@dataclass
+class SharcsOutput(ModelOutput):
+    """What a routed classifier returns.
+
+    Attributes:
+        loss: Task loss, a scalar, when labels were given.
+        logits: ``[batch, labels]``.
+        router_logits: ``[batch, widths]``, before the policy.
+        width_index: Index into ``config.widths`` of the sub-network that each input ran, int64 ``[batch]``.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    router_logits: Tensor | None = None
+    width_index: Tensor | None = None
+
+
+class SharcsForSequenceClassification(PreTrainedModel):
+    """A sequence classifier whose layers after the router run at a width of each input's own (paper, section 3).
+
+    Args:
+        config: The routed network's configuration.
+        encoder: The full network with its task head, taken over as it is; by default one with random weights.
+    """
+
+    config_class = SharcsConfig
+    config: SharcsConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    input_modalities = "text"
+    # The loss is a mean over the batch; the trainer divides by the accumulation steps.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: SharcsConfig, encoder: PreTrainedModel | None = None) -> None:
+        """Build or take over the encoder and put the routed tail in the place of its layers k+1..L."""
+        super().__init__(config)
+        self.encoder = (
+            encoder if encoder is not None else AutoModelForSequenceClassification.from_config(config.encoder)
+        )
+        config.encoder = self.encoder.config
+        layers = find_layers(self.encoder)
+        k = int(config.router_layer or 0)
+        self._tail = [RoutedTail(list(layers[k:]), self.encoder.config, config)]
+        del layers[k:]
+        layers.append(self._tail[0])
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        widths: Sequence[float] = (0.25, 1.0),
+        router_layer: int | None = None,
+        num_labels: int | None = None,
+        id2label: dict[int, str] | None = None,
+        problem_type: str | None = None,
+        **kwargs: Any,
+    ) -> SharcsForSequenceClassification:
+        """Put a router and sub-networks into a pretrained encoder.
+
+        Args:
+            name_or_path: A name on the hub or a local directory, as for ``from_pretrained``.
+            widths: Ascending fractions that end in 1.0.
+            router_layer: k; by default the paper's, scaled to the encoder's depth.
+            num_labels: Number of classes; or give ``id2label``. By default what the checkpoint says.
+            id2label: Class names by index.
+            problem_type: As in Hugging Face configurations; by default from the labels' type.
+            **kwargs: Passed to ``AutoModelForSequenceClassification.from_pretrained`` (revision, token, dtype, ...).
+
+        Returns:
+            The routed network. At width 1.0 it computes what the encoder computes, bit for bit.
+
+        Raises:
+            InputError: If the settings don't fit the encoder, or its architecture can't be narrowed.
+        """
+        task: dict[str, Any] = {"problem_type": problem_type} if problem_type else {}
+        if id2label is not None:
+            task |= {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
+        elif num_labels is not None:
+            task |= {"num_labels": num_labels}
+        encoder_config = AutoConfig.from_pretrained(name_or_path, **task)
+        if isinstance(encoder_config, SharcsConfig):
+            raise InputError(
+                f"{name_or_path}: is a sharcs model already; load it with from_pretrained, or name a plain encoder"
+            )
+
+        def settings(encoder: Any) -> SharcsConfig:
+            return SharcsConfig(
+                encoder=encoder,
+                widths=list(widths),
+                router_layer=router_layer,
+                id2label=encoder.id2label,
+                label2id=encoder.label2id,
+                problem_type=encoder.problem_type,
+            )
+
+        settings(copy.deepcopy(encoder_config))  # wrong settings are refused before any weights are read
+        encoder = AutoModelForSequenceClassification.from_pretrained(name_or_path, config=encoder_config, **kwargs)
+        return cls(settings(encoder.config), encoder=encoder)
+
+    @property
+    def tail(self) -> RoutedTail:
+        """The routed tail: router, shared layers k+1..L and private norms."""
+        return self._tail[0]
+
+    def cost_coefficients(self) -> Tensor:
+        """FLOPs as polynomials in the length; see :func:`sharcs.cost.cost_coefficients`."""
+        return cost_coefficients(self.encoder, self.encoder.base_model, self.tail)
+
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        """Switch the attention implementation, of the sub-networks too."""
+        super().set_attn_implementation(*args, **kwargs)
+        self.tail.build_twins(self.encoder.config)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        width: float | None = None,
+        width_index: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SharcsOutput | tuple[Any, ...]:
+        """Classify a batch, each input at its own width.
+
+        Args:
+            input_ids: ``[batch, tokens]``.
+            attention_mask: ``[batch, tokens]``, non-zero where a token is real.
+            token_type_ids: ``[batch, tokens]``, for encoders that have them.
+            position_ids: ``[batch, tokens]``.
+            inputs_embeds: ``[batch, tokens, hidden]`` in place of ``input_ids``.
+            labels: Class indices ``[batch]``, or what the problem type takes.
+            width: Forces one width for the whole batch, in place of the routing policy.
+            width_index: Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``.
+            return_dict: False for a plain tuple.
+            **kwargs: Passed to the encoder.
+
+        Returns:
+            :class:`SharcsOutput`.
+
+        Raises:
+            InputError: If the network has no such width, or hidden states or attentions are asked for: inputs of
+                one batch have them in different sizes.
+        """
+        if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+            raise InputError(
+                "output_hidden_states, output_attentions: inputs of different widths have none of one shape; "
+                "take them from the encoder before it is wrapped"
+            )
+        call = RoutingCall(attention_mask, choose=lambda logits: self._choose(logits, attention_mask, sample))
+        if width is not None:
+            call.width_index = self.config.index_of(width)
+        elif width_index is not None:
+            call.width_index = width_index
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+        }
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        sample = input_ids if input_ids is not None else inputs_embeds
+        with call.active():
+            outputs = self.encoder(**inputs, **kwargs, return_dict=True)
+        result = SharcsOutput(
+            loss=outputs.loss,
+            logits=outputs.logits,
+            router_logits=call.router_logits,
+            width_index=call.width_index,  # type: ignore[arg-type]
+        )
+        wants_dict = self.config.return_dict if return_dict is None else return_dict
+        return result if wants_dict else result.to_tuple()
+
+    def _choose(self, logits: Tensor, attention_mask: Tensor | None, sample: Tensor | None) -> Tensor:
+        """Apply the configured policy to the router's logits, with each input's own relative costs."""
+        policy = self.config.routing_policy
+        if policy.cost_weight == 0:
+            return choose_width(logits, logits, policy)
+        if attention_mask is not None:
+            lengths = (attention_mask != 0).sum(dim=1)
+        else:
+            assert sample is not None
+            lengths = torch.full(sample.shape[:1], sample.shape[1], device=sample.device)
+        coefficients = self.cost_coefficients().to(lengths.device)
+        return choose_width(logits, relative_cost(coefficients, lengths), policy)
+
+
+AutoModelForSequenceClassification.register(SharcsConfig, SharcsForSequenceClassification)

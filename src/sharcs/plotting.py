@@ -1,0 +1,71 @@
+"""Pictures of accuracy against cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["draw_curve"]
+
+
+def draw_curve(report: dict[str, Any], path: str | Path, title: str) -> None:
+    """Draw the accuracy–cost curve of ``sharcs evaluate``.
+
+    Args:
+        report: From :func:`sharcs.evaluation.accuracy_report`.
+        path: The picture, .png or .svg; written beside and renamed.
+        title: Shown above.
+    """
+    # Here, because it takes a second to import and most commands draw nothing.
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    percent = 100.0
+    curve = report["curve"]
+    axes.plot(
+        [percent * point["flops_ratio"] for point in curve],
+        [percent * point["accuracy"] for point in curve],
+        color="tab:blue",
+        label="router, by cost weight",
+    )
+    widths = report["widths"]
+    axes.plot(
+        [percent * point["flops_ratio"] for point in widths],
+        [percent * point["accuracy"] for point in widths],
+        "o--",
+        color="tab:gray",
+        label="one width for all; between them, random routing",
+    )
+    for point in widths:
+        axes.annotate(
+            f"{point['width']:g}",
+            (percent * point["flops_ratio"], percent * point["accuracy"]),
+            textcoords="offset points",
+            xytext=(6, -12),
+        )
+    routed, oracle = report["routed"], report["oracle"]
+    axes.plot(
+        percent * routed["flops_ratio"],
+        percent * routed["accuracy"],
+        "D",
+        color="tab:blue",
+        label="configured policy",
+    )
+    axes.plot(
+        percent * oracle["flops_ratio"], percent * oracle["accuracy"], "*", color="tab:green", markersize=11,
+        label="oracle",
+    )  # fmt: skip
+    axes.axhline(percent * report["full"]["accuracy"], color="black", linewidth=0.8, label="full network")
+    axes.set_xlabel("FLOPs, % of the full network")
+    axes.set_ylabel("accuracy, %")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    target = Path(path)
+    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
+    figure.savefig(partial, dpi=150)
+    plt.close(figure)
+    partial.replace(target)

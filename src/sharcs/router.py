@@ -1,0 +1,65 @@
+"""The router, and the policy that turns its logits into a width (paper, section 3.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from sharcs.config import RoutingPolicy
+
+__all__ = ["Router", "choose_width", "mean_of_real_tokens"]
+
+
+def mean_of_real_tokens(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """Average the hidden states over the tokens that are no padding.
+
+    Args:
+        hidden: ``[batch, tokens, hidden]``.
+        attention_mask: ``[batch, tokens]``, non-zero where a token is real.
+
+    Returns:
+        ``[batch, hidden]``.
+    """
+    mask = (attention_mask != 0).to(hidden.dtype).unsqueeze(-1)  # [batch, tokens, 1]
+    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+class Router(nn.Module):
+    """Score every width for an input: Linear, ReLU, Linear on the mean of layer k's real tokens.
+
+    Args:
+        hidden_size: d of the full network.
+        router_hidden_size: Neurons of the router's own hidden layer.
+        num_widths: M, the number of logits.
+    """
+
+    def __init__(self, hidden_size: int, router_hidden_size: int, num_widths: int) -> None:
+        """Create the two linear layers."""
+        super().__init__()
+        self.hidden = nn.Linear(hidden_size, router_hidden_size)
+        self.output = nn.Linear(router_hidden_size, num_widths)
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map ``[batch, tokens, hidden]`` and the mask ``[batch, tokens]`` to logits ``[batch, widths]``."""
+        pooled = mean_of_real_tokens(hidden, attention_mask)  # [batch, hidden]
+        return self.output(torch.relu(self.hidden(pooled)))  # type: ignore[no-any-return]
+
+
+def choose_width(router_logits: Tensor, relative_cost: Tensor, policy: RoutingPolicy) -> Tensor:
+    """Apply the routing policy; ties go to the cheaper width.
+
+    Args:
+        router_logits: ``[batch, widths]``.
+        relative_cost: Cost of each width over the full network's, ``[batch, widths]`` or ``[widths]``.
+        policy: The cost weight λ.
+
+    Returns:
+        The index of each input's width, int64 ``[batch]``.
+    """
+    if policy.cost_weight == 0:
+        # The sigmoid saturates in single precision, and the order of the logits doesn't.
+        return router_logits.argmax(dim=-1)
+    return (torch.sigmoid(router_logits) - policy.cost_weight * relative_cost).argmax(dim=-1)

@@ -1,0 +1,318 @@
+"""One run that trains the encoder, its sub-networks and the router (paper, section 3.3)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments
+
+from sharcs.batches import WidthBatchSampler, single_width_batches
+from sharcs.errors import InputError
+from sharcs.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels
+from sharcs.importance import reorder_by_importance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sharcs.modeling import SharcsForSequenceClassification
+
+__all__ = ["SharcsTrainer", "SharcsTrainingArguments", "last_complete_checkpoint"]
+
+STATE_FILE = "sharcs_state.safetensors"
+
+
+@dataclass
+class SharcsTrainingArguments(TrainingArguments):
+    """Training settings: those of ``transformers.TrainingArguments``, with the paper's defaults, and these.
+
+    Attributes:
+        window: W. Epochs whose confidences decide a hardness label; the first W epochs run at full width.
+        bands: Confidence bands by width, ``{0.25: (0.8, 1.0)}``; the rest as in
+            :func:`sharcs.hardness.confidence_bands`.
+        task_loss_weight: λ_task.
+        router_loss_weight: λ_router.
+        importance_samples: Training rows on which heads and neurons are ranked before training; 0 leaves them in
+            their order.
+    """
+
+    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the training data."})
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Batch size per device in training."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Batch size per device elsewhere."})
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"help": "Samples of like length share a batch, which saves padding."},
+    )
+    window: int = field(default=3, metadata={"help": "Epochs of confidence that decide a hardness label."})
+    bands: dict[float, tuple[float, float]] | None = field(
+        default=None, metadata={"help": "Confidence bands by width."}
+    )
+    task_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the task loss."})
+    router_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the router's loss."})
+    importance_samples: int = field(
+        default=1024, metadata={"help": "Training rows on which importance is measured; 0 for no reordering."}
+    )
+
+    def __post_init__(self) -> None:
+        """Validate what concerns SHARCS.
+
+        Raises:
+            InputError: If a setting is out of range.
+        """
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.window < 1:
+            raise InputError(f"window {self.window}: has to be at least 1 epoch")
+        if self.importance_samples < 0:
+            raise InputError(f"importance_samples {self.importance_samples}: has to be 0 or more")
+        for name in ("task_loss_weight", "router_loss_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} {getattr(self, name)}: has to be a finite number from 0")
+
+
+class _Numbered(Dataset[dict[str, Any]]):
+    """A data set whose rows carry their number, the stable id of a sample."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.rows[index], "sample_id": index}
+
+
+class SharcsTrainer(Trainer):
+    """A ``transformers.Trainer`` that trains a routed network; takes what its base class takes.
+
+    The training data has to be a map-style data set of tokenised rows with ``labels``. An epoch lasts as long as its
+    balanced batches do, so the learning rate follows the share of the epochs that is done, not the steps.
+
+    Raises:
+        InputError: If a band is out of range, or the task is no single-label classification.
+    """
+
+    args: SharcsTrainingArguments
+    model: SharcsForSequenceClassification
+    train_dataset: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Set up the base class, and the confidence history when there is training data."""
+        super().__init__(*args, **kwargs)
+        self.widths: list[float] = list(self.model.config.widths)
+        self.bands = confidence_bands(self.widths, self.args.bands)
+        if self.model.config.problem_type not in (None, "single_label_classification") or (
+            (self.model.config.num_labels or 0) < 2
+        ):
+            raise InputError("problem_type: hardness needs the probability of one true class; use two labels or more")
+        if self.train_dataset is None:
+            return
+        samples = len(self.train_dataset)
+        self.history = ConfidenceHistory(samples, self.args.window)
+        self.hardness: Tensor | None = None  # [samples, widths], None in the first W epochs
+        self.width_index = torch.full((samples,), len(self.widths) - 1)
+        self._lengths = self._sample_lengths()
+        self._sampler = WidthBatchSampler(self._plan(0), self.args.per_device_train_batch_size)
+        self._epoch = 0
+        self._epoch_start = 0  # the global step at which the current epoch began
+        self._epoch_updates = 0  # its number of optimiser steps, 0 before training
+        self._resumed_midway = False
+
+    # Planning
+
+    def _sample_lengths(self) -> list[int] | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return None
+        if "length" in getattr(self.train_dataset, "column_names", ()):
+            return list(self.train_dataset["length"])
+        return [len(row["input_ids"]) for row in self.train_dataset]
+
+    def _generator(self, epoch: int, purpose: int) -> torch.Generator:
+        """Seed a source of randomness by epoch and purpose, so that a resumed run draws the same."""
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 2 + purpose)
+
+    def _assign(self, epoch: int) -> None:
+        """Label the samples' hardness and draw the width at which each is trained this epoch."""
+        if epoch < self.args.window:
+            return
+        self.hardness = hardness_labels(self.history.values, self.bands)
+        self.width_index = assign_widths(self.hardness, self._generator(epoch, 0))
+        shares = torch.bincount(self.width_index, minlength=len(self.widths)) / len(self.width_index)
+        self.log({f"share_{width:g}": share for width, share in zip(self.widths, shares.tolist(), strict=True)})
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        return single_width_batches(
+            self.width_index, self.args.per_device_train_batch_size, self._generator(epoch, 1), self._lengths
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Build the loader of single-width batches; every batch carries ``sample_id``."""
+        collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
+
+        def with_ids(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+            ids = torch.tensor([row.pop("sample_id") for row in rows])
+            return {**collate(rows), "sample_id": ids}
+
+        loader = DataLoader(
+            _Numbered(self.train_dataset),
+            batch_sampler=self._sampler,
+            collate_fn=with_ids,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
+        """Plan the epoch, whose length depends on its groups, and run it."""
+        epoch, loader = kwargs["epoch"], kwargs["train_dataloader"]
+        self._epoch = epoch
+        if not self._resumed_midway:
+            self._assign(epoch)
+            self._epoch_start = self.state.global_step
+        self._resumed_midway = False
+        self._sampler.batches = self._plan(epoch)
+        steps = len(loader)
+        nominal = kwargs["num_update_steps_per_epoch"]
+        self._epoch_updates = -(-steps // self.args.gradient_accumulation_steps)
+        if self.args.max_steps <= 0:
+            # Exact for the last epoch; before it a forecast, which progress bars show.
+            remaining = math.ceil(self.args.num_train_epochs) - epoch
+            self.state.max_steps = self._epoch_start + remaining * self._epoch_updates
+        kwargs |= {"steps_in_epoch": steps, "num_update_steps_per_epoch": self._epoch_updates}
+        self._nominal_updates = nominal
+        super()._run_epoch(**kwargs)  # type: ignore[no-untyped-call]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Create the base class's schedule and let it follow the share of the epochs that is done."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if isinstance(scheduler, LambdaLR) and self.args.max_steps <= 0:
+            scheduler.lr_lambdas = [self._by_epochs(schedule) for schedule in scheduler.lr_lambdas]
+        return scheduler
+
+    def _by_epochs(self, schedule: Any) -> Any:
+        def factor(step: int) -> float:
+            if self._epoch_updates == 0:
+                return float(schedule(step))
+            # The base class counts the step after it has advanced the schedule.
+            done = (self.state.global_step + 1 - self._epoch_start) / self._epoch_updates
+            return float(schedule((self._epoch + done) * self._nominal_updates))
+
+        return factor
+
+    # Losses
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """λ_task · task loss + λ_router · binary cross-entropy of the router, and record the confidences.
+
+        Outside training it is the task loss of the routed network.
+        """
+        sample_ids = inputs.pop("sample_id", None)
+        if sample_ids is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        ids = sample_ids.cpu()
+        outputs = model(**inputs, width=self.widths[int(self.width_index[ids[0]])])
+        loss = self.args.task_loss_weight * outputs.loss
+        if self.hardness is not None:
+            target = self.hardness[ids].to(outputs.router_logits.device, outputs.router_logits.dtype)
+            router_loss = F.binary_cross_entropy_with_logits(outputs.router_logits, target)
+            loss = loss + self.args.router_loss_weight * router_loss
+        self._record(sample_ids, outputs.logits.detach(), inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+    def _record(self, sample_ids: Tensor, logits: Tensor, labels: Tensor) -> None:
+        confidence = logits.float().softmax(dim=-1).gather(1, labels.view(-1, 1)).squeeze(1)
+        if self.accelerator.num_processes > 1:
+            sample_ids, confidence = self.accelerator.gather((sample_ids, confidence))
+        self.history.record(self._epoch, sample_ids, confidence)
+
+    # Start, checkpoints
+
+    def train(  # type: ignore[override]
+        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    ) -> Any:
+        """Train; see ``transformers.Trainer.train``.
+
+        Args:
+            resume_from_checkpoint: True for the last complete checkpoint of the output directory, or its path.
+            **kwargs: Passed to the base class.
+
+        Raises:
+            InputError: If there is no complete checkpoint, or it belongs to other data.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
+            if resume_from_checkpoint is None:
+                raise InputError(f"{self.args.output_dir}: has no complete checkpoint to resume from; start anew")
+        self._epoch_updates = 0
+        if not resume_from_checkpoint and self.args.importance_samples:
+            reorder_by_importance(self.model, self._importance_batches())
+        return super().train(resume_from_checkpoint or None, **kwargs)
+
+    def _importance_batches(self) -> Any:
+        order = torch.randperm(len(self.train_dataset), generator=self._generator(0, 0))
+        chosen = order[: self.args.importance_samples].tolist()
+        size = self.args.per_device_train_batch_size
+        collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
+        self._move_model_to_device(self.model, self.args.device)
+        for start in range(0, len(chosen), size):
+            yield self._prepare_inputs(collate([dict(self.train_dataset[i]) for i in chosen[start : start + size]]))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save what the base class saves, then ours: its presence marks the checkpoint as complete."""
+        super()._save_checkpoint(model, trial)
+        if not self.args.should_save:
+            return
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        tensors = {"confidences": self.history.values, "width_index": self.width_index}
+        if self.hardness is not None:
+            tensors["hardness"] = self.hardness
+        progress = {
+            "epoch": self._epoch,
+            "epoch_start": self._epoch_start,
+            "updates_in_epoch": self._epoch_updates,
+        }
+        partial = folder / f"{STATE_FILE}.partial"
+        save_file(tensors, partial, metadata={name: str(value) for name, value in progress.items()})
+        partial.replace(folder / STATE_FILE)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Restore the base class's state, then ours: history, labels, and where in which epoch the run stood."""
+        position: tuple[int, int] = super()._init_training_state(*args, **kwargs)
+        checkpoint = args[3] if len(args) > 3 else kwargs.get("resume_from_checkpoint")
+        if not checkpoint:
+            return position
+        with safe_open(Path(checkpoint) / STATE_FILE, framework="pt") as file:
+            progress = {name: int(value) for name, value in file.metadata().items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if tensors["confidences"].shape != self.history.values.shape:
+            raise InputError(
+                f"{checkpoint}: was made with {len(tensors['confidences'])} training samples and a window of "
+                f"{tensors['confidences'].shape[1]}, not {len(self.history.values)} and {self.args.window}; resume "
+                "with the data and settings of the first start"
+            )
+        self.history.values = tensors["confidences"]
+        self.width_index, self.hardness = tensors["width_index"], tensors.get("hardness")
+        self._epoch, self._epoch_start = progress["epoch"], progress["epoch_start"]
+        done = self.state.global_step - self._epoch_start
+        if done >= progress["updates_in_epoch"]:
+            return self._epoch + 1, 0
+        self._resumed_midway = True
+        return self._epoch, done * self.args.gradient_accumulation_steps
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """Find the newest checkpoint below ``folder`` that was written to its end; None if there is none."""
+    complete = [path.parent for path in Path(folder).glob(f"checkpoint-*/{STATE_FILE}")]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
