@@ -3,8 +3,9 @@
 import pytest
 import torch
 import transformers
-from encoders import ENCODERS, save_plain
 from hypothesis import settings
+
+from encoders import ENCODERS, save_plain
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()

@@ -44,7 +44,7 @@ class Size:
 
 
 def _config(model_type, feed_forward="intermediate_size", **extra):
-    def build(size: Size = Size()):  # noqa: B008
+    def build(size: Size = Size()):
         return AutoConfig.for_model(
             model_type,
             hidden_size=size.hidden,
@@ -158,6 +158,7 @@ class SlicedCopy:
     """
 
     def __init__(self, family, path, routed, width_index, **kwargs):
+        """Cut the weights; keyword arguments go to ``from_pretrained``."""
         self.width_index = width_index
         self.plain = load_plain(path, **kwargs).to(routed.dtype)
         size = Size()
@@ -209,11 +210,9 @@ class SlicedCopy:
             if parameter.grad is not None:
                 expected[routed_key(key)] = parameter.grad.clone()
         for key, parameter in self.shared().items():
-            full = torch.zeros_like(self.plain.get_parameter(key))
-            for index in torch.cartesian_prod(*(torch.arange(size) for size in parameter.shape)).reshape(
-                -1, parameter.ndim
-            ):
-                full[tuple(index)] = parameter.grad[tuple(index)]
+            shape = self.plain.get_parameter(key).shape
+            behind = [size - cut for size, cut in zip(shape, parameter.shape, strict=True)]
+            full = F.pad(parameter.grad, [pad for size in reversed(behind) for pad in (0, size)])
             name = routed_key(key)
             expected[name] = expected[name] + full if name in expected else full
         return expected

@@ -303,9 +303,9 @@ def test_nothing_is_cached_on_disk(tokenizer, tmp_path, monkeypatch):
     ],
 )
 def test_very_long_texts_are_quick(tokenizer, text):
-    start = time.monotonic()
+    start = time.process_time()
     row = tokenise(made([text]), tokenizer, max_length=128)[0]
-    assert time.monotonic() - start < 15  # uncut, the first takes 20 s
+    assert time.process_time() - start < 15  # uncut, the first takes 20 s
     ids = tokenizer(text[:2000])["input_ids"][:127]
     assert row["input_ids"] == [*ids, 102] if len(ids) == 127 else row["input_ids"] == ids
 
@@ -339,8 +339,8 @@ def test_a_tokenizer_that_keeps_the_end(tokenizer):
 def test_ten_thousand_classes_are_quick(tokenizer):
     labels = [f"class {i % 10_000}" for i in range(20_000)]
     data = made(["a"] * 20_000, labels)
-    start = time.monotonic()
+    start = time.process_time()
     names = label_names(data)
     rows = tokenise(data, tokenizer, max_length=8, label2id={name: i for i, name in enumerate(names)})
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     assert [names[i] for i in rows["labels"][:]] == labels

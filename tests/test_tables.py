@@ -181,9 +181,9 @@ def test_fields_may_be_long(tmp_path):
 def test_many_rows_are_quick_and_in_order(tmp_path):
     count = 200_000
     source = write(tmp_path / "t.csv", "text,label\n" + "".join(f"row {i},{i % 3}\n" for i in range(count)))
-    start = time.monotonic()
+    start = time.process_time()
     table = read_table(source)
-    assert time.monotonic() - start < 6  # so that a million takes less than 30 s
+    assert time.process_time() - start < 6  # so that a million takes less than 30 s
     assert table["text"].to_pylist() == [f"row {i}" for i in range(count)]
 
 
@@ -286,13 +286,14 @@ def test_other_readers_read_what_is_written(tmp_path, extension):
 
 
 def test_values_that_text_formats_lack(tmp_path):
-    table = pa.table({"s": ["a", None], "x": [0.1, float("nan")], "l": [[1, 2], None], "b": [True, False]})
+    table = pa.table({"s": ["a", None], "x": [0.1, float("nan")], "l": [["é", "2"], None], "b": [True, False]})
     write_table(table, tmp_path / "t.csv")
-    assert (tmp_path / "t.csv").read_text() == '"s","x","l","b"\n"a",0.1,"[1, 2]",True\n"",nan,"",False\n'
+    assert (tmp_path / "t.csv").read_text() == '"s","x","l","b"\n"a",0.1,"[""é"", ""2""]",True\n"",nan,"",False\n'
     write_table(table, tmp_path / "t.jsonl")
+    assert "é" in (tmp_path / "t.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "t.jsonl").open()]
     assert rows == [
-        {"s": "a", "x": 0.1, "l": [1, 2], "b": True},
+        {"s": "a", "x": 0.1, "l": ["é", "2"], "b": True},
         {"s": None, "x": None, "l": None, "b": False},
     ]
 
@@ -335,11 +336,10 @@ def test_permissions_and_links_are_kept(tmp_path):
     assert read_table(str(target)).equals(table)
 
 
-def test_the_same_table_gives_the_same_gzip(tmp_path):
-    table = pa.table({"a": ["1"]})
-    write_table(table, tmp_path / "t.csv.gz")
-    write_table(table, tmp_path / "u.csv.gz")
-    assert (tmp_path / "t.csv.gz").read_bytes() == (tmp_path / "u.csv.gz").read_bytes()
+def test_gzip_files_hold_no_name_and_time(tmp_path):
+    write_table(pa.table({"a": ["1"]}), tmp_path / "t.csv.gz")
+    # RFC 1952: no flags (a name would set one), then four bytes of time.
+    assert (tmp_path / "t.csv.gz").read_bytes()[3:8] == bytes(5)
 
 
 @pytest.mark.parametrize("check", [check_output_path, lambda path: write_table(pa.table({"a": ["1"]}), path)])

@@ -70,7 +70,8 @@ def toy_rows(count, *, seed=0):
     for number in range(count):
         label = int(torch.randint(0, 2, (1,), generator=generator))
         sign = 5 if number % 4 == 0 else 3 + label
-        noise = torch.randint(42, VOCABULARY, (int(torch.randint(0, 9, (1,), generator=generator)),))
+        more = int(torch.randint(0, 9, (1,), generator=generator))
+        noise = torch.randint(42, VOCABULARY, (more,), generator=generator)
         tokens = [1, 10 + number // 16, 26 + number % 16, sign, *noise.tolist(), 2]
         rows.append({"input_ids": tokens, "attention_mask": [1] * len(tokens), "labels": label})
     return rows

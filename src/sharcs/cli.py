@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import torch
+import transformers
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from transformers import DataCollatorWithPadding
 
+from sharcs.artifacts import TrainedModel, open_model, write_json
+from sharcs.data import Columns, TextData, load_texts, tokenise
 from sharcs.errors import InputError
-
-if TYPE_CHECKING:
-    from sharcs.artifacts import TrainedModel
-    from sharcs.data import Columns, TextData
-
-# torch and transformers take seconds to import: each command imports what it runs, so that --help is instant.
+from sharcs.evaluation import accuracy_report, run_all_widths
+from sharcs.finetune import TrainingJob, run_training
+from sharcs.plotting import draw_curve
+from sharcs.prediction import predict_table
+from sharcs.progress import EpochProgress
+from sharcs.tables import check_output_path, write_table
 
 app = typer.Typer(
     name="sharcs",
@@ -73,9 +79,6 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
 ) -> None:
     """Train a routed classifier, in one run, and write it to a directory."""
-    from sharcs.finetune import TrainingJob, run_training
-    from sharcs.progress import EpochProgress
-
     job = TrainingJob(
         data=data,
         output=output,
@@ -118,11 +121,11 @@ def evaluate(
     label_column: LabelOption = None,
 ) -> None:
     """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
-    from sharcs.artifacts import open_model
-
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: its directory does not exist; make it first")
     trained = open_model(folder)
+    if width is not None:
+        trained.model.config.index_of(width)
     columns = _columns(text_column, text_pair_column, label_column, trained.columns)
     _report(trained, _texts(trained, data, columns, labelled=True), json_file, width)
 
@@ -138,13 +141,10 @@ def predict(
     label_column: LabelOption = None,
 ) -> None:
     """Classify every row: the input's columns, and prediction, score and width."""
-    from sharcs.artifacts import open_model
-    from sharcs.prediction import predict_table
-    from sharcs.tables import check_output_path, write_table
-
     check_output_path(output)
     trained = open_model(folder)
-    _check_width(trained, width)
+    if width is not None:
+        trained.model.config.index_of(width)
     columns = _columns(text_column, text_pair_column, label_column, trained.columns)
     texts = _texts(trained, data, columns, labelled=False)
     with _progress("predicting", len(texts)) as advance:
@@ -155,10 +155,9 @@ def predict(
 
 def main() -> None:
     """Run the command; what the user can put right ends with one line and exit code 2."""
-    # The hub's and the tokenizers' chatter would stand between the user and the one line that matters.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # transformers' own bars and reports would stand between the user and the one line that matters.
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     try:
         app()
     except InputError as error:
@@ -186,37 +185,19 @@ def _bands(options: list[str]) -> dict[float, tuple[float, float]] | None:
 
 def _columns(text: str | None, pair: str | None, label: str | None, trained: Columns | None = None) -> Columns:
     """Take the columns that were named, else those of the training, else the defaults."""
-    from sharcs.data import Columns
-
     base = trained or Columns()
     return Columns(text or base.text, pair or base.text_pair, label or base.label)
 
 
 def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool) -> TextData:
-    from sharcs.data import load_texts
-
     texts = load_texts(data, columns, labelled=labelled)
     if texts.pairs is not None and trained.columns.text_pair is None:
         raise InputError(f"{data}: has text pairs, but the model was trained on single texts; drop the second column")
     return texts
 
 
-def _check_width(trained: TrainedModel, width: float | None) -> None:
-    if width is not None:
-        trained.model.config.index_of(width)
-
-
 def _report(trained: TrainedModel, data: TextData, json_file: Path | None, width: float | None) -> None:
-    import torch
-    from transformers import DataCollatorWithPadding
-
-    from sharcs.artifacts import write_json
-    from sharcs.data import tokenise
-    from sharcs.evaluation import accuracy_report, run_all_widths
-    from sharcs.plotting import draw_curve
-
     model, tokenizer = trained.model, trained.tokenizer
-    _check_width(trained, width)
     label2id = {str(name): int(index) for index, name in (model.config.id2label or {}).items()}
     rows = tokenise(data, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
     with _progress("evaluating", len(rows)) as advance:
@@ -252,24 +233,13 @@ def _print_report(report: dict[str, Any], source: str) -> None:
     out.print(table)
 
 
-def _progress(title: str, total: int) -> Any:
-    return _Progress(title, total)
-
-
-class _Progress:
-    """A progress bar on standard error that hands out its advance function."""
-
-    def __init__(self, title: str, total: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=err)
-        self._task = self._progress.add_task(title, total=total)
-
-    def __enter__(self) -> Any:
-        self._progress.start()
-        return lambda count: self._progress.advance(self._task, count)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on standard error and hand out its advance function."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.advance(task, count)
 
 
 if __name__ == "__main__":

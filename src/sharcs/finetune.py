@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding, PrinterCallback
 
 from sharcs import artifacts
 from sharcs.builtin import MINILM, minilm_path
 from sharcs.config import SharcsConfig
-from sharcs.data import Columns, TextData, label_names, load_texts, tokenise
+from sharcs.data import PAIR_COLUMN, Columns, TextData, label_names, load_texts, tokenise
 from sharcs.errors import InputError
 from sharcs.hardness import confidence_bands
 from sharcs.modeling import SharcsForSequenceClassification
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingJob", "run_training"]
 
-SAVES = 20  # checkpoints over a run, of which two are kept: the newest may be half-written when it is killed
+# Checkpoints over a run, of which two are kept, since the newest may be half-written when the run is killed.
+SAVES = 20
+STEPS_BETWEEN_SAVES = 25  # at least, so that a short run doesn't spend its time on writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
                 "correct it or drop the row"
             )
     rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
-    checkpoints = artifacts.begin(job.output, _settings(job, train), job.resume)
+    columns = replace(job.columns, text_pair=job.columns.text_pair or (PAIR_COLUMN if train.pairs else None))
+    checkpoints = artifacts.begin(job.output, _settings(job, train, columns), job.resume)
     checkpoint = last_complete_checkpoint(checkpoints) if job.resume else None
 
     transformers.set_seed(job.seed)
@@ -109,7 +112,7 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         window=job.window,
         bands=job.bands,
         save_strategy="steps",
-        save_steps=1 / SAVES,
+        save_steps=max(STEPS_BETWEEN_SAVES, job.epochs * len(rows) // (SAVES * job.batch_size)),
         save_total_limit=2,
         logging_strategy="epoch",
         report_to=[],
@@ -124,9 +127,10 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)  # raw dictionaries on standard output; the callbacks show progress
     trainer.train(resume_from_checkpoint=checkpoint)
     artifacts.finish(job.output, model, tokenizer)
-    return artifacts.TrainedModel(model.train(False), tokenizer, job.columns)
+    return artifacts.TrainedModel(model.train(False), tokenizer, columns)
 
 
 def encoder_location(model: str) -> str:
@@ -192,7 +196,7 @@ def _head(data: TextData) -> TextData:
     return TextData(data.table.slice(0, 1), data.texts[:1], data.pairs and data.pairs[:1], None, data.source)
 
 
-def _settings(job: TrainingJob, train: TextData) -> dict[str, Any]:
+def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, Any]:
     """Collect what decides the result, the training rows' fingerprint included."""
     digest = hashlib.sha256()
     for values in (train.texts, train.pairs or [], train.labels or []):
@@ -201,9 +205,9 @@ def _settings(job: TrainingJob, train: TextData) -> dict[str, Any]:
     fields = {name: value for name, value in asdict(job).items() if name not in ("output", "resume", "columns")}
     return {
         **fields,
-        "text_column": job.columns.text,
-        "text_pair_column": job.columns.text_pair or (None if train.pairs is None else "text_pair"),
-        "label_column": job.columns.label,
+        "text_column": columns.text,
+        "text_pair_column": columns.text_pair,
+        "label_column": columns.label,
         "rows": len(train),
         "data_sha256": digest.hexdigest(),
     }

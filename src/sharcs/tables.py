@@ -216,7 +216,8 @@ def _parse_records(reader: Any, path: str) -> pa.Table:
             record = next(reader, None)
         except csv.Error as error:
             raise InputError(
-                f"{path}: {where(line)}: {error}; a field that begins with a quote must end with one, quotes in it doubled"
+                f"{path}: {where(line)}: {error}; "
+                "a field that begins with a quote must end with one, quotes in it doubled"
             ) from error
         if record is None:
             break
