@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -19,9 +20,9 @@ from typing import Any
 
 import torch
 import transformers
-from common import RESULTS, collator, machine, peak_megabytes, save, splits
 from transformers import AutoModelForSequenceClassification, Trainer
 
+from common import RESULTS, collator, machine, peak_megabytes, save, splits
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
 from sharcs.builtin import minilm_path
 from sharcs.evaluation import accuracy_report, run_all_widths
@@ -78,12 +79,12 @@ def run(args: argparse.Namespace) -> None:
         model = AutoModelForSequenceClassification.from_pretrained(minilm_path(), num_labels=len(names))
         trainer: Trainer = Trainer(model=model, **common)
         trainer.train()
-        result |= {"train_seconds": time.time() - start, "accuracy": plain_accuracy(model, test, collate)}
+        result |= {**spent(start), "accuracy": plain_accuracy(model, test, collate)}
     else:
         routed = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=len(names))
         trainer = SharcsTrainer(model=routed, **common)
         trainer.train()
-        result["train_seconds"] = time.time() - start
+        result |= spent(start)
         outputs = run_all_widths(routed, test, collate)
         result["report"] = accuracy_report(routed, outputs, torch.tensor(test["labels"]), seed=args.seed)
         result["shares_by_epoch"] = [
@@ -94,6 +95,12 @@ def run(args: argparse.Namespace) -> None:
     result |= {"optimiser_steps": trainer.state.global_step, "peak_megabytes": peak_megabytes(), **machine()}
     save(Path(args.output) if args.output else path_of(args.set, args.method, args.seed), result)
     print(json.dumps({k: v for k, v in result.items() if k != "report"}))
+
+
+def spent(start: float) -> dict[str, float]:
+    """Seconds by the clock and on the processors: the latter hardly depend on what else the machine does."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {"train_seconds": time.time() - start, "train_cpu_seconds": usage.ru_utime + usage.ru_stime}
 
 
 def path_of(name: str, method: str, seed: int) -> Path:
@@ -120,9 +127,10 @@ def everything(args: argparse.Namespace) -> None:
                 sys.executable, __file__, "run", "--set", name, "--method", method, "--seed", str(seed),
                 "--threads", str(args.threads), "--rate", str(args.rate), "--epochs", str(args.epochs),
             ]  # fmt: skip
-            log = Path(f"/tmp/sharcs-core-{name}-{method}-{seed}.log").open("wb")
-            print(time.strftime("%H:%M:%S"), name, method, seed, "log:", log.name, flush=True)
-            running.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+            log = Path(f"/tmp/sharcs-core-{name}-{method}-{seed}.log")
+            print(time.strftime("%H:%M:%S"), name, method, seed, "log:", log, flush=True)
+            with log.open("wb") as file:
+                running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
         if time.time() >= end:
             waiting = []
         time.sleep(2)

@@ -1,6 +1,7 @@
 """Confidence history and hardness labels against a slow literal re-implementation."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_default_bands_tile_zero_to_one(narrow):
     bands = confidence_bands([*np.linspace(0.1, 0.9, narrow).tolist(), 1.0])
     assert bands[0][1] == 1.0
     assert bands[-1][0] == 0.0
-    assert all(above[0] == below[1] for above, below in zip(bands, bands[1:], strict=False))
+    assert all(above[0] == below[1] for above, below in pairwise(bands))
     assert all(low < high for low, high in bands)
 
 

@@ -125,17 +125,22 @@ def test_wrapping_keeps_the_values_of_every_plain_weight(plain_path):
         assert torch.equal(wrapped[routed_key(key)], value)
 
 
-def test_private_norms_start_as_the_prefix_of_the_pretrained_ones(plain_path):
+def test_private_norms_start_as_the_prefix_of_the_pretrained_ones_and_entry_norms_as_plain_ones(plain_path):
     model = SharcsForSequenceClassification.from_encoder(plain_path, widths=WIDTHS, router_layer=1)
     plain = load_plain(plain_path).state_dict()
     keys = [name for name, module in load_plain(plain_path).named_modules() if isinstance(module, nn.LayerNorm)]
     pretrained = [
         plain[f"{key}.{part}"] for key in keys if re.search(r"\.layer\.[12]\.", key) for part in ("weight", "bias")
     ]
+    epsilon = load_plain(plain_path).get_submodule(keys[0]).eps
     for index in NARROW:
         size = Size().narrow(WIDTHS[index]).hidden
         for private, full in zip(model.tail.norms[index].parameters(), pretrained, strict=True):
             assert torch.equal(private, full[:size])
+        entry = model.tail.entry_norms[index]
+        assert entry.eps == epsilon
+        assert torch.equal(entry.weight, torch.ones(size))
+        assert torch.equal(entry.bias, torch.zeros(size))
 
 
 @pytest.mark.parametrize(
@@ -200,8 +205,6 @@ def test_gradients_are_those_of_the_sliced_copy_and_zero_behind_the_prefix(famil
     dense(**batch, labels=LABELS).loss.backward()
     routed(**batch, labels=LABELS, width=WIDTHS[index]).loss.backward()
     expected = dense.gradients()
-    for (_, private), norm in zip(dense.norm_pairs(routed), list(dense.norm_pairs(routed)), strict=True):
-        assert norm[1] is private
     checked = set()
     for norm, private in [*dense.norm_pairs(routed), (dense.entry, routed.tail.entry_norms[index])]:
         for own, theirs in zip(private.parameters(), norm.parameters(), strict=True):
@@ -233,7 +236,7 @@ def test_gradients_agree_with_finite_differences(family, plain_path):
     generator = torch.Generator().manual_seed(0)
     step, compared = 1e-5, 0
     for parameter in model.parameters():
-        if parameter.grad is None or torch.rand((), generator=generator) > 0.6:
+        if parameter.grad is None or torch.rand((), generator=generator) > 0.2:
             continue
         position = parameter.grad.abs().flatten().argmax()
         with torch.no_grad():
@@ -246,7 +249,7 @@ def test_gradients_agree_with_finite_differences(family, plain_path):
         numeric = (above - below) / (2 * step)
         torch.testing.assert_close(parameter.grad.flatten()[position], numeric, rtol=1e-5, atol=1e-9)
         compared += 1
-    assert compared > 20
+    assert compared > 5
 
 
 def test_only_the_private_norms_of_the_widths_that_ran_get_gradients(routed):
@@ -285,7 +288,7 @@ def test_the_task_loss_trains_the_layers_before_the_router_and_not_the_router(ro
 inputs = st.lists(st.tuples(st.integers(1, 10), st.integers(0, len(WIDTHS) - 1)), min_size=1, max_size=5)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(inputs=inputs, extra=st.integers(0, 4), seed=st.integers(0, 3))
 def test_a_batch_of_any_widths_lengths_and_padding_equals_its_inputs_one_by_one(shared_routed, inputs, extra, seed):
     lengths, widths = zip(*inputs, strict=True)
@@ -411,10 +414,21 @@ def test_loading_in_half_precision_equals_converting(routed, tmp_path, dtype):
     assert torch.equal(run(loaded, batch).width_index, run(converted, batch).width_index)
 
 
-def test_wrapping_in_half_precision_converts_what_is_added_too(bert_path):
-    model = SharcsForSequenceClassification.from_encoder(bert_path, router_layer=1, dtype=torch.bfloat16).eval()
+@pytest.mark.parametrize("how", ["asked for", "as stored"])
+def test_wrapping_in_half_precision_converts_what_is_added_too(bert_path, tmp_path, how):
+    load_plain(bert_path, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    path, dtype = (bert_path, {"dtype": torch.bfloat16}) if how == "asked for" else (tmp_path, {})
+    model = SharcsForSequenceClassification.from_encoder(path, router_layer=1, **dtype).eval()
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert run(model, make_batch(model.encoder.config, LENGTHS)).logits.isfinite().all()
+
+
+def test_resized_embeddings_survive_a_file(bert, tmp_path):
+    bert.resize_token_embeddings(64, mean_resizing=False)
+    bert.save_pretrained(tmp_path)
+    loaded = SharcsForSequenceClassification.from_pretrained(tmp_path)
+    batch = {"input_ids": torch.tensor([[5, 63, 7]])}
+    assert torch.equal(run(loaded, batch, width=0.25).logits, run(bert, batch, width=0.25).logits)
 
 
 def test_a_deep_copy_is_equal_and_independent(routed):
@@ -439,7 +453,11 @@ def test_two_threads_may_force_different_widths_on_one_model(bert):
     outputs = [None, None]
     # Neither goes on to the tail before both have begun.
     barrier = threading.Barrier(2, timeout=20)
-    hook = bert.encoder.bert.embeddings.register_forward_hook(lambda *args: barrier.wait() and None)
+
+    def meet(module, args, output):
+        barrier.wait()
+
+    hook = bert.encoder.bert.embeddings.register_forward_hook(meet)
 
     def work(index):
         outputs[index] = run(bert, batch, width=WIDTHS[index])
@@ -629,6 +647,13 @@ def test_a_routed_checkpoint_is_not_wrapped_again(bert, tmp_path):
 def test_a_plain_checkpoint_is_not_taken_for_a_routed_one(bert_path):
     with pytest.raises(InputError, match="from_encoder"):
         SharcsForSequenceClassification.from_pretrained(bert_path)
+
+
+def test_hub_options_apply_to_the_configuration_too(bert_path, tmp_path):
+    load_plain(bert_path).save_pretrained(tmp_path / "inner")
+    model = SharcsForSequenceClassification.from_encoder(tmp_path, router_layer=1, subfolder="inner").eval()
+    batch = make_batch(model.encoder.config, LENGTHS)
+    assert torch.equal(run(model, batch, width=1.0).logits, run(load_plain(bert_path), batch).logits)
 
 
 def test_settings_that_dont_fit_are_refused_before_weights_are_read(bert_path, monkeypatch):

@@ -24,6 +24,9 @@ HIDDEN = 32
 HEADS = 4
 NEURONS = 48
 
+# Bands between which a few dozen steps spread the toy rows.
+BANDS = {0.25: (0.5, 1.0), 1.0: (0.0, 0.5)}
+
 COMMON = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, "pad_token_id": 0, "initializer_range": 0.15}
 BERT_LIKE = COMMON | {"hidden_size": HIDDEN, "num_attention_heads": HEADS, "intermediate_size": NEURONS}
 DISTILBERT = COMMON | {"dim": HIDDEN, "n_heads": HEADS, "hidden_dim": NEURONS}
@@ -109,6 +112,7 @@ def arguments(folder, **settings):
         "num_train_epochs": 4,
         "window": 2,
         "importance_samples": 0,
+        "bands": dict(BANDS),
     }
     return SharcsTrainingArguments(**defaults | settings)
 

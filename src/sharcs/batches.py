@@ -39,7 +39,7 @@ def single_width_batches(
     """
     groups = [torch.nonzero(width_index == index).squeeze(1) for index in width_index.unique().tolist()]
     largest = max(len(group) for group in groups)
-    batches = [_batches(_repeat(group, largest, generator), batch_size, generator, lengths) for group in groups]
+    batches = [_batches(group, largest, batch_size, generator, lengths) for group in groups]
     ordered = []
     for turn in zip(*batches, strict=True):
         for group_number in torch.randperm(len(groups), generator=generator).tolist():
@@ -47,20 +47,20 @@ def single_width_batches(
     return ordered
 
 
-def _repeat(group: Tensor, size: int, generator: torch.Generator) -> list[int]:
-    rounds = -(-size // len(group))
-    repeated = [group[torch.randperm(len(group), generator=generator)] for _ in range(rounds)]
-    return torch.cat(repeated)[:size].tolist()
-
-
 def _batches(
-    samples: list[int], batch_size: int, generator: torch.Generator, lengths: Sequence[int] | None
+    group: Tensor, size: int, batch_size: int, generator: torch.Generator, lengths: Sequence[int] | None
 ) -> list[list[int]]:
-    if lengths is not None:
-        group_lengths = [lengths[sample] for sample in samples]
-        order = get_length_grouped_indices(group_lengths, batch_size, generator=generator)
-        samples = [samples[position] for position in order]
-    batches = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+    """Repeat a group up to ``size`` samples and cut it into batches."""
+    samples: list[int] = []
+    while len(samples) < size:
+        shuffled = group[torch.randperm(len(group), generator=generator)][: size - len(samples)].tolist()
+        if lengths is not None:
+            # Each round by itself: over all rounds, the copies of a sample would fall into one batch.
+            of_each = [lengths[sample] for sample in shuffled]
+            order = get_length_grouped_indices(of_each, batch_size, generator=generator)
+            shuffled = [shuffled[position] for position in order]
+        samples += shuffled
+    batches = [samples[start : start + batch_size] for start in range(0, size, batch_size)]
     # Grouping by length leaves them ordered by it, which is no order to train in.
     return [batches[position] for position in torch.randperm(len(batches), generator=generator).tolist()]
 

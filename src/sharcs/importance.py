@@ -92,7 +92,7 @@ def _importance(
     device = layers[0].output.weight.device
     head_scores = [torch.zeros(heads, device=device) for _ in layers]
     neuron_scores = [torch.zeros(parts.up.out_features, device=device) for parts in layers]
-    masks = [torch.ones(heads, device=device, requires_grad=True) for _ in layers]
+    masks = [torch.ones(heads, device=device, dtype=p.up.weight.dtype, requires_grad=True) for p in layers]
 
     def masked(mask: Tensor) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

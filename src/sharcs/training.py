@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from sharcs.batches import WidthBatchSampler, single_width_batches
@@ -116,18 +116,22 @@ class SharcsTrainer(Trainer):
             raise InputError("problem_type: hardness needs the probability of one true class; use two labels or more")
         if self.train_dataset is None:
             return
+        self._lengths = self._sample_lengths()
+        self._begin()
+
+    # Planning
+
+    def _begin(self) -> None:
+        """Forget an earlier run: no confidences, everything at full width."""
         samples = len(self.train_dataset)
         self.history = ConfidenceHistory(samples, self.args.window)
         self.hardness: Tensor | None = None  # [samples, widths], None in the first W epochs
         self.width_index = torch.full((samples,), len(self.widths) - 1)
-        self._lengths = self._sample_lengths()
         self._sampler = WidthBatchSampler(self._plan(0), self.args.per_device_train_batch_size)
         self._epoch = 0
         self._epoch_start = 0  # the global step at which the current epoch began
         self._epoch_updates = 0  # its number of optimiser steps, 0 before training
         self._resumed_midway = False
-
-    # Planning
 
     def _sample_lengths(self) -> list[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -172,6 +176,10 @@ class SharcsTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Keep the rows' order: with length grouping, the base class returns predictions in another one."""
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
     def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Plan the epoch, whose length depends on its groups, and run it."""
         epoch, loader = kwargs["epoch"], kwargs["train_dataloader"]
@@ -186,8 +194,8 @@ class SharcsTrainer(Trainer):
         self._epoch_updates = -(-steps // self.args.gradient_accumulation_steps)
         if self.args.max_steps <= 0:
             # Exact for the last epoch; before it a forecast, which progress bars show.
-            remaining = math.ceil(self.args.num_train_epochs) - epoch
-            self.state.max_steps = self._epoch_start + remaining * self._epoch_updates
+            remaining = self.args.num_train_epochs - epoch
+            self.state.max_steps = self._epoch_start + math.ceil(remaining * self._epoch_updates)
         kwargs |= {"steps_in_epoch": steps, "num_update_steps_per_epoch": self._epoch_updates}
         self._nominal_updates = nominal
         super()._run_epoch(**kwargs)  # type: ignore[no-untyped-call]
@@ -219,7 +227,7 @@ class SharcsTrainer(Trainer):
         Outside training it is the task loss of the routed network.
         """
         sample_ids = inputs.pop("sample_id", None)
-        if sample_ids is None:
+        if sample_ids is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         ids = sample_ids.cpu()
         outputs = model(**inputs, width=self.widths[int(self.width_index[ids[0]])])
@@ -255,7 +263,7 @@ class SharcsTrainer(Trainer):
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
                 raise InputError(f"{self.args.output_dir}: has no complete checkpoint to resume from; start anew")
-        self._epoch_updates = 0
+        self._begin()
         if not resume_from_checkpoint and self.args.importance_samples:
             reorder_by_importance(self.model, self._importance_batches())
         return super().train(resume_from_checkpoint or None, **kwargs)
