@@ -126,7 +126,7 @@ def accuracy_report(
         column = chosen.unsqueeze(1)
         spent = cost.gather(1, column).mean()
         return {
-            "accuracy": correct.gather(1, column).float().mean().item(),
+            "accuracy": correct.gather(1, column).double().mean().item(),
             "flops": spent.item(),
             "flops_ratio": (spent / full_cost.mean()).item(),
         }
@@ -145,10 +145,10 @@ def accuracy_report(
         per_width.append(
             {
                 "width": known,
-                "accuracy": correct[:, index].float().mean().item(),
+                "accuracy": correct[:, index].double().mean().item(),
                 "flops_ratio": (cost[:, index].mean() / full_cost.mean()).item(),
-                "share": here.float().mean().item(),
-                "accuracy_routed": correct[here, index].float().mean().item() if here.any() else None,
+                "share": here.double().mean().item(),
+                "accuracy_routed": correct[here, index].double().mean().item() if here.any() else None,
             }
         )
     curve = []
@@ -158,7 +158,7 @@ def accuracy_report(
     return {
         "samples": len(labels),
         "metric": "accuracy",
-        "full": {"accuracy": correct[:, -1].float().mean().item(), "flops": full_cost.mean().item()},
+        "full": {"accuracy": correct[:, -1].double().mean().item(), "flops": full_cost.mean().item()},
         "routed": point(chosen),
         "widths": per_width,
         "random": {"accuracy": sum(draws) / len(draws)},
