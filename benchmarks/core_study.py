@@ -2,9 +2,10 @@
 
     python benchmarks/core_study.py run --set sst2 --method plain --seed 0
     python benchmarks/core_study.py all --workers 2 --minutes 90   # resumes: finished runs are skipped
-    python benchmarks/core_study.py summary                        # table, JSON and picture from what is finished
 
-Each run is a process of its own and writes benchmarks/results/core/SET-METHOD-SEED.json when it ends.
+Each run is a process of its own and writes benchmarks/results/core/SET-METHOD-SEED.json when it ends;
+benchmarks/core_summary.py makes the table and the picture of them. --tune measures on a tenth of train: the learning
+rate was chosen that way (benchmarks/results/core/tuning).
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def main() -> None:
     for name in ("run", "all"):
         command = commands.add_parser(name)
         command.add_argument("--threads", type=int, default=1)
-        command.add_argument("--rate", type=float, default=2e-5)
+        command.add_argument("--rate", type=float, default=1e-4)
         command.add_argument("--epochs", type=int, default=EPOCHS)
     one, every = commands.choices["run"], commands.choices["all"]
     one.add_argument("--set", required=True)
