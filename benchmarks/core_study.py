@@ -28,7 +28,7 @@ from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainin
 from sharcs.builtin import minilm_path
 from sharcs.evaluation import accuracy_report, run_all_widths
 
-SETS = ("mrpc", "sick", "sst2", "banking77")
+SETS = ("sst2", "sick", "banking77", "mrpc")
 METHODS = ("plain", "paper")
 SEEDS = (0, 1, 2)
 EPOCHS = 10

@@ -155,3 +155,18 @@ def test_the_labels_of_the_checkpoint_are_kept_by_default(bert_path):
     model = SharcsForSequenceClassification.from_encoder(bert_path, router_layer=1)
     assert model.config.num_labels == 3
     assert model.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+
+
+@pytest.mark.parametrize("names", [["calm", "tense"], [f"topic {index}" for index in range(5)]])
+def test_the_task_of_the_outer_configuration_shapes_the_head(names):
+    by_index = dict(enumerate(names))
+    config = SharcsConfig(
+        encoder=ENCODERS["bert"](),
+        id2label=by_index,
+        label2id={name: index for index, name in by_index.items()},
+        problem_type="multi_label_classification",
+    )
+    model = SharcsForSequenceClassification(config)
+    assert model.encoder.classifier.out_features == len(names)
+    assert model.encoder.config.id2label == by_index
+    assert model.encoder.config.problem_type == "multi_label_classification"

@@ -3,7 +3,8 @@
 from sharcs.config import RoutingPolicy, SharcsConfig
 from sharcs.errors import InputError
 from sharcs.modeling import SharcsForSequenceClassification, SharcsOutput
-from sharcs.training import SharcsTrainer, SharcsTrainingArguments
+from sharcs.training import SharcsTrainer
+from sharcs.training_arguments import SharcsTrainingArguments
 
 __version__ = "0.1.0"
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer
 
 from sharcs.data import Columns
-from sharcs.errors import InputError
+from sharcs.errors import InputError, first_line
 from sharcs.modeling import SharcsForSequenceClassification
 
 if TYPE_CHECKING:
@@ -86,11 +86,6 @@ def open_model(folder: str | Path) -> TrainedModel:
         raise InputError(f"{folder}: the model can't be loaded ({first_line(error)}); train again") from error
     model.to(best_device())  # type: ignore[arg-type]
     return TrainedModel(model.train(False), tokenizer, _columns(folder))
-
-
-def first_line(error: BaseException) -> str:
-    """Shorten somebody else's error message to its first line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def begin(folder: Path, settings: dict[str, Any], resume: bool) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sharcs.errors import InputError
+from sharcs.errors import InputError, first_line
 
 __all__ = ["DATASETS", "MINILM", "builtin_table", "hub_table", "minilm_path"]
 
@@ -160,9 +160,3 @@ def _dataset_file(name: str, split: str) -> Path:
             f"run: {command}==1.16.3"
         )
     return path
-
-
-def first_line(error: BaseException) -> str:
-    """Return an error's message cut to one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

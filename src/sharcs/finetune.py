@@ -15,10 +15,11 @@ from sharcs import artifacts
 from sharcs.builtin import MINILM, minilm_path
 from sharcs.config import SharcsConfig
 from sharcs.data import PAIR_COLUMN, Columns, TextData, label_names, load_texts, tokenise
-from sharcs.errors import InputError
+from sharcs.errors import InputError, first_line
 from sharcs.hardness import confidence_bands
 from sharcs.modeling import SharcsForSequenceClassification
-from sharcs.training import SharcsTrainer, SharcsTrainingArguments, last_complete_checkpoint
+from sharcs.training import SharcsTrainer, last_complete_checkpoint
+from sharcs.training_arguments import SharcsTrainingArguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -100,8 +101,7 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         )
     except OSError as error:
         raise InputError(
-            f"--model {job.model}: its weights can't be loaded ({artifacts.first_line(error)}); it needs "
-            "model.safetensors"
+            f"--model {job.model}: its weights can't be loaded ({first_line(error)}); it needs model.safetensors"
         ) from error
     settings = SharcsTrainingArguments(
         str(checkpoints),
@@ -165,7 +165,7 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
         tokenizer = AutoTokenizer.from_pretrained(encoder_path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"--model {job.model}: no encoder can be loaded from there ({artifacts.first_line(error)}); give a local "
+            f"--model {job.model}: no encoder can be loaded from there ({first_line(error)}); give a local "
             f"model directory, a name on the hub, or {MINILM}"
         ) from error
     if not isinstance(config, SharcsConfig):
