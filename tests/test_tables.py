@@ -307,7 +307,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         text.flush()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tables, "_write_delimited", interrupted)
+    monkeypatch.setattr(tables, "write_delimited", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_table(pa.table({"a": ["1"]}), path)
     assert path.read_text() == "old"
@@ -318,7 +318,7 @@ def test_a_full_disk_is_an_input_error(tmp_path, monkeypatch):
     def full(table, text, delimiter):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tables, "_write_delimited", full)
+    monkeypatch.setattr(tables, "write_delimited", full)
     with pytest.raises(InputError, match=r"t\.csv: cannot be written .*No space left"):
         write_table(pa.table({"a": ["1"]}), tmp_path / "t.csv")
     assert os.listdir(tmp_path) == []
