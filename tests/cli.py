@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from sharcs import cli
 from sharcs.builtin import minilm_path
@@ -22,9 +22,9 @@ from sharcs.builtin import minilm_path
 MAX_LENGTH = 16
 WIDTHS = [0.25, 1.0]
 
-# With these, a tiny encoder learns the toy rows at both widths within two seconds.
+# With these, a tiny encoder learns the toy rows at both widths within a second.
 QUICK = (
-    *("--epochs", 6, "--window", 2, "--batch-size", 8, "--learning-rate", 5e-3, "--max-length", MAX_LENGTH),
+    *("--epochs", 6, "--window", 2, "--batch-size", 6, "--learning-rate", 3e-3, "--max-length", MAX_LENGTH),
     *("--band", "0.25=0.7,1.0", "--band", "1.0=0.0,1.0"),
 )
 # For tests that need a training, not a good one.
@@ -72,7 +72,6 @@ def error_message(run):
     assert "Traceback" not in run.err
     marked = [line for line in run.err.splitlines() if line.startswith("sharcs: error:")]
     assert marked == run.err.splitlines()[-1:], run
-    assert run.out == "", run
     return marked[0].removeprefix("sharcs: error: ")
 
 
@@ -115,7 +114,7 @@ def read_csv(path, delimiter=","):
 
 
 def save_encoder(folder, layers=3, **config):
-    """Save a tiny random BERT, with MiniLM's tokenizer, as a plain checkpoint; return its directory."""
+    """Save a tiny random BERT without a head, as pretrained encoders are, and MiniLM's tokenizer; return where."""
     tokenizer = AutoTokenizer.from_pretrained(minilm_path())
     settings = {
         "vocab_size": len(tokenizer),
@@ -127,7 +126,7 @@ def save_encoder(folder, layers=3, **config):
         "initializer_range": 0.1,
     }
     torch.manual_seed(0)
-    BertForSequenceClassification(BertConfig(**settings | config)).save_pretrained(folder)
+    BertModel(BertConfig(**settings | config)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
 
@@ -173,7 +172,7 @@ class Toys:
 
     Attributes:
         encoder: A plain checkpoint.
-        train: 96 labelled rows, csv.
+        train: 64 labelled rows, csv.
         test: 40 others.
         trained: What ``sharcs train`` makes of ``train`` with the options ``QUICK``.
         model: The same with a router that sends half of the test rows to each width.
@@ -207,7 +206,7 @@ def toys_fixture(tmp_path_factory):
         return toys
     home.mkdir()
     save_encoder(toys.encoder)
-    rows, test = toy_rows(96), toy_rows(40, seed=1)
+    rows, test = toy_rows(64), toy_rows(40, seed=1)
     write_csv(toys.train, rows)
     write_csv(toys.test, test)
     texts = [row["text"] for row in test]

@@ -141,8 +141,8 @@ def test_training_leaves_a_model_and_nothing_else(toys):
     assert settings["epochs"] == 6
     model = AutoModelForSequenceClassification.from_pretrained(toys.trained)
     assert model.config.id2label == {0: "bad", 1: "good"}
-    before = load_file(toys.encoder / "model.safetensors")["classifier.weight"]
-    after = model.encoder.classifier.weight
+    before = load_file(toys.encoder / "model.safetensors")["pooler.dense.bias"]
+    after = model.encoder.bert.pooler.dense.bias
     assert after.isfinite().all()
     assert not torch.equal(before, after)
 
@@ -242,6 +242,7 @@ def test_evaluation_at_the_end_of_a_training(toys, tmp_path):
     output = tmp_path / "model"
     arguments = ("--data", toys.train, "--model", toys.encoder, "--output", output, "--eval-data", toys.test)
     run = succeeds("train", *arguments, *ONE_EPOCH)
+    assert f"the model is in {output}\n" in run.err
     later = succeeds("evaluate", output, "--data", toys.test, "--json", tmp_path / "later.json")
     assert run.out == later.out
     assert strict_json(output / "evaluation.json") == strict_json(tmp_path / "later.json")
@@ -249,16 +250,21 @@ def test_evaluation_at_the_end_of_a_training(toys, tmp_path):
     assert set(files_in(output)) == MODEL_FILES | {"evaluation.json", "evaluation.png"}
 
 
-@pytest.mark.parametrize("name", ["model[test]", "model[", "run[/b]", "a long name" * 12])
-def test_names_are_printed_as_they_are(toys, tmp_path, name, monkeypatch):
+@pytest.mark.parametrize("name", ["model[test]", "model[", "run[/b]", "a long name" * 15])
+def test_names_are_printed_as_they_are(name, toys, tmp_path, monkeypatch, planned):
     monkeypatch.chdir(tmp_path)
-    data = shutil.copy(toys.test, "data[old].csv")
-    run = succeeds(
-        "train", "--data", data, "--model", toys.encoder, "--output", name, *ONE_EPOCH, "--eval-data", data
-    )
+    data = Path(f"{name[:20]}.csv")
+    data.parent.mkdir(exist_ok=True)
+    shutil.copy(toys.test, data)
+    run = sharcs("train", "--data", data, "--model", toys.encoder, "--output", name)
     assert f"training on {data}; " in run.err
-    assert f"the model is in {name}\n" in run.err
-    assert str(Path(name, "evaluation.json")) in run.err
+    assert run.err.endswith(f" {name}\n")
+    output, report = Path(name, "out.csv"), Path(name, "report.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    run = succeeds("predict", toys.model, "--data", data, "--output", output)
+    assert f"{output}\n" in run.err
+    run = succeeds("evaluate", toys.model, "--data", data, "--json", report)
+    assert f"wrote {report} and {report.with_suffix('.png')}\n" in run.err
     assert f"{data}: 40 inputs" in run.out
 
 
@@ -370,7 +376,8 @@ def test_evaluation_at_one_width(width, evaluated, toys, tmp_path):
     succeeds("evaluate", toys.model, "--data", toys.test, "--json", tmp_path / "forced.json", "--width", width)
     free, forced = (strict_json(path) for path in (evaluated[0] / "report.json", tmp_path / "forced.json"))
     ends = {entry["width"]: entry for entry in free["widths"]}
-    assert forced["routed"]["accuracy"] == forced["random"]["accuracy"] == pytest.approx(ends[width]["accuracy"])
+    for router in ("routed", "random"):
+        assert forced[router]["accuracy"] == pytest.approx(ends[width]["accuracy"])
     assert forced["routed"]["flops_ratio"] == pytest.approx(ends[width]["flops_ratio"])
     assert forced["full"] == free["full"]
     for entry in forced["widths"]:
@@ -387,7 +394,7 @@ def test_evaluation_without_json_writes_nothing(toys, tmp_path, monkeypatch, eva
     assert files_in(toys.model) == before
 
 
-def test_one_row_one_width(toys, tmp_path):
+def test_one_row(toys, tmp_path):
     data = write_csv(tmp_path / "one.csv", read_csv(toys.test)[:1])
     succeeds("evaluate", toys.model, "--data", data, "--json", tmp_path / "one.json")
     assert strict_json(tmp_path / "one.json")["samples"] == 1
@@ -561,36 +568,32 @@ def test_the_second_texts_column_is_remembered(toys, tmp_path):
 # Files and data as they come
 
 
-def with_mark(path, rows):
-    write_csv(path, rows, encoding="utf-8-sig")
+def french_rows(toys):
+    return [{"text": f"un café naïf, {row['text']}", "label": f"{row['label']} é"} for row in read_csv(toys.test)]
 
 
-def windows_1252(path, rows):
-    write_csv(path, rows, encoding="cp1252")
+def train_and_predict(toys, data, folder):
+    succeeds("train", "--data", data, "--model", toys.encoder, "--output", folder / "model", *ONE_EPOCH)
+    succeeds("predict", folder / "model", "--data", data, "--output", folder / "out.csv")
+    files = ("model/model.safetensors", "model/config.json", "out.csv")
+    return {name: (folder / name).read_bytes() for name in files}
 
 
-def utf_16(path, rows):
-    write_csv(path, rows, encoding="utf-16")
+@pytest.fixture(scope="session")
+def from_utf_8(toys, tmp_path_factory):
+    """What comes of rows that any encoding can hold, out of an ordinary file."""
+    folder = tmp_path_factory.mktemp("utf-8")
+    made = train_and_predict(toys, write_csv(folder / "data.csv", french_rows(toys)), folder)
+    assert {row["prediction"] for row in read_csv(folder / "out.csv")} <= {"good é", "bad é"}
+    return made
 
 
-@pytest.mark.parametrize("write", [with_mark, windows_1252, utf_16])
-def test_encodings(write, toys, tmp_path):
-    rows = [{"text": f"un café naïf, {row['text']}", "label": f"{row['label']} é"} for row in read_csv(toys.test)]
-    names = ("clean", "other")
-    write_csv(tmp_path / "clean.csv", rows)
-    write(tmp_path / "other.csv", rows)
-    warns = pytest.warns(UserWarning, match="Windows-1252") if write is windows_1252 else contextlib.nullcontext()
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_encodings(encoding, from_utf_8, toys, tmp_path):
+    data = write_csv(tmp_path / "data.csv", french_rows(toys), encoding=encoding)
+    warns = pytest.warns(UserWarning, match="Windows-1252") if encoding == "cp1252" else contextlib.nullcontext()
     with warns:
-        for name in names:
-            arguments = ("--data", tmp_path / f"{name}.csv", "--model", toys.encoder, "--output", tmp_path / name)
-            succeeds("train", *arguments, *ONE_EPOCH)
-            predicted = tmp_path / f"{name}.predicted.csv"
-            succeeds("predict", tmp_path / name, "--data", tmp_path / f"{name}.csv", "--output", predicted)
-    for file in ("model.safetensors", "config.json"):
-        assert (tmp_path / "clean" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
-    clean, other = ((tmp_path / f"{name}.predicted.csv").read_bytes() for name in names)
-    assert clean == other
-    assert {row["prediction"] for row in read_csv(tmp_path / "other.predicted.csv")} <= {"good é", "bad é"}
+        assert train_and_predict(toys, data, tmp_path) == from_utf_8
 
 
 def test_very_long_texts(toys, tmp_path):
@@ -600,8 +603,8 @@ def test_very_long_texts(toys, tmp_path):
     rows[1]["text"] = beginnings[1] + "x" * 1_000_000
     data = write_csv(tmp_path / "long.csv", rows)
     succeeds("train", "--data", data, "--model", toys.encoder, "--output", tmp_path / "model", *ONE_EPOCH)
-    succeeds("predict", toys.model, "--data", data, "--output", tmp_path / "out.csv")
-    found = read_csv(tmp_path / "out.csv")
+    succeeds("predict", toys.model, "--data", data, "--output", tmp_path / "out.jsonl")
+    found = read_table(tmp_path / "out.jsonl")
     assert [row["text"] for row in found] == [row["text"] for row in rows]
     assert_predictions(found[:2], one_by_one(toys.model, beginnings))
 
@@ -618,7 +621,7 @@ def test_ten_thousand_classes(toys, tmp_path):
     succeeds("predict", output, "--data", few, "--output", tmp_path / "out.csv", "--width", "0.25")
     expected = one_by_one(output, [row["text"] for row in rows[:20]], width=0.25)
     assert_predictions(read_csv(tmp_path / "out.csv"), expected)
-    assert AutoModelForSequenceClassification.from_pretrained(output).num_labels == 10_000
+    assert AutoModelForSequenceClassification.from_pretrained(output).config.num_labels == 10_000
 
 
 def test_the_length_of_the_training_is_remembered(toys, tmp_path):
@@ -660,12 +663,12 @@ def interrupted(toys, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("stops", [(10,), (30,), (60, 61), (30, 57)])
+@pytest.mark.parametrize("stops", [(10,), (30,), (30, 55)])
 def test_a_resumed_training_ends_like_one_that_was_not_interrupted(stops, interrupted, toys):
     output, _, counts = interrupted(*stops, None)
     assert files_in(output) == files_in(toys.trained)
     total = counts[-1] if stops[-1] < 25 else counts[-1] + 25 * (stops[-1] // 25)
-    assert total > 70
+    assert total > 60
     if stops == (10,):
         assert counts == [10, total]  # there was no checkpoint yet
     else:

@@ -11,7 +11,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, get_cosine
 
 import tiny
 from sharcs.errors import InputError
-from sharcs.training import SharcsTrainer, SharcsTrainingArguments
+from sharcs.training import SharcsTrainer
+from sharcs.training_arguments import SharcsTrainingArguments
 from tiny import Spy, arguments, collate, rows_of, tiny_encoder, tiny_model, toy_rows, trainer_for
 
 ROWS = 48

@@ -15,7 +15,8 @@ from transformers import (
 
 from sharcs.config import SharcsConfig
 from sharcs.modeling import SharcsForSequenceClassification
-from sharcs.training import SharcsTrainer, SharcsTrainingArguments
+from sharcs.training import SharcsTrainer
+from sharcs.training_arguments import SharcsTrainingArguments
 
 torch.set_num_threads(1)
 

@@ -75,7 +75,10 @@ class SharcsConfig(PreTrainedConfig):
             kwargs.setdefault("attn_implementation", self.encoder._attn_implementation)
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         assert isinstance(self.encoder, PreTrainedConfig)
-        self.widths = [float(width) for width in self.widths]
+        try:
+            self.widths = [float(width) for width in self.widths]
+        except (TypeError, ValueError):
+            raise InputError(f"widths {self.widths!r}: have to be numbers, like (0.25, 1.0)") from None
         if self.router_layer is None:
             self.router_layer = default_router_layer(self.encoder.num_hidden_layers)
         if self.policy is None:
@@ -85,6 +88,21 @@ class SharcsConfig(PreTrainedConfig):
         # The task belongs to the outer configuration; the inner one follows, so that the head has its size.
         self.encoder.id2label, self.encoder.label2id = copy.copy(self.id2label), copy.copy(self.label2id)
         self.encoder.problem_type = self.problem_type
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from what a file holds.
+
+        Raises:
+            InputError: If it is another model's configuration.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise InputError(
+                f"this is a {model_type} model, not a routed one; wrap it with "
+                "SharcsForSequenceClassification.from_encoder"
+            )
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def routing_policy(self) -> RoutingPolicy:
@@ -137,7 +155,7 @@ class SharcsConfig(PreTrainedConfig):
         except TypeError as error:
             known = ", ".join(RoutingPolicy.__dataclass_fields__)
             raise InputError(f"policy {self.policy}: unknown setting; known are {known}") from error
-        if not math.isfinite(policy.cost_weight):
+        if not isinstance(policy.cost_weight, int | float) or not math.isfinite(policy.cost_weight):
             raise InputError(f"policy cost_weight {policy.cost_weight}: has to be a finite number")
 
 

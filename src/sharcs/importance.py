@@ -6,13 +6,12 @@ network computes the same before and after, up to the rounding of sums in anothe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sharcs.errors import InputError
+from sharcs.layers import LayerParts, layer_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,34 +19,6 @@ if TYPE_CHECKING:
     from sharcs.modeling import SharcsForSequenceClassification
 
 __all__ = ["reorder_by_importance"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The linear layers inside one encoder layer, by their roles."""
-
-    inputs: list[nn.Linear]  # query, key, value: their rows belong to heads
-    output: nn.Linear  # its columns belong to heads
-    up: nn.Linear  # its rows are the feed-forward neurons
-    down: nn.Linear  # its columns are
-
-
-def _parts(layer: nn.Module, hidden: int, model_type: str) -> _Parts:
-    """Tell the roles from shapes and definition order, which the supported architectures share.
-
-    Raises:
-        InputError: If the layer is built in another way.
-    """
-    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
-    square = [m for m in linears if m.in_features == m.out_features == hidden]
-    up = [m for m in linears if m.in_features == hidden and m not in square]
-    down = [m for m in linears if m.out_features == hidden and m not in square]
-    if (len(square), len(up), len(down), len(linears)) != (4, 1, 1, 6):
-        raise InputError(
-            f"{model_type}: its layers have no query, key, value, output and two feed-forward projections that "
-            "could be told apart; train with importance_samples=0 to leave heads and neurons in their order"
-        )
-    return _Parts(inputs=square[:3], output=square[3], up=up[0], down=down[0])
 
 
 def reorder_by_importance(model: SharcsForSequenceClassification, batches: Iterable[dict[str, Tensor]]) -> None:
@@ -59,12 +30,9 @@ def reorder_by_importance(model: SharcsForSequenceClassification, batches: Itera
     Args:
         model: The routed network; its gradients and training mode are left as they are.
         batches: Training batches with ``labels``, on the model's device.
-
-    Raises:
-        InputError: If the architecture's layers are built in a way that is not known here.
     """
     tail = model.tail
-    layers = [_parts(layer, tail.hidden_size, model.encoder.config.model_type) for layer in tail.layers]
+    layers = _parts_of(tail.layers, tail.hidden_size)
     head_scores, neuron_scores = _importance(model, layers, batches)
     bias = _shared_head_bias(model)
     if bias is None:
@@ -74,8 +42,8 @@ def reorder_by_importance(model: SharcsForSequenceClassification, batches: Itera
         order = torch.stack(head_scores).sum(dim=0).argsort(descending=True, stable=True)
         trunk = [layer for layer in model.encoder.base_model.modules() if type(layer) is type(tail.layers[0])]
         trunk = [layer for layer in trunk if layer not in set(tail.layers)]
-        for layer in trunk:
-            _permute_heads(_parts(layer, tail.hidden_size, model.encoder.config.model_type), order)
+        for parts in _parts_of(trunk, tail.hidden_size):
+            _permute_heads(parts, order)
         with torch.no_grad():
             bias.weight.copy_(bias.weight[:, order])
         head_orders = [order] * len(layers)
@@ -84,8 +52,14 @@ def reorder_by_importance(model: SharcsForSequenceClassification, batches: Itera
         _permute_neurons(parts, scores.argsort(descending=True, stable=True))
 
 
+def _parts_of(layers: Iterable[nn.Module], hidden: int) -> list[LayerParts]:
+    found = [layer_parts(layer, hidden) for layer in layers]
+    # The architecture was checked when the encoder was wrapped.
+    return [parts for parts in found if parts is not None]
+
+
 def _importance(
-    model: SharcsForSequenceClassification, layers: list[_Parts], batches: Iterable[dict[str, Tensor]]
+    model: SharcsForSequenceClassification, layers: list[LayerParts], batches: Iterable[dict[str, Tensor]]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Accumulate the scores of every tail layer: ``[heads]`` and ``[neurons]`` each."""
     heads = model.tail.num_heads
@@ -136,7 +110,7 @@ def _shared_head_bias(model: SharcsForSequenceClassification) -> nn.Embedding | 
 
 
 @torch.no_grad()
-def _permute_heads(parts: _Parts, order: Tensor) -> None:
+def _permute_heads(parts: LayerParts, order: Tensor) -> None:
     size = parts.output.in_features // len(order)
     index = (order.unsqueeze(1) * size + torch.arange(size, device=order.device)).flatten()
     for linear in parts.inputs:
@@ -145,7 +119,7 @@ def _permute_heads(parts: _Parts, order: Tensor) -> None:
 
 
 @torch.no_grad()
-def _permute_neurons(parts: _Parts, order: Tensor) -> None:
+def _permute_neurons(parts: LayerParts, order: Tensor) -> None:
     _permute_rows(parts.up, order)
     parts.down.weight.copy_(parts.down.weight[:, order])
 

@@ -13,8 +13,9 @@ from transformers.utils.generic import ModelOutput
 from sharcs.config import SharcsConfig
 from sharcs.cost import cost_coefficients, relative_cost
 from sharcs.errors import InputError
+from sharcs.layers import check_architecture, find_layers
 from sharcs.router import choose_width
-from sharcs.subnetworks import RoutedTail, RoutingCall, find_layers
+from sharcs.subnetworks import RoutedTail, RoutingCall
 
 if TYPE_CHECKING:
     import os
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["SharcsForSequenceClassification", "SharcsOutput"]
+
+
+# What decides where a configuration comes from; the rest of from_pretrained's options concern the weights.
+HUB_OPTIONS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
 
 
 @dataclass
@@ -68,6 +81,7 @@ class SharcsForSequenceClassification(PreTrainedModel):
             encoder if encoder is not None else AutoModelForSequenceClassification.from_config(config.encoder)
         )
         config.encoder = self.encoder.config
+        check_architecture(self.encoder)
         layers = find_layers(self.encoder)
         k = int(config.router_layer or 0)
         self._tail = [RoutedTail(list(layers[k:]), self.encoder.config, config)]
@@ -99,7 +113,7 @@ class SharcsForSequenceClassification(PreTrainedModel):
             **kwargs: Passed to ``AutoModelForSequenceClassification.from_pretrained`` (revision, token, dtype, ...).
 
         Returns:
-            The routed network. At width 1.0 it computes what the encoder computes, bit for bit.
+            The routed network, in evaluation mode. At width 1.0 it computes what the encoder computes, bit for bit.
 
         Raises:
             InputError: If the settings don't fit the encoder, or its architecture can't be narrowed.
@@ -109,7 +123,8 @@ class SharcsForSequenceClassification(PreTrainedModel):
             task |= {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
         elif num_labels is not None:
             task |= {"num_labels": num_labels}
-        encoder_config = AutoConfig.from_pretrained(name_or_path, **task)
+        hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        encoder_config = AutoConfig.from_pretrained(name_or_path, **task, **hub)
         if isinstance(encoder_config, SharcsConfig):
             raise InputError(
                 f"{name_or_path}: is a sharcs model already; load it with from_pretrained, or name a plain encoder"
@@ -127,7 +142,10 @@ class SharcsForSequenceClassification(PreTrainedModel):
 
         settings(copy.deepcopy(encoder_config))  # wrong settings are refused before any weights are read
         encoder = AutoModelForSequenceClassification.from_pretrained(name_or_path, config=encoder_config, **kwargs)
-        return cls(settings(encoder.config), encoder=encoder)
+        # As from_pretrained: ready for use, not for training.
+        model = cls(settings(encoder.config), encoder=encoder)
+        model.train(False)
+        return model
 
     @property
     def tail(self) -> RoutedTail:
@@ -137,6 +155,10 @@ class SharcsForSequenceClassification(PreTrainedModel):
     def cost_coefficients(self) -> Tensor:
         """FLOPs as polynomials in the length; see :func:`sharcs.cost.cost_coefficients`."""
         return cost_coefficients(self.encoder, self.encoder.base_model, self.tail)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Resize the encoder's embeddings; its own configuration holds the size of the vocabulary."""
+        return self.encoder.resize_token_embeddings(*args, **kwargs)
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
         """Switch the attention implementation, of the sub-networks too."""
@@ -186,7 +208,7 @@ class SharcsForSequenceClassification(PreTrainedModel):
         if width is not None:
             call.width_index = self.config.index_of(width)
         elif width_index is not None:
-            call.width_index = width_index
+            call.width_index = self._checked(width_index, input_ids if input_ids is not None else inputs_embeds)
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -207,6 +229,16 @@ class SharcsForSequenceClassification(PreTrainedModel):
         )
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return result if wants_dict else result.to_tuple()
+
+    def _checked(self, width_index: Tensor, sample: Tensor | None) -> Tensor:
+        count = len(self.config.widths)
+        if sample is not None and width_index.shape != sample.shape[:1]:
+            raise InputError(
+                f"width_index: has shape {list(width_index.shape)} for a batch of {len(sample)}; give one an input"
+            )
+        if len(width_index) and not 0 <= int(width_index.min()) <= int(width_index.max()) < count:
+            raise InputError(f"width_index: has an index outside 0 to {count - 1}; the network has {count} widths")
+        return width_index
 
     def _choose(self, logits: Tensor, attention_mask: Tensor | None, sample: Tensor | None) -> Tensor:
         """Apply the configured policy to the router's logits, with each input's own relative costs."""

@@ -12,18 +12,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sharcs.errors import InputError
 from sharcs.narrow import build_twin, narrow_argument, narrow_config, norm_names, slice_parameters
 from sharcs.router import Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
     from sharcs.config import SharcsConfig
 
-__all__ = ["RoutedTail", "RoutingCall", "find_layers"]
+__all__ = ["RoutedTail", "RoutingCall"]
 
 
 @dataclass(slots=True)
@@ -58,26 +57,6 @@ class RoutingCall:
 _CALL: ContextVar[RoutingCall] = ContextVar("sharcs_routing_call")
 
 
-def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
-    """Find the encoder's own list of layers: the one list of L modules of one class in its base model.
-
-    Raises:
-        InputError: If there is none, or more than one.
-    """
-    depth = encoder.config.num_hidden_layers
-    found = [
-        module
-        for module in encoder.base_model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth and len({type(m) for m in module}) == 1
-    ]
-    if len(found) != 1:
-        raise InputError(
-            f"{encoder.config.model_type}: the encoder has {len(found)} lists of {depth} equal layers where one is "
-            "needed to narrow them; choose another encoder"
-        )
-    return found[0]
-
-
 class RoutedTail(nn.Module):
     """Route each input after layer k and run layers k+1..L at its width.
 
@@ -110,6 +89,7 @@ class RoutedTail(nn.Module):
         )
         for norm in [*self.entry_norms.modules(), *self.norms.modules()]:
             norm._is_hf_initialized = True  # type: ignore[assignment]  # else transformers resets them to ones
+        self.to(dtype=next(self.layers.parameters()).dtype)
 
     def build_twins(self, encoder_config: PreTrainedConfig) -> None:
         """Build the parameterless twin of every layer at every narrow width; again after a config change."""
@@ -119,6 +99,7 @@ class RoutedTail(nn.Module):
             [build_twin(layer, narrow, self.router_layer + i) for i, layer in enumerate(self.layers)]
             for narrow in self.narrow_configs
         ]
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> RoutedTail:
         """Switch the hidden twins along with the registered modules: their dropouts have to follow."""
