@@ -45,7 +45,12 @@ def tiny_encoder(kind="bert", *, layers=3, labels=2, seed=0):
     config = CONFIGS[kind](layers)
     config.num_labels = labels
     torch.manual_seed(seed)
-    return AutoModelForSequenceClassification.from_config(config)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.1)  # they start at zero, which would hide much
+    return model
 
 
 def tiny_model(kind="bert", *, widths=(0.25, 1.0), router_layer=1, layers=3, labels=2, seed=0):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sharcs.errors import InputError
 from sharcs.layers import LayerParts, layer_parts
 
 if TYPE_CHECKING:
@@ -30,9 +31,12 @@ def reorder_by_importance(model: SharcsForSequenceClassification, batches: Itera
     Args:
         model: The routed network; its gradients and training mode are left as they are.
         batches: Training batches with ``labels``, on the model's device.
+
+    Raises:
+        InputError: If the layers were changed since the encoder was wrapped (adapters, say).
     """
-    tail = model.tail
-    layers = _parts_of(tail.layers, tail.hidden_size)
+    tail, model_type = model.tail, model.encoder.config.model_type
+    layers = _parts_of(tail.layers, tail.hidden_size, model_type)
     head_scores, neuron_scores = _importance(model, layers, batches)
     bias = _shared_head_bias(model)
     if bias is None:
@@ -42,7 +46,7 @@ def reorder_by_importance(model: SharcsForSequenceClassification, batches: Itera
         order = torch.stack(head_scores).sum(dim=0).argsort(descending=True, stable=True)
         trunk = [layer for layer in model.encoder.base_model.modules() if type(layer) is type(tail.layers[0])]
         trunk = [layer for layer in trunk if layer not in set(tail.layers)]
-        for parts in _parts_of(trunk, tail.hidden_size):
+        for parts in _parts_of(trunk, tail.hidden_size, model_type):
             _permute_heads(parts, order)
         with torch.no_grad():
             bias.weight.copy_(bias.weight[:, order])
@@ -52,9 +56,13 @@ def reorder_by_importance(model: SharcsForSequenceClassification, batches: Itera
         _permute_neurons(parts, scores.argsort(descending=True, stable=True))
 
 
-def _parts_of(layers: Iterable[nn.Module], hidden: int) -> list[LayerParts]:
+def _parts_of(layers: Iterable[nn.Module], hidden: int, model_type: str) -> list[LayerParts]:
     found = [layer_parts(layer, hidden) for layer in layers]
-    # The architecture was checked when the encoder was wrapped.
+    if any(parts is None for parts in found):
+        raise InputError(
+            f"{model_type}: its layers were changed, and the roles of their projections can't be told any more; "
+            "train with importance_samples=0 to leave heads and neurons in their order"
+        )
     return [parts for parts in found if parts is not None]
 
 

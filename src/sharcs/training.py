@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import Trainer
+from transformers.trainer_utils import rotate_checkpoints
 
 from sharcs.batches import WidthBatchSampler, single_width_batches
 from sharcs.errors import InputError
@@ -215,6 +216,8 @@ class SharcsTrainer(Trainer):
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
                 raise InputError(f"{self.args.output_dir}: has no complete checkpoint to resume from; start anew")
+        if resume_from_checkpoint and not (Path(resume_from_checkpoint) / STATE_FILE).is_file():
+            raise InputError(f"{resume_from_checkpoint}: is no complete checkpoint ({STATE_FILE} is missing)")
         self._begin()
         if not resume_from_checkpoint and self.args.importance_samples:
             reorder_by_importance(self.model, self._importance_batches())
@@ -231,10 +234,18 @@ class SharcsTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save what the base class saves, then ours: its presence marks the checkpoint as complete."""
-        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            # An older run's mark would make a mixture of both runs count as complete.
+            (folder / STATE_FILE).unlink(missing_ok=True)
+        # The base class would drop the older checkpoints before this one is complete.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         if not self.args.should_save:
             return
-        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         tensors = {"confidences": self.history.values, "width_index": self.width_index}
         if self.hardness is not None:
             tensors["hardness"] = self.hardness
@@ -246,6 +257,12 @@ class SharcsTrainer(Trainer):
         partial = folder / f"{STATE_FILE}.partial"
         save_file(tensors, partial, metadata={name: str(value) for name, value in progress.items()})
         partial.replace(folder / STATE_FILE)
+        rotate_checkpoints(
+            output_dir=self._get_output_dir(trial),
+            save_total_limit=limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Restore the base class's state, then ours: history, labels, and where in which epoch the run stood."""
@@ -275,4 +292,5 @@ class SharcsTrainer(Trainer):
 def last_complete_checkpoint(folder: str | Path) -> str | None:
     """Find the newest checkpoint below ``folder`` that was written to its end; None if there is none."""
     complete = [path.parent for path in Path(folder).glob(f"checkpoint-*/{STATE_FILE}")]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+    numbered = [path for path in complete if path.name.removeprefix("checkpoint-").isdecimal()]
+    return str(max(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))) if numbered else None
