@@ -50,11 +50,15 @@ def test_every_width_of_every_input_equals_a_plain_loop(kind, widths):
             torch.testing.assert_close(outputs.router_logits[number], output.router_logits[0], atol=1e-5, rtol=1e-4)
 
 
-def test_dataset_with_more_columns_gives_the_same_as_a_list():
+def test_only_what_the_tokenizer_makes_is_read():
+    def strict(batch):
+        assert all(set(row) == {"input_ids", "attention_mask"} for row in batch)
+        return collate(batch)
+
     model, rows = model_with(TWO), toy_rows(12)
     extra = [row | {"length": 99, "sample_id": 5, "text": "words"} for row in rows]
-    found = run_all_widths(model, datasets.Dataset.from_list(extra), collate, batch_size=5)
-    expected = run_all_widths(model, rows, collate, batch_size=5)
+    found = run_all_widths(model, datasets.Dataset.from_list(extra), strict, batch_size=5)
+    expected = run_all_widths(model, rows, strict, batch_size=5)
     assert torch.equal(found.scores, expected.scores)
     assert torch.equal(found.lengths, expected.lengths)
 

@@ -530,10 +530,10 @@ def test_the_policy_weighs_each_inputs_cost_at_its_own_length(bert, cost_weight,
     assert run(bert, batch).width_index.tolist() == expected
 
 
-def test_a_routing_that_turns_on_the_length_uses_the_real_length(bert):
+@pytest.mark.parametrize("how", ["padded together", "one by one without mask"])
+def test_a_routing_that_turns_on_the_length_uses_the_real_length(bert, how):
     """Two inputs of equal scores and unequal lengths: a weight between their break-even points parts them."""
-    lengths = [1, 30]
-    batch = make_batch(bert.encoder.config, lengths)
+    lengths = [3, 30]
     with torch.no_grad():
         bert.tail.router.output.weight.zero_()
         bert.tail.router.output.bias.copy_(torch.tensor([-1.0, -9.0, 1.0]))
@@ -543,7 +543,13 @@ def test_a_routing_that_turns_on_the_length_uses_the_real_length(bert):
     bert.config.policy = {"cost_weight": gain / float(saved.mean())}
     expected = [0 if float(saving) > float(saved.mean()) else 2 for saving in saved]
     assert sorted(expected) == [0, 2]
-    assert run(bert, batch).width_index.tolist() == expected
+    batch = make_batch(bert.encoder.config, lengths)
+    if how == "padded together":
+        chosen = run(bert, batch).width_index.tolist()
+    else:
+        rows = (row_of(batch, row)["input_ids"] for row in range(2))
+        chosen = [int(run(bert, {"input_ids": ids}).width_index) for ids in rows]
+    assert chosen == expected
 
 
 def test_without_cost_weight_the_routers_argmax_names_the_width(routed):

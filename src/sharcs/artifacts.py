@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from sharcs.data import Columns
@@ -23,6 +24,7 @@ __all__ = ["TrainedModel", "best_device", "open_model", "write_json"]
 SETTINGS_FILE = "training.json"
 CHECKPOINTS = "checkpoints"
 CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer_config.json"  # with the length of the training
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,16 @@ def write_json(content: dict[str, Any], path: str | Path) -> None:
     """Write JSON beside its target and rename it, so that no reader meets half a file."""
     target = Path(path)
     partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(target)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(
+            f"{path}: can't be written ({first_line(error)}); make room or name another place"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def open_model(folder: str | Path) -> TrainedModel:
@@ -80,12 +90,47 @@ def open_model(folder: str | Path) -> TrainedModel:
         raise InputError(f"{folder}: is a {model_type} model, not a sharcs one; route it first with 'sharcs train'")
     try:
         # Only safetensors: a pickle could run code.
-        model = SharcsForSequenceClassification.from_pretrained(folder, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
+        loaded: Any = SharcsForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True
+        )
+        if not (folder / TOKENIZER_FILE).is_file():
+            raise OSError(f"no {TOKENIZER_FILE}, which holds the tokenizer's settings")
+        tokenizer = load_tokenizer(folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the model can't be loaded ({first_line(error)}); train again") from error
+    model: SharcsForSequenceClassification
+    model, report = loaded
+    if report["missing_keys"]:
+        # transformers would leave random values there.
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InputError(f"{folder}: its weights lack {missing}; train again")
+    check_finite(model, f"{folder}")
     model.to(best_device())  # type: ignore[arg-type]
     return TrainedModel(model.train(False), tokenizer, _columns(folder))
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; refuse the one without words that transformers makes up where there is none.
+
+    Raises:
+        OSError: If there is none.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise OSError("its tokenizer has no vocabulary")
+    return tokenizer
+
+
+def check_finite(model: SharcsForSequenceClassification, where: str) -> None:
+    """Refuse weights that are not finite, of which nothing useful can come.
+
+    Raises:
+        InputError: If there is one.
+    """
+    if not all(bool(value.isfinite().all()) for value in model.parameters()):
+        raise InputError(
+            f"{where}: the training diverged (weights are not finite); train again with a lower --learning-rate"
+        )
 
 
 def begin(folder: Path, settings: dict[str, Any], resume: bool) -> Path:
@@ -112,9 +157,9 @@ def begin(folder: Path, settings: dict[str, Any], resume: bool) -> Path:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(settings, folder / SETTINGS_FILE)
     except OSError as error:
         raise InputError(f"--output {folder}: can't be written ({error.strerror}); name another directory") from error
+    write_json(settings, folder / SETTINGS_FILE)
     return folder / CHECKPOINTS
 
 
@@ -141,19 +186,35 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
         raise InputError(f"--resume: the training in {folder} is finished; name a new --output to train again")
     # A round trip, since JSON has no tuples.
     now = json.loads(json.dumps(settings))
-    before = json.loads(file.read_text(encoding="utf-8"))
+    before = _read_settings(file)
     # The rows' fingerprint says whether the data is the same; its path may be written in another way.
-    for name in sorted({*now, *before} - {"data", "eval_data"}):
+    fingerprint = {"rows", "data_sha256"}
+    for name in sorted({*now, *before} - {"data", "eval_data"} - fingerprint):
         if now.get(name) != before.get(name):
             raise InputError(
-                f"--resume: {name} is {now.get(name)!r} now and was {before.get(name)!r} when the training in "
-                f"{folder} began; resume with the options and data of the start"
+                f"--resume: --{name.replace('_', '-')} is {now.get(name)!r} now and was {before.get(name)!r} when "
+                f"the training in {folder} began; resume with the options of the start"
             )
+    if any(now.get(name) != before.get(name) for name in fingerprint):
+        raise InputError(
+            f"--resume: --data {now.get('data')} has other rows than {before.get('data')} had when the training in "
+            f"{folder} began; resume with the data of the start"
+        )
 
 
 def _columns(folder: Path) -> Columns:
     file = folder / SETTINGS_FILE
     if not file.is_file():
         return Columns()
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = _read_settings(file)
     return Columns(settings["text_column"], settings["text_pair_column"], settings["label_column"])
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: is no valid JSON ({first_line(error)}); train again") from error
+    if not isinstance(settings, dict) or not {"text_column", "text_pair_column", "label_column"} <= settings.keys():
+        raise InputError(f"{file}: is no record of a training; train again")
+    return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from transformers import DataCollatorWithPadding
 
 from sharcs.artifacts import TrainedModel, open_model, write_json
@@ -97,13 +98,14 @@ def train(
         seed=seed,
         resume=resume,
     )
-    err.print(f"training on {data}; model and checkpoints go to {output}", highlight=False)
+    _say(f"training on {data}; model and checkpoints go to {output}")
     try:
-        trained = run_training(job, [EpochProgress(err)])
+        with closing(EpochProgress(err)) as progress:
+            trained = run_training(job, [progress])
     except KeyboardInterrupt:
-        err.print(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
+        _say(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
         raise typer.Exit(130) from None
-    err.print(f"the model is in {output}", highlight=False)
+    _say(f"the model is in {output}")
     if eval_data:
         _report(trained, _texts(trained, eval_data, job.columns, labelled=True), output / "evaluation.json", None)
 
@@ -121,8 +123,8 @@ def evaluate(
     label_column: LabelOption = None,
 ) -> None:
     """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise InputError(f"--json {json_file}: its directory does not exist; make it first")
+    if json_file is not None:
+        _check_json(json_file)
     trained = open_model(folder)
     if width is not None:
         trained.model.config.index_of(width)
@@ -150,7 +152,7 @@ def predict(
     with _progress("predicting", len(texts)) as advance:
         table = predict_table(trained, texts, width, on_batch=advance)
     write_table(table, output)
-    err.print(f"{len(texts):,} rows are in {output}", highlight=False)
+    _say(f"{len(texts):,} rows are in {output}")
 
 
 def main() -> None:
@@ -163,6 +165,20 @@ def main() -> None:
     except InputError as error:
         sys.stderr.write(f"sharcs: error: {' '.join(str(error).split())}\n")
         sys.exit(2)
+
+
+def _say(message: str) -> None:
+    """Print a line on standard error as it is: brackets in names are no markup, and long paths stay whole."""
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_json(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--json {path}: its directory does not exist; make it first")
+    if path.is_dir():
+        raise InputError(f"--json {path}: is a directory; name a file")
+    if path.suffix == ".png":
+        raise InputError(f"--json {path}: is the name of the picture beside the numbers; name a .json file")
 
 
 def _numbers(option: str, text: str) -> list[float]:
@@ -208,11 +224,11 @@ def _report(trained: TrainedModel, data: TextData, json_file: Path | None, width
         picture = json_file.with_suffix(".png")
         write_json(report, json_file)
         draw_curve(report, picture, f"accuracy against cost, {report['samples']:,} inputs")
-        err.print(f"wrote {json_file} and {picture}", highlight=False)
+        _say(f"wrote {json_file} and {picture}")
 
 
 def _print_report(report: dict[str, Any], source: str) -> None:
-    table = Table(title=f"{source}: {report['samples']:,} inputs", title_justify="left")
+    table = Table(title=Text(f"{source}: {report['samples']:,} inputs"), title_justify="left")
     table.add_column("")
     for heading in ("accuracy, %", "FLOPs, % of full", "share, %", "accuracy where routed, %"):
         table.add_column(heading, justify="right")

@@ -176,6 +176,8 @@ def curve_weights(router_logits: Tensor, relative: Tensor) -> list[float]:
     Returns:
         Ascending weights, with 0, the paper's policy, among them.
     """
+    if relative.shape[1] == 1:
+        return [0.0]
     scores = torch.sigmoid(router_logits.double())
     critical = []
     for low in range(relative.shape[1]):

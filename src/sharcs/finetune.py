@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding, PrinterCallback
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoConfig, DataCollatorWithPadding, PrinterCallback
 
 from sharcs import artifacts
-from sharcs.builtin import MINILM, minilm_path
+from sharcs.builtin import HUB_TIMEOUT_SECONDS, MINILM, minilm_path
 from sharcs.config import SharcsConfig
 from sharcs.data import PAIR_COLUMN, Columns, TextData, label_names, load_texts, tokenise
 from sharcs.errors import InputError, first_line
@@ -85,9 +88,6 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
             )
     rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
     columns = replace(job.columns, text_pair=job.columns.text_pair or (PAIR_COLUMN if train.pairs else None))
-    checkpoints = artifacts.begin(job.output, _settings(job, train, columns), job.resume)
-    checkpoint = last_complete_checkpoint(checkpoints) if job.resume else None
-
     transformers.set_seed(job.seed)
     id2label = dict(enumerate(names))
     try:
@@ -99,10 +99,22 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
             problem_type="single_label_classification",
             use_safetensors=True,
         )
-    except OSError as error:
+    except InputError:
+        raise
+    except (OSError, SafetensorError) as error:
         raise InputError(
             f"--model {job.model}: its weights can't be loaded ({first_line(error)}); it needs model.safetensors"
         ) from error
+    except ValueError as error:
+        raise InputError(f"--model {job.model}: is no text encoder ({first_line(error)}); choose another") from error
+    except RuntimeError as error:
+        raise InputError(
+            f"--model {job.model}: its weights don't fit its configuration or the {len(names)} classes of "
+            f"{train.source} ({first_line(error)}); name an encoder without a head"
+        ) from error
+    # Everything that the job names has been found right: from here on the directory is in use.
+    checkpoints = artifacts.begin(job.output, _settings(job, train, columns), job.resume)
+    checkpoint = last_complete_checkpoint(checkpoints) if job.resume else None
     settings = SharcsTrainingArguments(
         str(checkpoints),
         seed=job.seed,
@@ -129,6 +141,7 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
     )
     trainer.remove_callback(PrinterCallback)  # raw dictionaries on standard output; the callbacks show progress
     trainer.train(resume_from_checkpoint=checkpoint)
+    artifacts.check_finite(model, f"{job.output}")
     artifacts.finish(job.output, model, tokenizer)
     return artifacts.TrainedModel(model.train(False), tokenizer, columns)
 
@@ -146,14 +159,38 @@ def encoder_location(model: str) -> str:
         raise InputError(f"--model {model}: the directory holds no model (no {artifacts.CONFIG_FILE})")
     if path.is_file():
         raise InputError(f"--model {model}: is a file; name a model directory or a name on the hub")
+    return model if path.is_dir() else _hub_location(model)
+
+
+def _hub_location(model: str) -> str:
+    """Ask the hub for a model, or find it in the cache; transformers alone would retry for half a minute a file."""
+    choices = f"give a local model directory, a name on the hub, or {MINILM}"
+    try:
+        HfApi().model_info(model, timeout=HUB_TIMEOUT_SECONDS)
+    except OfflineModeIsEnabled:
+        pass  # then transformers looks into its cache, and fails at once if there is nothing
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"--model {model}: neither a directory nor a model of the hub that you may read; {choices}"
+        ) from error
+    except Exception as error:  # whatever the HTTP library raises
+        cached = try_to_load_from_cache(model, artifacts.CONFIG_FILE)
+        if isinstance(cached, str):
+            return str(Path(cached).parent)
+        raise InputError(
+            f"--model {model}: no directory, and the Hugging Face hub cannot be reached ({first_line(error)}); "
+            f"{choices}"
+        ) from error
     return model
 
 
 def _check_numbers(job: TrainingJob) -> None:
     if not 0 < job.learning_rate < math.inf:
         raise InputError(f"--learning-rate {job.learning_rate}: has to be a finite number above 0")
-    for option in ("epochs", "batch_size", "window", "max_length"):
-        if getattr(job, option) < 1:
+    if not 0 <= job.seed < 2**32:
+        raise InputError(f"--seed {job.seed}: has to be from 0 to {2**32 - 1}")
+    for option in ("epochs", "batch_size", "window", "max_length", "max_train_samples"):
+        if getattr(job, option) is not None and getattr(job, option) < 1:
             raise InputError(f"--{option.replace('_', '-')} {getattr(job, option)}: has to be at least 1")
     confidence_bands(job.widths, job.bands)
 
@@ -162,7 +199,7 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
     """Load the tokenizer and cap the length at what the encoder has positions for."""
     try:
         config = AutoConfig.from_pretrained(encoder_path)
-        tokenizer = AutoTokenizer.from_pretrained(encoder_path)
+        tokenizer = artifacts.load_tokenizer(encoder_path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"--model {job.model}: no encoder can be loaded from there ({first_line(error)}); give a local "
@@ -171,6 +208,12 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
     if not isinstance(config, SharcsConfig):
         # Refuse settings that don't fit the encoder before anything is written.
         SharcsConfig(encoder=config, widths=list(job.widths), router_layer=job.router_layer)
+    embeddings = getattr(config, "vocab_size", None)
+    if embeddings is not None and len(tokenizer) > embeddings:
+        raise InputError(
+            f"--model {job.model}: its tokenizer has {len(tokenizer)} tokens, but it has {embeddings} embeddings; "
+            "save it with its own tokenizer"
+        )
     positions = getattr(config, "max_position_embeddings", None) or job.max_length
     # RoBERTa and its kin number positions from the padding token's id on.
     pad = getattr(config, "pad_token_id", None) or 0

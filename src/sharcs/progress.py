@@ -52,6 +52,7 @@ class EpochProgress(TrainerCallback):
         if "loss" in logs:
             self._console.print(f"epoch {state.epoch:.0f}: loss {logs['loss']:.3f}; {self._shares}", highlight=False)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        self._progress.stop()
+    def close(self) -> None:
+        """Close the bar, also after an interruption: while it is open, the terminal has no cursor."""
+        if self._progress.live.is_started:
+            self._progress.stop()

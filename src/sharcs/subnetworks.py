@@ -89,7 +89,8 @@ class RoutedTail(nn.Module):
         )
         for norm in [*self.entry_norms.modules(), *self.norms.modules()]:
             norm._is_hf_initialized = True  # type: ignore[assignment]  # else transformers resets them to ones
-        self.to(dtype=next(self.layers.parameters()).dtype)
+        like = next(self.layers.parameters())
+        self.to(device=like.device, dtype=like.dtype)
 
     def build_twins(self, encoder_config: PreTrainedConfig) -> None:
         """Build the parameterless twin of every layer at every narrow width; again after a config change."""
