@@ -158,6 +158,11 @@ def test_data(command, name, content, patterns, toys, home, monkeypatch):
     assert_says(message, [re.escape(name), *([patterns] if isinstance(patterns, str) else patterns)])
 
 
+@pytest.mark.parametrize("command", READERS)
+def test_a_name_of_two_lines_makes_a_message_of_one(command, toys):
+    assert "two lines.csv: no such file" in refused(*commands(toys)[command]("two\nlines.csv"))
+
+
 COLUMNS = [
     # options, who refuses them, what the message says
     ("--text-column nope", READERS, ["no column 'nope'", "'text', 'label'", "--text-column"]),
