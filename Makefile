@@ -19,8 +19,8 @@ setup: .venv/.ready
 # MiniLM on Reuters R8, from package registries alone: train, measure on the test split, route two texts.
 demo: setup
 	rm -rf $(DEMO)
-	$(BIN)/sharcs train --data reuters-r8:train --output $(DEMO) --max-train-samples 2500 --max-length 48 \
-		--epochs 5 --window 2 --learning-rate 1e-4
+	$(BIN)/sharcs train --data reuters-r8:train --output $(DEMO) --max-train-samples 1500 --max-length 32 \
+		--epochs 5 --window 2 --learning-rate 2e-4
 	$(BIN)/sharcs evaluate $(DEMO) --data reuters-r8:test --json $(DEMO)/evaluation.json
 	$(BIN)/sharcs predict $(DEMO) --data examples/news.csv --output $(DEMO)/predictions.csv
 	cat $(DEMO)/predictions.csv

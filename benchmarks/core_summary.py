@@ -80,7 +80,9 @@ def main() -> None:
     some = next(iter(pairs.values()))[0][1]
     save(RESULTS / "core.json", {"rows": rows, **{key: some[key] for key in keys}})
 
-    figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
+    rows_of_panels = -(-len(pairs) // 2)
+    size = (4.8 * min(2, len(pairs)), 3.8 * rows_of_panels)
+    figure, axes = plt.subplots(rows_of_panels, min(2, len(pairs)), figsize=size, layout="constrained", squeeze=False)
     for panel, (name, runs) in zip(axes.flat, pairs.items(), strict=False):
         for number, (plain, paper) in enumerate(runs):
             report, first = paper["report"], number == 0
@@ -110,7 +112,7 @@ def main() -> None:
         panel.grid(alpha=0.3)
     for panel in axes.flat[len(pairs) :]:
         panel.set_visible(False)
-    axes.flat[0].legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(RESULTS / "core.png", dpi=110)
     print(f"wrote {RESULTS / 'core.json'} and core.png; runs are in {FOLDER}")
 

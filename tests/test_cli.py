@@ -273,7 +273,7 @@ def test_names_are_printed_as_they_are(name, toys, tmp_path, monkeypatch, planne
 
 @pytest.fixture(scope="session")
 def evaluated(toys, tmp_path_factory):
-    """Evaluate the balanced model once: its directory, and what was printed."""
+    """Evaluate the model once: its directory, and what was printed."""
     folder = tmp_path_factory.mktemp("evaluated")
     return folder, succeeds("evaluate", toys.model, "--data", toys.test, "--json", folder / "report.json")
 
@@ -318,9 +318,19 @@ def test_the_report_is_what_plain_loops_find(evaluated, truth, toys):
         assert entry["accuracy"] == pytest.approx(accuracy(truth[width], toys.test))
         assert entry["share"] == pytest.approx(len(here) / len(labels))
         assert entry["accuracy_routed"] == pytest.approx(right / len(here))
-    # Random routing has, in expectation, the shares' mean of the widths' accuracies.
+
+
+def test_random_routing_has_the_shares_mean_of_the_widths(truth, toys, tmp_path):
+    """The labels are what the routed network says, so that the router is always right and chance is not."""
+    routed = [name for name, _, _ in truth["routed"]]
+    rows = [{**row, "label": label} for row, label in zip(read_csv(toys.test), routed, strict=True)]
+    data = write_csv(tmp_path / "data.csv", rows)
+    succeeds("evaluate", toys.model, "--data", data, "--json", tmp_path / "report.json")
+    report = strict_json(tmp_path / "report.json")
+    assert report["routed"]["accuracy"] == report["oracle"]["accuracy"] == 1
     expected = sum(entry["share"] * entry["accuracy"] for entry in report["widths"])
-    assert report["random"]["accuracy"] == pytest.approx(expected, abs=0.05)
+    assert expected < 0.95
+    assert report["random"]["accuracy"] == pytest.approx(expected, abs=0.03)
 
 
 def test_the_curve_goes_from_all_full_to_all_narrow(evaluated):
@@ -330,9 +340,10 @@ def test_the_curve_goes_from_all_full_to_all_narrow(evaluated):
     weights, ratios = ([point[key] for point in curve] for key in ("cost_weight", "flops_ratio"))
     assert weights == sorted(set(weights))
     assert ratios == sorted(ratios, reverse=True)
-    ends = {entry["width"]: entry["accuracy"] for entry in report["widths"]}
-    assert curve[0]["accuracy"] == pytest.approx(ends[1.0])
-    assert curve[-1]["accuracy"] == pytest.approx(ends[0.25])
+    ends = {entry["width"]: entry for entry in report["widths"]}
+    for point, width in ((curve[0], 1.0), (curve[-1], 0.25)):
+        for key in ("accuracy", "flops_ratio"):
+            assert point[key] == pytest.approx(ends[width][key])
     (paper,) = [point for point in curve if point["cost_weight"] == 0]
     assert paper["accuracy"] == pytest.approx(report["routed"]["accuracy"])
     assert paper["flops_ratio"] == pytest.approx(report["routed"]["flops_ratio"])

@@ -23,9 +23,8 @@ def test_mean_counts_real_tokens_only(dtype):
         [sum(hidden[row, token] for token in range(6) if mask[row, token]) / int(mask[row].sum()) for row in range(3)]
     )
     torch.testing.assert_close(mean_of_real_tokens(hidden, mask.to(dtype)), expected)
-    torch.testing.assert_close(
-        mean_of_real_tokens(hidden, mask * torch.arange(1, 7)), expected
-    )  # not zero means real
+    # Not zero means real.
+    torch.testing.assert_close(mean_of_real_tokens(hidden, mask * torch.arange(1, 7)), expected)
 
 
 def test_mean_ignores_what_stands_in_padding():
