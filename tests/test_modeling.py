@@ -613,7 +613,7 @@ UNSUPPORTED = {
     "xlnet": {"d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 48},
     "albert": {},
     "deberta": {},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True},
     "modernbert": {},
     "llama": {},
     "roberta-prelayernorm": {},
@@ -638,6 +638,14 @@ def test_an_architecture_that_cant_be_narrowed_is_refused_by_name(tmp_path, name
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=name):
         SharcsForSequenceClassification.from_encoder(tmp_path, router_layer=1)
+
+
+def test_an_encoder_with_two_lists_of_layers_is_refused(bert_path):
+    plain = load_plain(bert_path)
+    plain.bert.others = copy.deepcopy(plain.bert.encoder.layer)
+    config = SharcsConfig(encoder=plain.config, router_layer=1)
+    with pytest.raises(InputError, match=r"bert.* 2 lists"):
+        SharcsForSequenceClassification(config, encoder=plain)
 
 
 def test_a_routed_checkpoint_is_not_wrapped_again(bert, tmp_path):
