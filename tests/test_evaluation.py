@@ -90,12 +90,12 @@ def route(model, logits, length, weight):
     return max(range(len(gains)), key=lambda index: (gains[index], -index))
 
 
-def outputs_of(widths, count, *, classes=3, seed=0, scale=2.0):
+def outputs_of(widths, count, *, classes=3, seed=0, scale=2.0, accuracy=(0.5, 0.8)):
     """Make up what a network might say, and the truth."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.randint(0, classes, (count,), generator=generator)
     predictions = torch.randint(0, classes, (count, len(widths)), generator=generator)
-    right = torch.rand(count, len(widths), generator=generator) < torch.linspace(0.5, 0.8, len(widths))
+    right = torch.rand(count, len(widths), generator=generator) < torch.linspace(*accuracy, len(widths))
     predictions = torch.where(right, truth.unsqueeze(1), predictions)
     logits = torch.randn(count, len(widths), generator=generator) * scale
     lengths = torch.randint(3, 40, (count,), generator=generator)
@@ -157,10 +157,10 @@ def test_report_equals_a_slow_recomputation(widths, cost_weight):
 @pytest.mark.parametrize("widths", [TWO, THREE])
 def test_random_router_sends_the_same_shares_to_inputs_at_random(widths):
     model = model_with(widths)
-    outputs, truth = outputs_of(widths, 400)
-    # A router that knows: without shuffling its accuracy would be far above that of chance.
+    # A router that knows: without shuffling its accuracy would be far above that of chance. And uneven shares.
+    outputs, truth = outputs_of(widths, 400, accuracy=(0.1, 0.9))
     right = outputs.predictions == truth.unsqueeze(1)
-    outputs.router_logits.copy_(right.float() + 0.1 * torch.rand(right.shape))
+    outputs.router_logits.copy_(right.float() - 0.01 * torch.arange(len(widths)))
     report = accuracy_report(model, outputs, truth)
     shares = [entry["share"] for entry in report["widths"]]
     # Exactly: an input takes width i with probability share_i.
