@@ -170,3 +170,11 @@ def test_the_task_of_the_outer_configuration_shapes_the_head(names):
     assert model.encoder.classifier.out_features == len(names)
     assert model.encoder.config.id2label == by_index
     assert model.encoder.config.problem_type == "multi_label_classification"
+
+
+def test_labels_are_the_encoders_unless_others_are_given():
+    names = {0: "no", 1: "maybe", 2: "yes"}
+    encoder = AutoConfig.for_model("bert", id2label=names, label2id={name: index for index, name in names.items()})
+    assert SharcsConfig(encoder=encoder).id2label == names
+    assert encoder.id2label == names
+    assert SharcsConfig(encoder=encoder, num_labels=5).num_labels == 5

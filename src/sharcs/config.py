@@ -73,6 +73,9 @@ class SharcsConfig(PreTrainedConfig):
         if isinstance(self.encoder, PreTrainedConfig):
             # The base class hands its own choice down, and would reset one that the encoder has made already.
             kwargs.setdefault("attn_implementation", self.encoder._attn_implementation)
+            if self.id2label is None and "num_labels" not in kwargs:
+                # The task is the encoder's unless another one is given.
+                self.id2label, self.label2id = copy.copy(self.encoder.id2label), copy.copy(self.encoder.label2id)
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         assert isinstance(self.encoder, PreTrainedConfig)
         try:
