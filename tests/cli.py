@@ -6,6 +6,7 @@ A test module that wants the toys imports the fixture: ``from cli import toys_fi
 import contextlib
 import csv
 import io
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ def sharcs(*arguments):
         pytest.raises(SystemExit) as stop,
     ):
         cli.main()
-    return Run(stop.value.code, out.getvalue(), err.getvalue())
+    # Colours, which continuous integration may switch on, would stand between the words that tests look for.
+    plain = [re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue()) for stream in (out, err)]
+    return Run(stop.value.code, *plain)
 
 
 def succeeds(*arguments):

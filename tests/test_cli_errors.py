@@ -13,6 +13,7 @@ import socket
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -314,7 +315,7 @@ def test_what_the_parser_refuses(arguments):
     run = sharcs(*arguments.split())
     assert run.code == 2
     assert "Traceback" not in run.err
-    assert "Usage: " in run.err
+    assert "Usage:" in run.err
     assert "Error" in run.err
     assert run.out == ""
     assert files_in(".") == before
@@ -540,6 +541,7 @@ def no_network(monkeypatch):
         raise socket.gaierror(-2, "Name or service not known")
 
     waits = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     monkeypatch.setattr(time, "sleep", waits.append)
     return waits
@@ -631,19 +633,27 @@ def test_models(command, name, broken, patterns, toys, home):
 # Going on with a training
 
 
-@pytest.fixture
-def stopped(toys, monkeypatch):
-    """Leave an interrupted training of ``good.csv`` in ``model``; returns the command that goes on."""
-    command = commands(toys)[TRAIN]("good.csv")
+@pytest.fixture(scope="module")
+def stopped_folder(toys, tmp_path_factory):
+    """Interrupt a training of ``good.csv``, before its first checkpoint, once for all tests."""
 
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "training_step", stop)
-        assert sharcs(*command).code == 130
-    assert not Path("model/config.json").exists()
-    return [*command, "--resume"]
+    home = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setattr(Trainer, "train", stop)
+        assert sharcs(*commands(toys)[TRAIN]("good.csv")).code == 130
+    assert not (home / "model/config.json").exists()
+    return home / "model"
+
+
+@pytest.fixture
+def stopped(toys, home, stopped_folder):
+    """Leave an interrupted training of ``good.csv`` in ``model``; returns the command that goes on."""
+    shutil.copytree(stopped_folder, home / "model")
+    return [*commands(toys)[TRAIN]("good.csv"), "--resume"]
 
 
 OTHER = [

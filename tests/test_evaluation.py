@@ -210,7 +210,7 @@ def routed_inputs(draw):
     return widths, draw(st.lists(row, min_size=1, max_size=12))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(routed_inputs())
 @example((CLOSE, [([12.0, 17.5], 5)]))
 @example((THREE, [([100.0, 100.0, 100.0], 3), ([-100.0, -100.0, -100.0], 60)]))

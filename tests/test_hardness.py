@@ -53,7 +53,7 @@ def slow_labels(rows, bands):
     return labels
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(labelling_cases())
 @example(([[1.0]], [(0.8, 1.0), (0.0, 0.8)]))  # exactly 1 belongs to the easiest
 @example(([[0.8, 0.8]], [(0.8, 1.0), (0.0, 0.8)]))  # an edge belongs to the band above it
@@ -147,7 +147,7 @@ def test_drawn_widths_repeat_with_the_generator_and_change_without():
     assert not torch.equal(first, assign_widths(labels, torch.Generator().manual_seed(2)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 4), st.data())
 def test_history_holds_the_last_confidence_of_each_of_the_last_epochs(window, data):
     samples, epochs = 5, data.draw(st.integers(1, 7))

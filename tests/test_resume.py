@@ -20,17 +20,19 @@ from sharcs.modeling import SharcsForSequenceClassification
 from sharcs.training import STATE_FILE, last_complete_checkpoint
 from tiny import tiny_encoder, tiny_model, toy_rows, trainer_for
 
-# 48 rows in batches of 8: the first epoch, at full width, ends at step 6; the others have two groups.
+# 48 rows in batches of 8: the first epoch, at full width, has 6 steps; the others have two groups and more steps.
 ROWS = 48
 EVERY = 3
 BOUNDARY = 6
-MIDWAY = 9  # within the second epoch
+MIDWAY = 18  # within the third epoch
 SETTINGS = {
     "num_train_epochs": 3,
     "window": 1,
     "save_strategy": "steps",
     "save_steps": EVERY,
     "importance_samples": 16,
+    "warmup_steps": 2,
+    "bands": {0.25: (0.4, 1.0), 1.0: (0.0, 0.4)},
 }
 
 # Clock times, and a mean over the steps of this process only.
@@ -125,8 +127,8 @@ def uninterrupted(encoder, tmp_path_factory):
     # What the tests below rely on.
     assert set(trainer.width_index.tolist()) == {0, 1}
     assert end["step"] == trainer.state.global_step > MIDWAY + EVERY
+    assert 2 * BOUNDARY < int(end["progress"]["epoch_start"]) < MIDWAY
     assert {BOUNDARY, MIDWAY} < set(numbers(folder))
-    assert end["progress"]["epoch_start"] != str(BOUNDARY)
     return folder, end
 
 
@@ -184,17 +186,34 @@ def test_run_killed_between_epochs_ends_like_an_uninterrupted_one(killed, uninte
     assert_same(ending(folder / "boundary"), uninterrupted[1])
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 7], ids=lambda step: f"step {step}")
-def test_resuming_with_gradient_accumulation_changes_nothing(tmp_path, step):
-    # Steps 1 and 2 are in the first epoch of three, 3 is its end, and 4 and 7 are in the second.
-    settings = {"num_train_epochs": 3, "window": 1, "save_strategy": "steps", "gradient_accumulation_steps": 2}
-    settings |= {"save_steps": 1, "warmup_steps": 2, "save_total_limit": None}
-    trainer_for(tmp_path / "whole", tiny_model(), toy_rows(40), **settings).train()
-    whole = ending(tmp_path / "whole")
-    assert whole["step"] > 8
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "cut" / f"checkpoint-{step}")
-    trainer_for(tmp_path / "cut", tiny_model(seed=9), toy_rows(40), **settings).train(resume_from_checkpoint=True)
-    assert_same(ending(tmp_path / "cut"), whole)
+ACCUMULATE = {
+    "num_train_epochs": 3,
+    "window": 1,
+    "warmup_steps": 2,
+    "gradient_accumulation_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory):
+    """A run with gradient accumulation to the end, with a checkpoint of every step."""
+    folder = tmp_path_factory.mktemp("accumulated")
+    trainer_for(folder, tiny_model(), toy_rows(ROWS), **ACCUMULATE).train()
+    end = ending(folder)
+    assert end["step"] > 9
+    assert end["progress"]["epoch_start"] == "7"
+    return folder, end
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 7, 9], ids=lambda step: f"step {step}")
+def test_resuming_with_gradient_accumulation_changes_nothing(accumulated, tmp_path, step):
+    # Three epochs of three steps and more: steps 3 and 7 are the ends of the first two, the others are within one.
+    folder, end = accumulated
+    shutil.copytree(folder / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+    trainer_for(tmp_path, tiny_model(seed=9), toy_rows(ROWS), **ACCUMULATE).train(resume_from_checkpoint=True)
+    assert_same(ending(tmp_path), end)
 
 
 def test_resuming_a_finished_run_trains_no_more(encoder, uninterrupted):
