@@ -232,3 +232,13 @@ def test_layers_of_an_unknown_build_are_refused_by_name():
     model.tail.layers[0].extra = nn.Linear(HIDDEN, HIDDEN)
     with pytest.raises(InputError, match=r"bert.*importance_samples=0"):
         reorder_by_importance(model, batches(1))
+
+
+def test_frozen_weights_are_reordered_like_others_and_stay_frozen():
+    free, frozen = tiny_model(), tiny_model()
+    for parameter in frozen.encoder.base_model.parameters():
+        parameter.requires_grad_(False)
+    reorder_by_importance(free, batches())
+    reorder_by_importance(frozen, batches())
+    assert all(torch.equal(value, frozen.state_dict()[name]) for name, value in free.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in frozen.encoder.base_model.parameters())

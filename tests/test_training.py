@@ -522,3 +522,23 @@ def test_defaults_are_the_papers(tmp_path):
 def test_row_names_are_read_back():
     """The tests above tell rows by their tokens."""
     assert rows_of(collate(toy_rows(100))["input_ids"]) == list(range(100))
+
+
+@pytest.mark.parametrize("setting", ["label_smoothing_factor", "ignore_data_skip"])
+def test_settings_that_this_training_cant_follow_are_refused(tmp_path, setting):
+    with pytest.raises(InputError, match=setting):
+        trainer_for(tmp_path, tiny_model(), toy_rows(ROWS), **{setting: 0.1 if "factor" in setting else True})
+
+
+def test_a_loss_of_the_callers_own_is_refused(tmp_path):
+    with pytest.raises(InputError, match="compute_loss_func"):
+        SharcsTrainer(
+            model=tiny_model(), args=arguments(tmp_path), train_dataset=toy_rows(ROWS), compute_loss_func=max
+        )
+
+
+def test_training_without_rows_is_refused(tmp_path):
+    with pytest.raises(InputError, match="train_dataset: has no rows"):
+        trainer_for(tmp_path, tiny_model(), [])
+    with pytest.raises(InputError, match="train_dataset: is missing"):
+        trainer_for(tmp_path, tiny_model(), None).train()

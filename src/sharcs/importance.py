@@ -88,6 +88,10 @@ def _importance(
         if parts.up.bias is not None:
             tensors.append(parts.up.bias)
     flat = [tensor for tensors in wanted for tensor in tensors]
+    # Weights that the caller froze are measured all the same.
+    frozen = [tensor for tensor in flat if not tensor.requires_grad]
+    for tensor in frozen:
+        tensor.requires_grad_(True)
     was_training = model.training
     model.train(False)
     try:
@@ -105,14 +109,16 @@ def _importance(
     finally:
         for handle in hooks:
             handle.remove()
+        for tensor in frozen:
+            tensor.requires_grad_(False)
         model.train(was_training)
     return head_scores, neuron_scores
 
 
 def _shared_head_bias(model: SharcsForSequenceClassification) -> nn.Embedding | None:
     """Find a relative position bias with one column a head, which all layers read (MPNet)."""
-    for module in model.encoder.base_model.modules():
-        if isinstance(module, nn.Embedding) and module.embedding_dim == model.tail.num_heads:
+    for name, module in model.encoder.base_model.named_modules():
+        if isinstance(module, nn.Embedding) and module.embedding_dim == model.tail.num_heads and "relative" in name:
             return module
     return None
 

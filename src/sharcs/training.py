@@ -51,7 +51,8 @@ class SharcsTrainer(Trainer):
     balanced batches do, so the learning rate follows the share of the epochs that is done, not the steps.
 
     Raises:
-        InputError: If a band is out of range, or the task is no single-label classification.
+        InputError: If a band is out of range, the task is no single-label classification, there are no training
+            rows, or a setting of the base class is asked for that this training can't follow.
     """
 
     args: SharcsTrainingArguments
@@ -67,8 +68,14 @@ class SharcsTrainer(Trainer):
             (self.model.config.num_labels or 0) < 2
         ):
             raise InputError("problem_type: hardness needs the probability of one true class; use two labels or more")
+        if self.label_smoother is not None or self.compute_loss_func is not None:
+            raise InputError("label_smoothing_factor, compute_loss_func: the loss here is SHARCS's own; drop them")
+        if self.args.ignore_data_skip:
+            raise InputError("ignore_data_skip: a resumed run has to go on at its place in the epoch; leave it out")
         if self.train_dataset is None:
             return
+        if len(self.train_dataset) == 0:
+            raise InputError("train_dataset: has no rows; give at least one")
         self._lengths = self._sample_lengths()
         self._begin()
 
@@ -210,8 +217,10 @@ class SharcsTrainer(Trainer):
             **kwargs: Passed to the base class.
 
         Raises:
-            InputError: If there is no complete checkpoint, or it belongs to other data.
+            InputError: If there is no training data, no complete checkpoint, or it belongs to other data.
         """
+        if self.train_dataset is None:
+            raise InputError("train_dataset: is missing; give the trainer training data")
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
