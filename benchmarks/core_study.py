@@ -38,6 +38,7 @@ FOLDER = RESULTS / "core"
 def arguments(folder: str, seed: int, epochs: int, learning_rate: float) -> SharcsTrainingArguments:
     return SharcsTrainingArguments(
         folder,
+        recipe="paper",
         seed=seed,
         num_train_epochs=epochs,
         learning_rate=learning_rate,

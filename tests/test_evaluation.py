@@ -10,18 +10,19 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sharcs.evaluation import WidthOutputs, accuracy_report, run_all_widths
+from sharcs.evaluation import Costs, WidthOutputs, _random_routings, accuracy_report, run_all_widths
+from sharcs.evaluation import route as policy_route
 from tiny import collate, tiny_model, toy_rows
 
 TWO, THREE, CLOSE = (0.25, 1.0), (0.25, 0.5, 1.0), (0.75, 1.0)
 MODELS = {}
 
 
-def model_with(widths, cost_weight=0.0):
+def model_with(widths, cost_weight=0.0, escalation_threshold=None):
     """Build a model, once for all cases; only its widths, policy and costs matter to a report."""
     if widths not in MODELS:
         MODELS[widths] = tiny_model(widths=widths)
-    MODELS[widths].config.policy = {"cost_weight": cost_weight}
+    MODELS[widths].config.policy = {"cost_weight": cost_weight, "escalation_threshold": escalation_threshold}
     return MODELS[widths]
 
 
@@ -265,3 +266,81 @@ def test_report_is_plain_json_numbers():
         return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list) else [value]
 
     assert {type(leaf) for leaf in leaves(report)} <= {int, float, str, type(None)}
+
+
+# Escalation
+
+
+def escalate(model, outputs, number, weight, threshold):
+    """Apply both decisions of the policy to one input: the width that it runs first, and the one that answers."""
+    first = route(model, outputs.router_logits[number].tolist(), int(outputs.lengths[number]), weight)
+    full = outputs.predictions.shape[1] - 1
+    return first, full if first < full and float(outputs.scores[number, first]) < threshold else first
+
+
+def slow_escalation(model, outputs, truth, weight, threshold):
+    """Accuracy and cost of escalation, input by input."""
+    right = spent = full = 0.0
+    shares = [0] * outputs.predictions.shape[1]
+    c0, c1, c2 = model.continuation_coefficients().tolist()
+    for number in range(len(truth)):
+        first, last = escalate(model, outputs, number, weight, threshold)
+        length = int(outputs.lengths[number])
+        costs = costs_of(model, length)
+        right += int(outputs.predictions[number, last]) == int(truth[number])
+        spent += costs[first] + (c0 + c1 * length + c2 * length**2 if last != first else 0)
+        full += costs[-1]
+        shares[last] += 1 / len(truth)
+    return right / len(truth), spent / len(truth), spent / full, shares
+
+
+@pytest.mark.parametrize("widths", [TWO, THREE])
+@pytest.mark.parametrize(("weight", "threshold"), [(0.0, 0.5), (0.4, 0.3), (2.0, 0.9), (2.0, 0.0)])
+def test_report_on_escalation_equals_a_slow_recomputation(widths, weight, threshold):
+    model = model_with(widths, weight, threshold)
+    outputs, truth = outputs_of(widths, 80)
+    report = accuracy_report(model, outputs, truth)
+    accuracy, flops, ratio, shares = slow_escalation(model, outputs, truth, weight, threshold)
+    assert report["routed"] == pytest.approx({"accuracy": accuracy, "flops": flops, "flops_ratio": ratio})
+    assert [entry["share"] for entry in report["widths"]] == pytest.approx(shares)
+    assert [entry["cost_weight"] for entry in report["curve"]] == [weight] * len(report["curve"])
+    thresholds = [entry["escalation_threshold"] for entry in report["curve"]]
+    assert thresholds == sorted(set(thresholds))
+    assert {0.0, threshold, 1.0} <= set(thresholds)
+    for entry in report["curve"]:
+        accuracy, _, ratio, _ = slow_escalation(model, outputs, truth, weight, entry["escalation_threshold"])
+        # At a threshold that is some input's confidence, rounding decides for that one.
+        assert entry["accuracy"] == pytest.approx(accuracy, abs=1.01 / 80)
+        assert entry["flops_ratio"] == pytest.approx(ratio, abs=1.5 / 80)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([TWO, THREE]), st.floats(0, 1), st.sampled_from([-2.0, 0.0, 2.0]), st.integers(1, 60))
+def test_random_routing_beside_escalation_costs_as_much(widths, threshold, weight, count):
+    model = model_with(widths, weight, threshold)
+    outputs, _ = outputs_of(widths, count)
+    outputs.lengths.fill_(10)  # else a draw may send the long inputs to full width, and cost more by chance
+    costs = Costs.of(model, outputs.lengths)
+    first, last = policy_route(outputs, costs, model.config.routing_policy)
+    spent = float(costs.spent(first, last).sum())
+    for drawn in _random_routings(costs, first, last, 0):
+        found = float(costs.spent(drawn, drawn).sum())
+        everything_full = bool((drawn == len(widths) - 1).all())
+        dearest = float(costs.widths.max())
+        if torch.equal(first, last):
+            assert sorted(drawn.tolist()) == sorted(last.tolist())
+        else:
+            assert everything_full or found >= spent - 2 * dearest
+            assert found <= spent + 2 * dearest
+
+
+def test_random_routing_beside_escalation_is_no_better_than_its_share():
+    """At the same cost, a random router's accuracy lies on the line between the two widths."""
+    model = model_with(TWO, 2.0, 0.5)
+    outputs, truth = outputs_of(TWO, 3000, accuracy=(0.3, 0.9))
+    outputs.lengths.fill_(10)
+    report = accuracy_report(model, outputs, truth)
+    narrow, full = report["widths"]
+    share = (report["routed"]["flops_ratio"] - narrow["flops_ratio"]) / (full["flops_ratio"] - narrow["flops_ratio"])
+    expected = narrow["accuracy"] + share * (full["accuracy"] - narrow["accuracy"])
+    assert report["random"]["accuracy"] == pytest.approx(expected, abs=0.01)

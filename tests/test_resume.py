@@ -14,10 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 
-from sharcs import training
+from sharcs import training_state
 from sharcs.errors import InputError
 from sharcs.modeling import SharcsForSequenceClassification
-from sharcs.training import STATE_FILE, last_complete_checkpoint
+from sharcs.training_state import STATE_FILE, last_complete_checkpoint
 from tiny import tiny_encoder, tiny_model, toy_rows, trainer_for
 
 # 48 rows in batches of 8: the first epoch, at full width, has 6 steps; the others have two groups and more steps.
@@ -272,7 +272,7 @@ def die_at(monkeypatch, owner, name, call):
 
 
 def test_death_while_the_state_is_written_leaves_the_checkpoint_before(tmp_path, monkeypatch):
-    die_at(monkeypatch, training, "save_file", 2)
+    die_at(monkeypatch, training_state, "save_file", 2)
     with pytest.raises(Killed):
         trainer_for(tmp_path, tiny_model(), toy_rows(ROWS), save_strategy="steps", save_steps=1).train()
     assert (tmp_path / "checkpoint-2" / "trainer_state.json").exists()
@@ -280,7 +280,7 @@ def test_death_while_the_state_is_written_leaves_the_checkpoint_before(tmp_path,
 
 
 def test_death_while_the_only_kept_checkpoint_is_replaced_leaves_one_of_them(tmp_path, monkeypatch):
-    die_at(monkeypatch, training, "save_file", 2)
+    die_at(monkeypatch, training_state, "save_file", 2)
     settings = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
     with pytest.raises(Killed):
         trainer_for(tmp_path, tiny_model(), toy_rows(ROWS), **settings).train()

@@ -513,7 +513,7 @@ def test_wrong_bands_are_refused(tmp_path, bands):
 
 
 def test_defaults_are_the_papers(tmp_path):
-    found = SharcsTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    found = SharcsTrainingArguments(output_dir=str(tmp_path), use_cpu=True, recipe="paper")
     names = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "window")
     assert [getattr(found, name) for name in names] == [10, 2e-5, 32, 3]
     assert (found.task_loss_weight, found.router_loss_weight, found.bands) == (1, 1, None)

@@ -116,6 +116,7 @@ def arguments(folder, **settings):
         "per_device_eval_batch_size": 8,
         "learning_rate": 3e-3,
         "num_train_epochs": 4,
+        "recipe": "paper",
         "window": 2,
         "importance_samples": 0,
         "bands": dict(BANDS),

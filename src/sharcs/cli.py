@@ -65,13 +65,21 @@ def train(
     router_layer: Annotated[
         int | None, typer.Option("--router-layer", help="Full-width layers before the router [default: a quarter].")
     ] = None,
-    window: Annotated[int, typer.Option("--window", help="Epochs of confidence behind a hardness label.")] = 3,
-    band: Annotated[
-        list[str] | None, typer.Option("--band", help="Confidence band of a width, 0.25=0.8,1.0; repeatable.")
+    recipe: Annotated[str | None, typer.Option("--recipe", help="sharcs+, or paper [default: sharcs+].")] = None,
+    window: Annotated[
+        int | None, typer.Option("--window", help="Recipe paper: epochs of confidence behind a hardness label.")
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training data.")] = 10,
+    band: Annotated[
+        list[str] | None,
+        typer.Option("--band", help="Recipe paper: confidence band of a width, 0.25=0.8,1.0; repeatable."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Passes over the training data [default: 5; paper: 10].")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs a training step.")] = 32,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.")] = 2e-5,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Peak learning rate [default: 5e-5; paper: 2e-5].")
+    ] = None,
     max_length: Annotated[int, typer.Option("--max-length", help="Tokens kept of a text.")] = 128,
     max_train_samples: Annotated[
         int | None, typer.Option("--max-train-samples", help="Train on this many rows only.")
@@ -88,6 +96,7 @@ def train(
         columns=_columns(text_column, text_pair_column, label_column),
         widths=tuple(_numbers("--widths", widths)),
         router_layer=router_layer,
+        recipe=recipe,
         window=window,
         bands=_bands(band or []),
         epochs=epochs,

@@ -28,9 +28,18 @@ class RoutingPolicy:
             sigmoid of the router's logit and the relative cost is a width's cost over the full network's, for an
             input of the same length. 0 is the paper's policy: the router's argmax. Positive values save cost, and
             negative ones spend more than the router asked for.
+        escalation_threshold: An input whose sub-network is less sure of its answer than this (the probability of the
+            class that it names) continues at full width from the kept output of layer k. None, the paper's policy,
+            lets every answer stand; an input then never runs more than one sub-network.
     """
 
     cost_weight: float = 0.0
+    escalation_threshold: float | None = None
+
+    @property
+    def escalates(self) -> bool:
+        """Whether an answer of a narrow sub-network has to be sure enough to stand."""
+        return self.escalation_threshold is not None
 
 
 def default_router_layer(num_layers: int) -> int:
@@ -60,13 +69,18 @@ class SharcsConfig(PreTrainedConfig):
     }
 
     # So that `Trainer.predict` and metrics see plain logits.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["router_logits", "width_index"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "router_logits",
+        "width_index",
+        "first_width_index",
+        "width_logits",
+    ]
 
     encoder: PreTrainedConfig | dict[str, Any] | None = None
     widths: list[float] | tuple[float, ...] = (0.25, 1.0)
     router_layer: int | None = None
     router_hidden_size: int = 1024
-    policy: dict[str, float] | None = None
+    policy: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill the defaults that depend on the encoder and validate everything."""
@@ -160,6 +174,13 @@ class SharcsConfig(PreTrainedConfig):
             raise InputError(f"policy {self.policy}: unknown setting; known are {known}") from error
         if not isinstance(policy.cost_weight, int | float) or not math.isfinite(policy.cost_weight):
             raise InputError(f"policy cost_weight {policy.cost_weight}: has to be a finite number")
+        threshold = policy.escalation_threshold
+        if threshold is None:
+            return
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise InputError(f"policy escalation_threshold {threshold}: has to be from 0 to 1, or None")
+        if self.problem_type == "regression":
+            raise InputError("policy escalation_threshold: a regression has no confidence; leave it None")
 
 
 AutoConfig.register("sharcs", SharcsConfig)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from sharcs.subnetworks import RoutedTail
 
-__all__ = ["cost_coefficients", "flops", "relative_cost"]
+__all__ = ["continuation_coefficients", "cost_coefficients", "flops", "relative_cost"]
 
 
 def cost_coefficients(encoder: nn.Module, base_model: nn.Module, tail: RoutedTail) -> Tensor:
@@ -57,6 +57,26 @@ def cost_coefficients(encoder: nn.Module, base_model: nn.Module, tail: RoutedTai
         rows.append([once + router, per_token + linears, per_pair + len(layers) * _attention(hidden)])
     rows.append([once, *rows[-1][1:]])
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def continuation_coefficients(encoder: nn.Module, base_model: nn.Module, tail: RoutedTail) -> Tensor:
+    """Write the cost of continuing at full width from the kept output of layer k as c₀ + c₁·T + c₂·T².
+
+    Layers 1..k and the router are not run again; a projection of the embeddings is, and the head.
+
+    Args:
+        encoder: The model with its task head.
+        base_model: The part of it below the task head.
+        tail: The routed tail inside it.
+
+    Returns:
+        float64 ``[3]``.
+    """
+    layer_type = type(tail.layers[0])
+    trunk = [layer for layer in base_model.modules() if type(layer) is layer_type and layer not in set(tail.layers)]
+    linears = sum(_linear(m) for layer in trunk for m in layer.modules() if isinstance(m, nn.Linear))
+    saved = torch.tensor([0.0, linears, len(trunk) * _attention(tail.hidden_size)], dtype=torch.float64)
+    return cost_coefficients(encoder, base_model, tail)[-1] - saved
 
 
 def flops(coefficients: Tensor, lengths: Tensor) -> Tensor:

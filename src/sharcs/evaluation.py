@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,16 +10,16 @@ from torch.utils.data import DataLoader
 
 from sharcs.config import RoutingPolicy
 from sharcs.cost import flops
-from sharcs.router import choose_width
+from sharcs.router import choose_width, unsure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable, Iterator, Sized
 
     from torch import Tensor
 
     from sharcs.modeling import SharcsForSequenceClassification
 
-__all__ = ["WidthOutputs", "accuracy_report", "run_all_widths"]
+__all__ = ["Costs", "WidthOutputs", "accuracy_report", "route", "run_all_widths"]
 
 RANDOM_DRAWS = 20
 CURVE_POINTS = 41
@@ -31,7 +31,7 @@ class WidthOutputs:
 
     Attributes:
         predictions: Predicted class, int64 ``[inputs, widths]``.
-        scores: Its probability, ``[inputs, widths]``.
+        scores: Its probability, the answer's confidence, ``[inputs, widths]``.
         router_logits: ``[inputs, widths]``.
         lengths: Real tokens, int64 ``[inputs]``.
     """
@@ -79,11 +79,11 @@ def run_all_widths(
     predictions, scores, router_logits = [], [], []
     for batch in loader:
         inputs = {name: value.to(model.device) for name, value in batch.items()}
-        outputs = [model(**inputs, width=width) for width in model.config.widths]
-        best = [output.logits.float().softmax(dim=-1).max(dim=-1) for output in outputs]
-        predictions.append(torch.stack([one.indices for one in best], dim=1))
-        scores.append(torch.stack([one.values for one in best], dim=1))
-        router_logits.append(outputs[-1].router_logits.float())
+        outputs = model(**inputs, all_widths=True)
+        best = outputs.width_logits.float().softmax(dim=-1).max(dim=-1)  # [widths, batch]
+        predictions.append(best.indices.T)
+        scores.append(best.values.T)
+        router_logits.append(outputs.router_logits.float())
         if on_batch:
             on_batch(len(predictions[-1]))
     back = order.argsort()
@@ -95,6 +95,50 @@ def run_all_widths(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """FLOPs of every input.
+
+    Attributes:
+        widths: Of every width, float64 ``[inputs, widths]``.
+        full: Of the plain full network, ``[inputs]``.
+        continuation: Of continuing at full width, ``[inputs]``.
+    """
+
+    widths: Tensor
+    full: Tensor
+    continuation: Tensor
+
+    @classmethod
+    def of(cls, model: SharcsForSequenceClassification, lengths: Tensor) -> Costs:
+        """Count them for inputs of these lengths, int64 ``[inputs]``."""
+        every = flops(model.cost_coefficients().cpu(), lengths)
+        going_on = flops(model.continuation_coefficients().cpu().unsqueeze(0), lengths)
+        return cls(every[:, :-1], every[:, -1], going_on[:, 0])
+
+    @property
+    def relative(self) -> Tensor:
+        """Each width's cost over the full network's on the same input, ``[inputs, widths]``."""
+        return self.widths / self.full.unsqueeze(1)
+
+    def spent(self, first: Tensor, last: Tensor) -> Tensor:
+        """Cost of running ``first`` and, where ``last`` differs, continuing: ``[inputs]``."""
+        cost = self.widths.gather(1, first.unsqueeze(1)).squeeze(1)
+        return cost + torch.where(first == last, 0.0, self.continuation)
+
+
+def route(outputs: WidthOutputs, costs: Costs, policy: RoutingPolicy) -> tuple[Tensor, Tensor]:
+    """Apply a policy to what every width said.
+
+    Returns:
+        Indices of the width that each input runs first, and of the one that answers: int64 ``[inputs]`` each.
+    """
+    first = choose_width(outputs.router_logits, costs.relative, policy)
+    full = costs.widths.shape[1] - 1
+    sure = outputs.scores.gather(1, first.unsqueeze(1)).squeeze(1)
+    return first, first.masked_fill(unsure(sure, first, full, policy), full)
+
+
 def accuracy_report(
     model: SharcsForSequenceClassification,
     outputs: WidthOutputs,
@@ -102,7 +146,7 @@ def accuracy_report(
     width: float | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare the router under the configured policy with the full network, random routing and an oracle.
+    """Compare the configured policy with the full network, random routing and an oracle.
 
     Args:
         model: The routed network, for its widths, policy and costs.
@@ -113,58 +157,87 @@ def accuracy_report(
 
     Returns:
         The JSON of ``sharcs evaluate``. ``full`` is width 1.0 on every input without a router; ``random`` sends the
-        same shares at random (mean of 20 draws); ``oracle`` takes the cheapest width that is right, and the
-        cheapest of all where none is. Accuracies are fractions, costs FLOPs an input.
+        same shares at random (mean of 20 draws), and where the policy escalates, which pays for a narrow answer and
+        a full one, as many inputs more to full width as the same cost allows; ``oracle`` takes the cheapest width
+        that is right, and the cheapest of all where none is. Accuracies are fractions, costs FLOPs an input.
     """
-    widths = list(model.config.widths)
+    widths, policy = list(model.config.widths), model.config.routing_policy
     correct = outputs.predictions == labels.unsqueeze(1)  # [inputs, widths]
-    cost = flops(model.cost_coefficients().cpu(), outputs.lengths)  # [inputs, widths + 1]
-    cost, full_cost = cost[:, :-1], cost[:, -1:]
-    relative = cost / full_cost
+    costs = Costs.of(model, outputs.lengths)
 
-    def point(chosen: Tensor) -> dict[str, float]:
-        column = chosen.unsqueeze(1)
-        spent = cost.gather(1, column).mean()
+    def point(first: Tensor, last: Tensor) -> dict[str, float]:
+        spent = costs.spent(first, last).mean()
         return {
-            "accuracy": correct.gather(1, column).double().mean().item(),
+            "accuracy": correct.gather(1, last.unsqueeze(1)).double().mean().item(),
             "flops": spent.item(),
-            "flops_ratio": (spent / full_cost.mean()).item(),
+            "flops_ratio": (spent / costs.full.mean()).item(),
         }
 
     if width is None:
-        chosen = choose_width(outputs.router_logits, relative, model.config.routing_policy)
+        first, last = route(outputs, costs, policy)
     else:
-        chosen = torch.full((len(labels),), model.config.index_of(width))
-    generator = torch.Generator().manual_seed(seed)
-    draws = [point(chosen[torch.randperm(len(chosen), generator=generator)])["accuracy"] for _ in range(RANDOM_DRAWS)]
+        first = last = torch.full((len(labels),), model.config.index_of(width))
+    draws = [point(drawn, drawn)["accuracy"] for drawn in _random_routings(costs, first, last, seed)]
     right_or_last = torch.cat([correct, ~correct.any(dim=1, keepdim=True)], dim=1).int().argmax(dim=1)
     oracle = torch.where(right_or_last == len(widths), 0, right_or_last)
     per_width = []
     for index, known in enumerate(widths):
-        here = chosen == index
+        here = last == index
         per_width.append(
             {
                 "width": known,
                 "accuracy": correct[:, index].double().mean().item(),
-                "flops_ratio": (cost[:, index].mean() / full_cost.mean()).item(),
+                "flops_ratio": (costs.widths[:, index].mean() / costs.full.mean()).item(),
                 "share": here.double().mean().item(),
                 "accuracy_routed": correct[here, index].double().mean().item() if here.any() else None,
             }
         )
-    curve = []
-    for weight in curve_weights(outputs.router_logits, relative):
-        at = point(choose_width(outputs.router_logits, relative, RoutingPolicy(cost_weight=weight)))
-        curve.append({"cost_weight": weight, "flops_ratio": at["flops_ratio"], "accuracy": at["accuracy"]})
+    curve: list[dict[str, float | None]] = []
+    for other in curve_policies(outputs, costs, policy):
+        at = point(*route(outputs, costs, other))
+        settings = {"cost_weight": other.cost_weight, "escalation_threshold": other.escalation_threshold}
+        curve.append({**settings, "flops_ratio": at["flops_ratio"], "accuracy": at["accuracy"]})
     return {
         "samples": len(labels),
         "metric": "accuracy",
-        "full": {"accuracy": correct[:, -1].double().mean().item(), "flops": full_cost.mean().item()},
-        "routed": point(chosen),
+        "full": {"accuracy": correct[:, -1].double().mean().item(), "flops": costs.full.mean().item()},
+        "routed": point(first, last),
         "widths": per_width,
         "random": {"accuracy": sum(draws) / len(draws)},
-        "oracle": {key: value for key, value in point(oracle).items() if key != "flops"},
+        "oracle": {key: value for key, value in point(oracle, oracle).items() if key != "flops"},
         "curve": curve,
     }
+
+
+def _random_routings(costs: Costs, first: Tensor, last: Tensor, seed: int) -> Iterator[Tensor]:
+    """Draw routings of the same shares, and of the same mean cost where some inputs ran two widths."""
+    generator = torch.Generator().manual_seed(seed)
+    full = costs.widths.shape[1] - 1
+    for _ in range(RANDOM_DRAWS):
+        drawn = last[torch.randperm(len(last), generator=generator)]
+        if not torch.equal(first, last):
+            missing = costs.spent(first, last).sum() - costs.spent(drawn, drawn).sum()
+            added = costs.widths[:, full] - costs.spent(drawn, drawn)
+            order = torch.randperm(len(last), generator=generator)
+            drawn = drawn.clone()
+            drawn[order[added[order].cumsum(0) <= missing]] = full
+        yield drawn
+
+
+def curve_policies(outputs: WidthOutputs, costs: Costs, policy: RoutingPolicy) -> list[RoutingPolicy]:
+    """Choose the policies that sweep from all inputs narrow to all inputs full, by the configured policy's means.
+
+    Where it escalates, the threshold moves, along the quantiles of the confidences; else the cost weight.
+    """
+    if not policy.escalates:
+        weights = curve_weights(outputs.router_logits, costs.relative)
+        return [replace(policy, cost_weight=weight) for weight in weights]
+    confidences = outputs.scores[:, :-1].double().flatten()
+    if len(confidences) == 0:
+        return [policy]
+    inner = torch.quantile(confidences, torch.linspace(0, 1, CURVE_POINTS).double()).tolist()
+    thresholds = sorted({0.0, *inner, policy.escalation_threshold or 0.0, 1.0})
+    return [replace(policy, escalation_threshold=threshold) for threshold in thresholds]
 
 
 def curve_weights(router_logits: Tensor, relative: Tensor) -> list[float]:

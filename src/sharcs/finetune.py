@@ -21,8 +21,9 @@ from sharcs.data import PAIR_COLUMN, Columns, TextData, label_names, load_texts,
 from sharcs.errors import InputError, first_line
 from sharcs.hardness import confidence_bands
 from sharcs.modeling import SharcsForSequenceClassification
-from sharcs.training import SharcsTrainer, last_complete_checkpoint
-from sharcs.training_arguments import SharcsTrainingArguments
+from sharcs.training import SharcsTrainer
+from sharcs.training_arguments import RECIPES, SharcsTrainingArguments, recipe_of
+from sharcs.training_state import last_complete_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -45,11 +46,12 @@ class TrainingJob:
     columns: Columns = field(default_factory=Columns)
     widths: tuple[float, ...] = (0.25, 1.0)
     router_layer: int | None = None
-    window: int = 3
+    recipe: str | None = None
+    window: int | None = None
     bands: dict[float, tuple[float, float]] | None = None
-    epochs: int = 10
+    epochs: float | None = None
     batch_size: int = 32
-    learning_rate: float = 2e-5
+    learning_rate: float | None = None
     max_length: int = 128
     max_train_samples: int | None = None
     seed: int = 0
@@ -69,6 +71,14 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
     Raises:
         InputError: If anything that the job names is wrong; found before anything is written.
     """
+    recipe, given = recipe_of(job.recipe, job.window, job.bands), job
+    job = replace(
+        job,
+        recipe=recipe,
+        epochs=RECIPES[recipe].epochs if job.epochs is None else job.epochs,
+        learning_rate=RECIPES[recipe].learning_rate if job.learning_rate is None else job.learning_rate,
+    )
+    assert job.epochs is not None
     _check_numbers(job)
     train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed)
     names = label_names(train)
@@ -113,7 +123,7 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
             f"{train.source} ({first_line(error)}); name an encoder without a head"
         ) from error
     # Everything that the job names has been found right: from here on the directory is in use.
-    checkpoints = artifacts.begin(job.output, _settings(job, train, columns), job.resume)
+    checkpoints = artifacts.begin(job.output, _settings(given, train, columns), job.resume)
     checkpoint = last_complete_checkpoint(checkpoints) if job.resume else None
     settings = SharcsTrainingArguments(
         str(checkpoints),
@@ -121,10 +131,11 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         num_train_epochs=job.epochs,
         learning_rate=job.learning_rate,
         per_device_train_batch_size=job.batch_size,
+        recipe=job.recipe,
         window=job.window,
         bands=job.bands,
         save_strategy="steps",
-        save_steps=max(STEPS_BETWEEN_SAVES, job.epochs * len(rows) // (SAVES * job.batch_size)),
+        save_steps=max(STEPS_BETWEEN_SAVES, int(job.epochs * len(rows)) // (SAVES * job.batch_size)),
         save_total_limit=2,
         logging_strategy="epoch",
         report_to=[],
@@ -185,7 +196,7 @@ def _hub_location(model: str) -> str:
 
 
 def _check_numbers(job: TrainingJob) -> None:
-    if not 0 < job.learning_rate < math.inf:
+    if not 0 < (job.learning_rate or 0) < math.inf:
         raise InputError(f"--learning-rate {job.learning_rate}: has to be a finite number above 0")
     if not 0 <= job.seed < 2**32:
         raise InputError(f"--seed {job.seed}: has to be from 0 to {2**32 - 1}")

@@ -12,7 +12,7 @@ from sharcs.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["LayerParts", "check_architecture", "find_layers", "layer_parts"]
+__all__ = ["LayerParts", "check_architecture", "find_layers", "layer_parts", "replace_layers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,14 @@ def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     if len(found) != 1:
         raise refusal(encoder, f"{len(found)} lists of {depth} equal layers, and narrowing needs one")
     return found[0]
+
+
+def replace_layers(encoder: PreTrainedModel, layers: nn.ModuleList, replacement: nn.ModuleList) -> None:
+    """Put ``replacement`` into the place where the encoder keeps ``layers``."""
+    for module in encoder.modules():
+        for name, child in module.named_children():
+            if child is layers:
+                setattr(module, name, replacement)
 
 
 def layer_parts(layer: nn.Module, hidden: int) -> LayerParts | None:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.utils.generic import ModelOutput
 
 from sharcs.config import SharcsConfig
-from sharcs.cost import cost_coefficients, relative_cost
+from sharcs.cost import continuation_coefficients, cost_coefficients, relative_cost
 from sharcs.errors import InputError
-from sharcs.layers import check_architecture, find_layers
-from sharcs.router import choose_width
-from sharcs.subnetworks import RoutedTail, RoutingCall
+from sharcs.layers import check_architecture, find_layers, replace_layers
+from sharcs.router import choose_width, confidence, unsure
+from sharcs.subnetworks import RoutedLayers, RoutedTail, RoutingCall, select_rows
 
 if TYPE_CHECKING:
     import os
@@ -46,13 +47,18 @@ class SharcsOutput(ModelOutput):
         loss: Task loss, a scalar, when labels were given.
         logits: ``[batch, labels]``.
         router_logits: ``[batch, widths]``, before the policy.
-        width_index: Index into ``config.widths`` of the sub-network that each input ran, int64 ``[batch]``.
+        width_index: Index into ``config.widths`` of the sub-network that answered each input, int64 ``[batch]``.
+        first_width_index: Where the policy escalates: the sub-network that each input ran first, int64
+            ``[batch]``. It differs from ``width_index`` for the inputs that continued at full width.
+        width_logits: ``[widths, batch, labels]``, when all widths were asked for.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     router_logits: Tensor | None = None
     width_index: Tensor | None = None
+    first_width_index: Tensor | None = None
+    width_logits: Tensor | None = None
 
 
 class SharcsForSequenceClassification(PreTrainedModel):
@@ -85,8 +91,7 @@ class SharcsForSequenceClassification(PreTrainedModel):
         layers = find_layers(self.encoder)
         k = int(config.router_layer or 0)
         self._tail = [RoutedTail(list(layers[k:]), self.encoder.config, config)]
-        del layers[k:]
-        layers.append(self._tail[0])
+        replace_layers(self.encoder, layers, RoutedLayers([*layers[:k], self._tail[0]]))
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -156,6 +161,10 @@ class SharcsForSequenceClassification(PreTrainedModel):
         """FLOPs as polynomials in the length; see :func:`sharcs.cost.cost_coefficients`."""
         return cost_coefficients(self.encoder, self.encoder.base_model, self.tail)
 
+    def continuation_coefficients(self) -> Tensor:
+        """FLOPs of escalation; see :func:`sharcs.cost.continuation_coefficients`."""
+        return continuation_coefficients(self.encoder, self.encoder.base_model, self.tail)
+
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """Resize the encoder's embeddings; its own configuration holds the size of the vocabulary."""
         return self.encoder.resize_token_embeddings(*args, **kwargs)
@@ -175,6 +184,7 @@ class SharcsForSequenceClassification(PreTrainedModel):
         labels: Tensor | None = None,
         width: float | None = None,
         width_index: Tensor | None = None,
+        all_widths: bool = False,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SharcsOutput | tuple[Any, ...]:
@@ -189,6 +199,8 @@ class SharcsForSequenceClassification(PreTrainedModel):
             labels: Class indices ``[batch]``, or what the problem type takes.
             width: Forces one width for the whole batch, in place of the routing policy.
             width_index: Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``.
+            all_widths: Runs every width on every input, layers 1..k once; ``logits`` and ``loss`` are then those of
+                the full width.
             return_dict: False for a plain tuple.
             **kwargs: Passed to the encoder.
 
@@ -205,7 +217,9 @@ class SharcsForSequenceClassification(PreTrainedModel):
                 "take them from the encoder before it is wrapped"
             )
         call = RoutingCall(attention_mask, choose=lambda logits: self._choose(logits, attention_mask, sample))
-        if width is not None:
+        if all_widths:
+            call.width_index = len(self.config.widths) - 1
+        elif width is not None:
             call.width_index = self.config.index_of(width)
         elif width_index is not None:
             call.width_index = self._checked(width_index, input_ids if input_ids is not None else inputs_embeds)
@@ -217,18 +231,54 @@ class SharcsForSequenceClassification(PreTrainedModel):
             "inputs_embeds": inputs_embeds,
             "labels": labels,
         }
-        inputs = {name: value for name, value in inputs.items() if value is not None}
+        inputs = {name: value for name, value in inputs.items() if value is not None} | kwargs
         sample = input_ids if input_ids is not None else inputs_embeds
+        escalates = call.width_index is None and self.config.routing_policy.escalates
+        if escalates:
+            inputs.pop("labels", None)  # the loss is that of the last answer
         with call.active():
-            outputs = self.encoder(**inputs, **kwargs, return_dict=True)
-        result = SharcsOutput(
-            loss=outputs.loss,
-            logits=outputs.logits,
-            router_logits=call.router_logits,
-            width_index=call.width_index,  # type: ignore[arg-type]
-        )
+            outputs = self.encoder(**inputs, return_dict=True)
+        ran: Tensor = call.width_index  # type: ignore[assignment]
+        answers = {"loss": outputs.loss, "logits": outputs.logits, "width_index": ran}
+        if all_widths:
+            answers["width_logits"] = self._every_width(call, inputs, outputs.logits)
+        elif escalates:
+            answers |= self._escalated(call, inputs, outputs.logits, ran, labels)
+        result = SharcsOutput(router_logits=call.router_logits, **answers)
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return result if wants_dict else result.to_tuple()
+
+    def _continue(
+        self, call: RoutingCall, inputs: dict[str, Any], width_index: int, rows: Tensor | None = None
+    ) -> Tensor:
+        """Run another width from the kept output of layer k: ``[rows, labels]``."""
+        assert call.hidden is not None
+        batch = len(call.hidden)
+        inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        if rows is not None:
+            inputs = {name: select_rows(value, rows, batch) for name, value in inputs.items()}
+        with call.continued(width_index, rows).active():
+            return self.encoder(**inputs, return_dict=True).logits  # type: ignore[no-any-return]
+
+    def _every_width(self, call: RoutingCall, inputs: dict[str, Any], full: Tensor) -> Tensor:
+        narrow = [self._continue(call, inputs, index) for index in range(len(self.config.widths) - 1)]
+        return torch.stack([*narrow, full])
+
+    def _escalated(
+        self, call: RoutingCall, inputs: dict[str, Any], logits: Tensor, first: Tensor, labels: Tensor | None
+    ) -> dict[str, Tensor | None]:
+        """Continue at full width where a sub-network is unsure of its answer."""
+        full = len(self.config.widths) - 1
+        goes_on = unsure(confidence(logits, self.config.problem_type), first, full, self.config.routing_policy)
+        rows = torch.nonzero(goes_on).squeeze(1)
+        if len(rows):
+            logits = logits.index_copy(0, rows, self._continue(call, inputs, full, rows))
+        return {
+            "loss": None if labels is None else ForSequenceClassificationLoss(labels, logits, self.encoder.config),
+            "logits": logits,
+            "width_index": first.masked_fill(goes_on, full),
+            "first_width_index": first,
+        }
 
     def _checked(self, width_index: Tensor, sample: Tensor | None) -> Tensor:
         count = len(self.config.widths)

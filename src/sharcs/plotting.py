@@ -29,7 +29,7 @@ def draw_curve(report: dict[str, Any], path: str | Path, title: str) -> None:
         [percent * point["flops_ratio"] for point in curve],
         [percent * point["accuracy"] for point in curve],
         color="tab:blue",
-        label="router, by cost weight",
+        label="router, by cost weight" if curve[0]["escalation_threshold"] is None else "escalation, by threshold",
     )
     widths = report["widths"]
     axes.plot(

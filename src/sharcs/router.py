@@ -10,7 +10,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from sharcs.config import RoutingPolicy
 
-__all__ = ["Router", "choose_width", "mean_of_real_tokens"]
+__all__ = ["Router", "choose_width", "confidence", "mean_of_real_tokens", "unsure"]
 
 
 def mean_of_real_tokens(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -63,3 +63,36 @@ def choose_width(router_logits: Tensor, relative_cost: Tensor, policy: RoutingPo
         # The sigmoid saturates in single precision, and the order of the logits doesn't.
         return router_logits.argmax(dim=-1)
     return (torch.sigmoid(router_logits) - policy.cost_weight * relative_cost).argmax(dim=-1)
+
+
+def confidence(logits: Tensor, problem_type: str | None = None) -> Tensor:
+    """Measure how sure an answer is of itself: the probability of its class; of several labels, the least sure one's.
+
+    Args:
+        logits: ``[batch, labels]``.
+        problem_type: As in Hugging Face configurations.
+
+    Returns:
+        float32 ``[batch]``, from 0 to 1.
+    """
+    if problem_type == "multi_label_classification":
+        probability = torch.sigmoid(logits.float())
+        return torch.maximum(probability, 1 - probability).amin(dim=-1)
+    return logits.float().softmax(dim=-1).amax(dim=-1)
+
+
+def unsure(confidences: Tensor, width_index: Tensor, full_index: int, policy: RoutingPolicy) -> Tensor:
+    """Tell which inputs continue at full width: the policy's second decision.
+
+    Args:
+        confidences: Of the sub-network that each input ran, ``[batch]``.
+        width_index: That sub-network's index, int64 ``[batch]``.
+        full_index: Index of the full width, from where nothing continues.
+        policy: The confidence from which an answer stands.
+
+    Returns:
+        bool ``[batch]``.
+    """
+    if policy.escalation_threshold is None:
+        return torch.zeros_like(width_index, dtype=torch.bool)
+    return (width_index < full_index) & (confidences < policy.escalation_threshold)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sharcs.config import SharcsConfig
 
-__all__ = ["RoutedTail", "RoutingCall"]
+__all__ = ["RoutedLayers", "RoutedTail", "RoutingCall", "select_rows"]
 
 
 @dataclass(slots=True)
@@ -36,13 +36,24 @@ class RoutingCall:
         attention_mask: Which tokens are real, ``[batch, tokens]``, or None if all are.
         choose: Maps router logits ``[batch, widths]`` to width indices ``[batch]``.
         width_index: Forced width: one index for the whole batch, or ``[batch]``; else filled by the tail.
-        router_logits: Filled by the tail, ``[batch, widths]``.
+        router_logits: Filled by the tail, ``[batch, widths]``; not in a call that continues.
+        hidden: Output of layer k, ``[batch, tokens, hidden]``: filled by the tail. A call that is given one
+            continues from it: layers 1..k are not run, and the router isn't either.
     """
 
     attention_mask: Tensor | None
     choose: Callable[[Tensor], Tensor]
     width_index: Tensor | int | None = None
     router_logits: Tensor | None = None
+    hidden: Tensor | None = None
+
+    def continued(self, width_index: int, rows: Tensor | None = None) -> RoutingCall:
+        """Make the call that runs another width from the kept output of layer k, on some rows of the batch."""
+        assert self.hidden is not None
+        if rows is None:
+            return RoutingCall(self.attention_mask, self.choose, width_index, hidden=self.hidden)
+        mask = None if self.attention_mask is None else self.attention_mask[rows]
+        return RoutingCall(mask, self.choose, width_index, hidden=self.hidden[rows])
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -55,6 +66,17 @@ class RoutingCall:
 
 
 _CALL: ContextVar[RoutingCall] = ContextVar("sharcs_routing_call")
+
+
+class RoutedLayers(nn.ModuleList):
+    """The encoder's list of layers: 1..k, then the routed tail. A call that continues sees the tail alone."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Iterate over the layers that the current call has to run."""
+        call = _CALL.get(None)
+        if call is not None and call.hidden is not None:
+            return iter([self[len(self) - 1]])
+        return super().__iter__()
 
 
 class RoutedTail(nn.Module):
@@ -110,6 +132,13 @@ class RoutedTail(nn.Module):
                 twin.train(mode)
         return self
 
+    @torch.no_grad()
+    def reset_norms(self) -> None:
+        """Start the private norms anew, as the prefixes of the full network's."""
+        for twins, of_width in zip(self.twins, self.norms, strict=True):
+            for layer, twin, norms in zip(self.layers, twins, of_width, strict=True):  # type: ignore[call-overload]
+                norms.load_state_dict(_private_norms(layer, twin).state_dict())
+
     def parameters_at(self, width_index: int, position: int) -> dict[str, Tensor]:
         """Collect the tensors of one sub-network's layer: shared slices, and private norms in their places.
 
@@ -161,12 +190,17 @@ class RoutedTail(nn.Module):
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Route, split the batch by width, run each group's sub-network and scatter the results back."""
         call = _CALL.get()
-        mask = call.attention_mask
-        if mask is None:
-            mask = torch.ones(hidden.shape[:2], device=hidden.device)
-        call.router_logits = self.router(hidden, mask)
-        if call.width_index is None:
-            call.width_index = call.choose(call.router_logits)
+        if call.hidden is not None:
+            hidden = call.hidden
+        else:
+            call.hidden = hidden
+            mask = call.attention_mask
+            if mask is None:
+                mask = torch.ones(hidden.shape[:2], device=hidden.device)
+            call.router_logits = self.router(hidden, mask)
+            if call.width_index is None:
+                call.width_index = call.choose(call.router_logits)
+        assert call.width_index is not None
         if isinstance(call.width_index, int):
             index = call.width_index
             call.width_index = torch.full(hidden.shape[:1], index, device=hidden.device)
@@ -180,8 +214,8 @@ class RoutedTail(nn.Module):
         in_tuple = False
         for index, rows in enumerate(order.split(counts)):
             if len(rows):
-                group_args = tuple(_select(value, rows, len(hidden)) for value in args)
-                group_kwargs = {key: _select(value, rows, len(hidden)) for key, value in kwargs.items()}
+                group_args = tuple(select_rows(value, rows, len(hidden)) for value in args)
+                group_kwargs = {key: select_rows(value, rows, len(hidden)) for key, value in kwargs.items()}
                 output = self.run(index, hidden[rows], group_args, group_kwargs)
                 in_tuple = isinstance(output, tuple)
                 groups.append(_states(output))
@@ -210,8 +244,8 @@ def _states(output: Any) -> Tensor:
     return states
 
 
-def _select(value: Any, rows: Tensor, batch: int) -> Any:
-    """Take the group's rows of an argument that has one row an input; pass everything else."""
+def select_rows(value: Any, rows: Tensor, batch: int) -> Any:
+    """Take some inputs' rows of an argument that has one row an input; pass everything else."""
     if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch:
         return value[rows]
     return value

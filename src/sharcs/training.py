@@ -7,28 +7,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from sharcs.batches import WidthBatchSampler, single_width_batches
+from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
 from sharcs.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels
+from sharcs.hidden_order import reorder_hidden_dimensions
 from sharcs.importance import reorder_by_importance
-from sharcs.training_arguments import SharcsTrainingArguments
+from sharcs.losses import router_loss, teacher_loss, true_class_probability
+from sharcs.training_arguments import PAPER, PLUS, SharcsTrainingArguments
+from sharcs.training_state import check_complete, last_complete_checkpoint, load_state, save_state, unmark
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sharcs.modeling import SharcsForSequenceClassification
 
-__all__ = ["SharcsTrainer", "last_complete_checkpoint"]
+__all__ = ["SharcsTrainer"]
 
-STATE_FILE = "sharcs_state.safetensors"
+
+# Start narrow unless the router finds it hopeless, and let an unsure answer continue.
+PLUS_POLICY = {"cost_weight": 1.0, "escalation_threshold": 0.9}
 
 
 class _Numbered(Dataset[dict[str, Any]]):
@@ -84,8 +87,8 @@ class SharcsTrainer(Trainer):
     def _begin(self) -> None:
         """Forget an earlier run: no confidences, everything at full width."""
         samples = len(self.train_dataset)
-        self.history = ConfidenceHistory(samples, self.args.window)
-        self.hardness: Tensor | None = None  # [samples, widths], None in the first W epochs
+        self.history = ConfidenceHistory(samples, self.args.window or 1)
+        self.hardness: Tensor | None = None  # [samples, widths]; only the paper's recipe has it, after W epochs
         self.width_index = torch.full((samples,), len(self.widths) - 1)
         self._sampler = WidthBatchSampler(self._plan(0), self.args.per_device_train_batch_size)
         self._epoch = 0
@@ -107,7 +110,7 @@ class SharcsTrainer(Trainer):
 
     def _assign(self, epoch: int) -> None:
         """Label the samples' hardness and draw the width at which each is trained this epoch."""
-        if epoch < self.args.window:
+        if self.args.recipe != PAPER or epoch < (self.args.window or 1):
             return
         self.hardness = hardness_labels(self.history.values, self.bands)
         self.width_index = assign_widths(self.hardness, self._generator(epoch, 0))
@@ -182,25 +185,40 @@ class SharcsTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """λ_task · task loss + λ_router · binary cross-entropy of the router, and record the confidences.
+        """λ_task · task loss + λ_router · binary cross-entropy of the router.
 
         Outside training it is the task loss of the routed network.
         """
         sample_ids = inputs.pop("sample_id", None)
         if sample_ids is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        ids = sample_ids.cpu()
-        outputs = model(**inputs, width=self.widths[int(self.width_index[ids[0]])])
-        loss = self.args.task_loss_weight * outputs.loss
-        if self.hardness is not None:
-            target = self.hardness[ids].to(outputs.router_logits.device, outputs.router_logits.dtype)
-            router_loss = F.binary_cross_entropy_with_logits(outputs.router_logits, target)
-            loss = loss + self.args.router_loss_weight * router_loss
-        self._record(sample_ids, outputs.logits.detach(), inputs["labels"])
+        outputs, task, router = (self._paper_losses if self.args.recipe == PAPER else self._plus_losses)(
+            model, inputs, sample_ids
+        )
+        loss = self.args.task_loss_weight * task
+        if router is not None:
+            loss = loss + self.args.router_loss_weight * router
         return (loss, outputs) if return_outputs else loss
 
-    def _record(self, sample_ids: Tensor, logits: Tensor, labels: Tensor) -> None:
-        confidence = logits.float().softmax(dim=-1).gather(1, labels.view(-1, 1)).squeeze(1)
+    def _plus_losses(self, model: Any, inputs: dict[str, Any], _sample_ids: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """Train every width on the batch; the router learns how sure each is of the truth."""
+        outputs = model(**inputs, all_widths=True)
+        target = true_class_probability(outputs.width_logits, inputs["labels"]).T
+        task = teacher_loss(outputs.loss, outputs.width_logits, inputs["labels"])
+        return outputs, task, router_loss(outputs.router_logits, target)
+
+    def _paper_losses(
+        self, model: Any, inputs: dict[str, Any], sample_ids: Tensor
+    ) -> tuple[Any, Tensor, Tensor | None]:
+        """Train the batch at its one width, the router on the hardness labels, and record the confidences."""
+        ids = sample_ids.cpu()
+        outputs = model(**inputs, width=self.widths[int(self.width_index[ids[0]])])
+        self._record(sample_ids, true_class_probability(outputs.logits, inputs["labels"]))
+        if self.hardness is None:
+            return outputs, outputs.loss, None
+        return outputs, outputs.loss, router_loss(outputs.router_logits, self.hardness[ids])
+
+    def _record(self, sample_ids: Tensor, confidence: Tensor) -> None:
         if self.accelerator.num_processes > 1:
             sample_ids, confidence = self.accelerator.gather((sample_ids, confidence))
         self.history.record(self._epoch, sample_ids, confidence)
@@ -225,10 +243,14 @@ class SharcsTrainer(Trainer):
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
                 raise InputError(f"{self.args.output_dir}: has no complete checkpoint to resume from; start anew")
-        if resume_from_checkpoint and not (Path(resume_from_checkpoint) / STATE_FILE).is_file():
-            raise InputError(f"{resume_from_checkpoint}: is no complete checkpoint ({STATE_FILE} is missing)")
+        if resume_from_checkpoint:
+            check_complete(resume_from_checkpoint)
         self._begin()
+        if self.args.recipe == PLUS and self.model.config.routing_policy == RoutingPolicy():
+            self.model.config.policy = dict(PLUS_POLICY)
         if not resume_from_checkpoint and self.args.importance_samples:
+            if self.args.recipe == PLUS:
+                reorder_hidden_dimensions(self.model, self._importance_batches())
             reorder_by_importance(self.model, self._importance_batches())
         return super().train(resume_from_checkpoint or None, **kwargs)
 
@@ -245,8 +267,7 @@ class SharcsTrainer(Trainer):
         """Save what the base class saves, then ours: its presence marks the checkpoint as complete."""
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            # An older run's mark would make a mixture of both runs count as complete.
-            (folder / STATE_FILE).unlink(missing_ok=True)
+            unmark(folder)
         # The base class would drop the older checkpoints before this one is complete.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -263,9 +284,7 @@ class SharcsTrainer(Trainer):
             "epoch_start": self._epoch_start,
             "updates_in_epoch": self._epoch_updates,
         }
-        partial = folder / f"{STATE_FILE}.partial"
-        save_file(tensors, partial, metadata={name: str(value) for name, value in progress.items()})
-        partial.replace(folder / STATE_FILE)
+        save_state(folder, tensors, progress)
         rotate_checkpoints(
             output_dir=self._get_output_dir(trial),
             save_total_limit=limit,
@@ -279,14 +298,12 @@ class SharcsTrainer(Trainer):
         checkpoint = args[3] if len(args) > 3 else kwargs.get("resume_from_checkpoint")
         if not checkpoint:
             return position
-        with safe_open(Path(checkpoint) / STATE_FILE, framework="pt") as file:
-            progress = {name: int(value) for name, value in file.metadata().items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, progress = load_state(checkpoint)
         if tensors["confidences"].shape != self.history.values.shape:
             raise InputError(
                 f"{checkpoint}: was made with {len(tensors['confidences'])} training samples and a window of "
-                f"{tensors['confidences'].shape[1]}, not {len(self.history.values)} and {self.args.window}; resume "
-                "with the data and settings of the first start"
+                f"{tensors['confidences'].shape[1]}, not {len(self.history.values)} and {self.args.window or 1}; "
+                "resume with the data and settings of the first start"
             )
         self.history.values = tensors["confidences"]
         self.width_index, self.hardness = tensors["width_index"], tensors.get("hardness")
@@ -296,10 +313,3 @@ class SharcsTrainer(Trainer):
             return self._epoch + 1, 0
         self._resumed_midway = True
         return self._epoch, done * self.args.gradient_accumulation_steps
-
-
-def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """Find the newest checkpoint below ``folder`` that was written to its end; None if there is none."""
-    complete = [path.parent for path in Path(folder).glob(f"checkpoint-*/{STATE_FILE}")]
-    numbered = [path for path in complete if path.name.removeprefix("checkpoint-").isdecimal()]
-    return str(max(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))) if numbered else None

@@ -1,4 +1,4 @@
-"""Settings of a training; the paper's are the defaults (section 4 and the reference example)."""
+"""Settings of a training: two recipes, each with its defaults."""
 
 from __future__ import annotations
 
@@ -9,32 +9,73 @@ from transformers import TrainingArguments
 
 from sharcs.errors import InputError
 
-__all__ = ["SharcsTrainingArguments"]
+__all__ = ["PAPER", "PLUS", "RECIPES", "SharcsTrainingArguments", "recipe_of"]
+
+PLUS = "sharcs+"
+PAPER = "paper"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a recipe sets where the user doesn't."""
+
+    epochs: float
+    learning_rate: float
+
+
+# The paper's are those of its reference example (section 4); ours come from benchmarks/results/quality/tuning.
+RECIPES = {PAPER: Recipe(epochs=10, learning_rate=2e-5), PLUS: Recipe(epochs=5, learning_rate=5e-5)}
+DEFAULT_WINDOW = 3
+
+
+def recipe_of(name: str | None, window: int | None, bands: object | None) -> str:
+    """Resolve the recipe: the named one, else the paper's if a setting is given that only it has, else ours.
+
+    Raises:
+        InputError: If there is no such recipe, or it has no window or bands.
+    """
+    if name is None:
+        return PLUS if window is None and bands is None else PAPER
+    if name not in RECIPES:
+        raise InputError(f"recipe {name!r}: there is none; choose {PLUS} or {PAPER}")
+    if name != PAPER and (window is not None or bands is not None):
+        raise InputError(f"window, band: recipe {name} has none; leave them out, or choose recipe {PAPER}")
+    return name
 
 
 @dataclass
 class SharcsTrainingArguments(TrainingArguments):
-    """Training settings: those of ``transformers.TrainingArguments``, with the paper's defaults, and these.
+    """Training settings: those of ``transformers.TrainingArguments``, with the recipe's defaults, and these.
 
     Attributes:
+        recipe: ``sharcs+`` trains every width on every batch, the narrow ones with the full network as teacher, and
+            lets unsure answers escalate; ``paper`` trains each sample at the width that its hardness label names
+            (section 3.3). By default ``sharcs+``, and ``paper`` if a window or bands are given.
+        num_train_epochs: Passes over the training data; by default 5, and the paper's 10.
+        learning_rate: Peak learning rate; by default 5e-5, and the paper's 2e-5.
         window: W. Epochs whose confidences decide a hardness label; the first W epochs run at full width.
         bands: Confidence bands by width, ``{0.25: (0.8, 1.0)}``; the rest as in
-            :func:`sharcs.hardness.confidence_bands`.
+            :func:`sharcs.hardness.confidence_bands`. Both belong to the recipe ``paper``; W is 3 there by default.
         task_loss_weight: λ_task.
         router_loss_weight: λ_router.
         importance_samples: Training rows on which heads and neurons are ranked before training; 0 leaves them in
             their order.
     """
 
-    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the training data."})
-    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
+    recipe: str | None = field(default=None, metadata={"help": f"{PLUS} or {PAPER}."})
+    num_train_epochs: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Passes over the training data."}
+    )
+    learning_rate: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "The initial learning rate for AdamW."}
+    )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Batch size per device in training."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Batch size per device elsewhere."})
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={"help": "Samples of like length share a batch, which saves padding."},
     )
-    window: int = field(default=3, metadata={"help": "Epochs of confidence that decide a hardness label."})
+    window: int | None = field(default=None, metadata={"help": "Epochs of confidence that decide a hardness label."})
     bands: dict[float, tuple[float, float]] | None = field(
         default=None, metadata={"help": "Confidence bands by width."}
     )
@@ -50,8 +91,16 @@ class SharcsTrainingArguments(TrainingArguments):
         Raises:
             InputError: If a setting is out of range.
         """
+        self.recipe = recipe_of(self.recipe, self.window, self.bands)
+        defaults = RECIPES[self.recipe]
+        if self.num_train_epochs is None:
+            self.num_train_epochs = defaults.epochs
+        if self.learning_rate is None:
+            self.learning_rate = defaults.learning_rate
+        if self.window is None and self.recipe == PAPER:
+            self.window = DEFAULT_WINDOW
         super().__post_init__()  # type: ignore[no-untyped-call]
-        if self.window < 1:
+        if self.window is not None and self.window < 1:
             raise InputError(f"window {self.window}: has to be at least 1 epoch")
         if self.importance_samples < 0:
             raise InputError(f"importance_samples {self.importance_samples}: has to be 0 or more")

@@ -1,0 +1,87 @@
+"""Ours, by either recipe, on the peers' splits, batches and counter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from common import collator
+from peers.fitting import INPUTS, KeepBest, run_all, settings
+from peers.outputs import Outputs, budget_score
+from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
+from sharcs.builtin import minilm_path
+from sharcs.evaluation import Costs
+from sharcs.router import choose_width
+
+SIGNALS = {"sharcs+": "confidence", "paper": "router"}
+
+
+def outputs_of(model: SharcsForSequenceClassification, rows: Any, recipe: str) -> Outputs:
+    """Two stages: the width that an input runs first, and the full one.
+
+    With escalation, leaving after the second stage costs both, but for the trunk. By the paper, an input runs one of
+    them; staying narrow at the cost weight λ means a difference of scores of at least −λ times that of the costs.
+    """
+    model.train(False)
+
+    def answer(inputs: dict[str, Any]) -> tuple[Any, Any]:
+        found = model(**inputs, all_widths=True)
+        return found.width_logits.float(), found.router_logits.float().unsqueeze(0)
+
+    (logits, router_logits), lengths = run_all(answer, rows)
+    router_logits, costs = router_logits[0], Costs.of(model, lengths)
+    full, labels = costs.full, torch.tensor(rows["labels"])
+    if recipe == "paper":
+        score = torch.sigmoid(router_logits.double())
+        signal = (score[:, 0] - score[:, -1]) / (costs.relative[:, -1] - costs.relative[:, 0])
+        spent = costs.widths[:, [0, -1]].T
+        return Outputs(logits[[0, -1]], spent, full, labels, {"router": torch.stack([signal, signal])})
+    first = choose_width(router_logits, costs.relative, model.config.routing_policy)
+    everyone = torch.arange(len(first))
+    answers = torch.stack([logits[first, everyone], logits[-1]])
+    cost_first = costs.spent(first, first)
+    spent = torch.stack([cost_first, costs.spent(first, torch.full_like(first, logits.shape[0] - 1))])
+    return Outputs(answers, spent, full, labels)
+
+
+class Bounded(TrainerCallback):
+    """Notes each epoch's shares for the record."""
+
+    def __init__(self) -> None:
+        self.shares: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and any(key.startswith("share") for key in logs):
+            self.shares.append(dict(logs))
+
+
+def train(
+    recipe: str,
+    name: str,
+    train_rows: Any,
+    dev_rows: Any,
+    labels: int,
+    *,
+    seed: int,
+    epochs: float,
+    rate: float,
+    **more: Any,
+) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
+    """Train by a recipe; the epoch is chosen on held-out rows."""
+    model = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=labels, **more)
+    shares = Bounded()
+    best = KeepBest(model, lambda: budget_score(outputs_of(model, dev_rows, recipe), SIGNALS[recipe], name))
+    trainer = SharcsTrainer(
+        model=model,
+        args=SharcsTrainingArguments(
+            recipe=recipe, **settings(f"/tmp/sharcs-ours-{name}-{seed}", seed, epochs, rate)
+        ),
+        train_dataset=train_rows.select_columns([*INPUTS, "labels", "length"]),
+        data_collator=collator(),
+        callbacks=[best, shares],
+    )
+    trainer.train()
+    best.restore()
+    return model, {"dev_scores": best.scores, "shares": shares.shares}

@@ -1,0 +1,249 @@
+"""Ours and every peer on seven data sets: one run a method, set and seed, each a process of its own.
+
+    python benchmarks/quality_study.py run --set sst2 --method sharcs+ --seed 0
+    python benchmarks/quality_study.py all --workers 2 --minutes 150     # resumes: finished runs are skipped
+
+Settings, the epoch and every threshold are chosen on a tenth of train that no method trains on. A run writes
+benchmarks/results/quality/SET-METHOD-SEED.json when it ends; benchmarks/quality_summary.py makes the tables and the
+pictures of them. Fine-tuned networks that several methods start from are kept in benchmarks/cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from sklearn.model_selection import train_test_split
+
+from common import DATA, HOLDOUT, RESULTS, collator, machine, save, tokenizer
+from peers import cost, early_exit, lexical, ours, static
+from peers.outputs import Outputs, at_budgets, curve, metric_of
+from sharcs.data import load_texts, tokenise
+
+SETS = ("sst2", "sick", "banking77", "cola", "agnews", "mrpc", "rte")
+ROWS = {"sst2": 8000, "agnews": 4000}  # the others are used whole
+MAX_LENGTH = 64  # mrpc and rte have longer pairs; every method is cut alike
+SEEDS = (0, 1, 2)
+EPOCHS, RATE = 4, 1e-4
+PAPER_EPOCHS = 7  # its router has no labels in the first three
+CASCADES = {"cascade-tfidf": "tfidf", "cascade-2-layers": "first-2-layers"}
+STATIC = {"plain": None, "first-2-layers": 2, "first-3-layers": 3, "first-4-layers": 4}
+METHODS = (
+    "plain", "sharcs+", *early_exit.SIGNALS, *(name for name in STATIC if name != "plain"), "dynabert",
+    "tfidf", *CASCADES, "paper",
+)  # fmt: skip
+FOLDER = RESULTS / "quality"
+CACHE = Path(__file__).parent / "cache"
+
+
+class Rows:
+    """The three parts of a data set: tokenised, and as texts for TF-IDF."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        train = load_texts(str(DATA / name / "train.csv.gz"), max_samples=ROWS.get(name), seed=0)
+        file = DATA / name / "test.csv.gz"
+        test = load_texts(str(file if file.exists() else DATA / name / "validation.csv.gz"))
+        self.names = sorted(set(train.labels or ()))
+        ids = {label: index for index, label in enumerate(self.names)}
+        both = [tokenise(d, tokenizer(), max_length=MAX_LENGTH, label2id=ids) for d in (train, test)]
+        kept, held = train_test_split(
+            range(len(both[0])), test_size=HOLDOUT, random_state=seed, stratify=both[0]["labels"]
+        )
+        self.train, self.dev, self.test = both[0].select(kept), both[0].select(held), both[1]
+        joined = [
+            [a if b is None else f"{a} |||| {b}" for a, b in zip(d.texts, d.pairs or [None] * len(d), strict=True)]
+            for d in (train, test)
+        ]
+        self.texts = {
+            "train": [joined[0][i] for i in kept], "dev": [joined[0][i] for i in held], "test": joined[1],
+        }  # fmt: skip
+
+
+def first_layers(method: str, name: str, rows: Rows, seed: int) -> tuple[static.FirstLayers, dict[str, Any]]:
+    """Train a plain network, or take it from the cache: several methods start from one."""
+    file = CACHE / f"{name}-{method}-{seed}.pt"
+    labels = len(rows.names)
+    if file.exists():
+        kept = torch.load(file, weights_only=True)
+        model = static.FirstLayers(labels, STATIC[method])
+        model.load_state_dict(kept["weights"])
+        return model, {"dev_scores": kept["dev_scores"], "train_cpu_seconds": kept["cpu_seconds"]}
+    start = processor_seconds()
+    model, record = static.train_first_layers(
+        STATIC[method], name, rows.train, rows.dev, labels, seed=seed, epochs=EPOCHS, rate=RATE
+    )
+    record["train_cpu_seconds"] = processor_seconds() - start
+    CACHE.mkdir(exist_ok=True)
+    partial = file.with_suffix(f".{time.time_ns()}")
+    torch.save(
+        {
+            "weights": model.state_dict(),
+            "dev_scores": record["dev_scores"],
+            "cpu_seconds": record["train_cpu_seconds"],
+        },
+        partial,
+    )
+    partial.replace(file)
+    return model, record
+
+
+def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Outputs, Outputs, str, dict[str, Any]]:
+    """Train a method; returns its answers on held-out and test rows, its signal, and what to note of the training."""
+    labels, common = len(rows.names), {"seed": seed, "epochs": EPOCHS, "rate": RATE}
+    if method in STATIC:
+        model, record = first_layers(method, name, rows, seed)
+        return model.outputs(rows.dev), model.outputs(rows.test), "confidence", record
+    if method in early_exit.SIGNALS:
+        exits, record = early_exit.train(method, name, rows.train, rows.dev, labels, **common)
+        answers = [early_exit.outputs_of(exits, part) for part in (rows.dev, rows.test)]
+        return *answers, early_exit.SIGNALS[method], record
+    if method in ours.SIGNALS:
+        if method == "paper":
+            common["epochs"] = PAPER_EPOCHS
+        routed, record = ours.train(method, name, rows.train, rows.dev, labels, **common)
+        answers = [ours.outputs_of(routed, part, method) for part in (rows.dev, rows.test)]
+        return *answers, ours.SIGNALS[method], record
+    plain, record = first_layers("plain", name, rows, seed)
+    if method == "dynabert":
+        small, record = static.train_dynabert(plain, name, rows.train, rows.dev, collator(), **common)
+        return small.outputs(rows.dev), small.outputs(rows.test), "static", record
+    full = [plain.outputs(part) for part in (rows.dev, rows.test)]
+    if method == "cascade-2-layers":
+        small, record = first_layers("first-2-layers", name, rows, seed)
+        answers = [lexical.cascade(small.outputs(p), f) for p, f in zip((rows.dev, rows.test), full, strict=True)]
+        return *answers, "confidence", record
+    words = lexical.train_tfidf(rows.texts["train"], rows.train["labels"], seed=seed)
+    answers = [
+        lexical.tfidf_outputs(words, rows.texts[part], getattr(rows, part)["labels"], of.full)
+        for part, of in zip(("dev", "test"), full, strict=True)
+    ]
+    if method == "tfidf":
+        return *answers, "confidence", {}
+    return *(lexical.cascade(a, f) for a, f in zip(answers, full, strict=True)), "confidence", {}
+
+
+def static_curve(dev: Outputs, test: Outputs, name: str) -> list[dict[str, float]]:
+    """One point a stage: every input takes the same."""
+    metric = metric_of(name)
+
+    def points(outputs: Outputs) -> list[tuple[float, float]]:
+        return [
+            (float(c.sum() / outputs.full.sum()), float(metric(outputs.labels.numpy(), p.numpy())))
+            for c, p in zip(outputs.cost, outputs.predictions, strict=True)
+        ]
+
+    return [
+        {"threshold": stage, "dev_cost": d[0], "dev_metric": d[1], "cost": t[0], "metric": t[1]}
+        for stage, (d, t) in enumerate(zip(points(dev), points(test), strict=True))
+    ]
+
+
+def bounds(outputs: Outputs, name: str, costs: list[float]) -> list[dict[str, float]]:
+    """Score random (mean of 20 draws) and oracle choices between the first and the last stage, at given costs."""
+    metric, generator = metric_of(name), torch.Generator().manual_seed(0)
+    right = outputs.predictions == outputs.labels
+    gain = right[-1].int() - right[0].int()
+    # The oracle sends on first what only the full network answers right, and never what it would spoil.
+    best_first = gain.argsort(descending=True, stable=True)[: int((gain >= 0).sum())]
+    extra = outputs.cost[-1] - outputs.cost[0]
+
+    def at(order: torch.Tensor, spend: float) -> float:
+        goes = order[extra[order].cumsum(0) <= spend * outputs.full.sum() - outputs.cost[0].sum()]
+        predictions = outputs.predictions[0].clone()
+        predictions[goes] = outputs.predictions[-1][goes]
+        return float(metric(outputs.labels.numpy(), predictions.numpy()))
+
+    rows = []
+    for spend in costs:
+        drawn = [at(torch.randperm(len(gain), generator=generator), spend) for _ in range(20)]
+        rows.append({"cost": spend, "random": sum(drawn) / len(drawn), "oracle": at(best_first, spend)})
+    return rows
+
+
+def processor_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    transformers.set_seed(args.seed)
+    rows = Rows(args.set, args.seed)
+    cost.check(static.FirstLayers(len(rows.names)).model, len(rows.names))
+    transformers.set_seed(args.seed)
+    start = processor_seconds()
+    dev, test, signal, record = measure(args.method, args.set, rows, args.seed)
+    record.setdefault("train_cpu_seconds", processor_seconds() - start)
+    points = static_curve(dev, test, args.set) if signal == "static" else curve(dev, test, signal, args.set)
+    chosen = at_budgets(points)
+    result = {
+        "set": args.set, "method": args.method, "seed": args.seed, "signal": signal, "metric": "matthews" if
+        args.set == "cola" else "accuracy", "train_rows": len(rows.train), "dev_rows": len(rows.dev),
+        "test_rows": len(rows.test), "epochs": EPOCHS, "learning_rate": RATE,
+        "mean_over_budgets": sum(row["metric"] for row in chosen) / len(chosen),
+        "at_budgets": chosen, "curve": points, **record, **machine(),
+    }  # fmt: skip
+    if args.method in ours.SIGNALS:
+        metric = metric_of(args.set)
+        stages = [float(metric(test.labels.numpy(), of.numpy())) for of in test.predictions]
+        result |= {"stages": stages, "bounds": bounds(test, args.set, [row["cost"] for row in chosen])}
+    save(FOLDER / f"{args.set}-{args.method}-{args.seed}.json", result)
+    print({key: result[key] for key in ("set", "method", "seed", "mean_over_budgets", "train_cpu_seconds")})
+
+
+def waiting(seeds: dict[str, tuple[int, ...]], sets: list[str]) -> list[tuple[str, str, int]]:
+    """What is missing, seed by seed and set by set, networks that others start from first."""
+    return [
+        (name, method, seed)
+        for seed in SEEDS
+        for name in sets
+        for method in METHODS
+        if seed in seeds.get(method, (0,)) and not (FOLDER / f"{name}-{method}-{seed}.json").exists()
+    ]
+
+
+def everything(args: argparse.Namespace) -> None:
+    """Run what is missing until the time is up; a run that has begun is finished."""
+    end = time.time() + 60 * args.minutes
+    several = dict.fromkeys(("plain", "sharcs+", *args.best), SEEDS)
+    queue = waiting(several, args.sets.split(","))
+    running: list[subprocess.Popen[bytes]] = []
+    while queue or running:
+        running = [process for process in running if process.poll() is None]
+        while queue and len(running) < args.workers and time.time() < end:
+            name, method, seed = queue.pop(0)
+            command = [sys.executable, __file__, "run", "--set", name, "--method", method, "--seed", str(seed)]
+            log = Path(f"/tmp/sharcs-quality-{name}-{method}-{seed}.log")
+            print(time.strftime("%H:%M:%S"), name, method, seed, "log:", log, flush=True)
+            with log.open("wb") as file:
+                running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
+        if time.time() >= end:
+            queue = []
+        time.sleep(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one, every = commands.add_parser("run"), commands.add_parser("all")
+    one.add_argument("--set", required=True, choices=SETS)
+    one.add_argument("--method", required=True, choices=METHODS)
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--threads", type=int, default=1)
+    every.add_argument("--workers", type=int, default=2)
+    every.add_argument("--minutes", type=float, default=90)
+    every.add_argument("--sets", default=",".join(SETS))
+    every.add_argument("--best", nargs="*", default=[], help="the peers that get three seeds, as ours does")
+    args = parser.parse_args()
+    {"run": run, "all": everything}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()
