@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
+from sharcs.hardness import narrowest_sure
 from sharcs.losses import divergence, router_loss, teacher_loss, true_class_probability
 from sharcs.training_arguments import SharcsTrainingArguments
 from tiny import arguments, collate, rows_of, tiny_model, toy_rows, trainer_for
@@ -56,8 +57,10 @@ def slow_loss(output, labels):
     scores = output.router_logits.double().sigmoid().tolist()
     router = 0.0
     for sample, label in enumerate(labels.tolist()):
+        sure = [index for index, of_width in enumerate(probabilities) if of_width[sample][label] >= 0.8]
+        narrowest = sure[0] if sure else len(probabilities) - 1
         for index, score in enumerate(scores[sample]):
-            target, score = probabilities[index][sample][label], torch.tensor(score)
+            target, score = float(index == narrowest), torch.tensor(score)
             router -= target * score.log().item() + (1 - target) * (1 - score).log().item()
     return total + 0.5 * router / len(labels) / len(probabilities)
 
@@ -67,6 +70,34 @@ def test_every_step_trains_every_width_with_the_full_network_as_teacher(trained)
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     expected = [slow_loss(output, labels) for _, labels, output in seen.passes]
     assert logged == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_router_learns_ten_times_faster_than_the_rest(trained):
+    trainer, _ = trained
+    router = {id(parameter) for parameter in trainer.model.tail.router.parameters()}
+    rates = {True: set(), False: set()}
+    count = 0
+    for group in trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            rates[id(parameter) in router].add(group["initial_lr"])
+            count += 1
+    assert rates == {True: {10 * 3e-3}, False: {3e-3}}
+    assert count == len(list(trainer.model.parameters()))
+
+
+def test_the_router_teaches_nothing_to_the_layers_before_it():
+    model = tiny_model()
+    batch = collate(toy_rows(8))
+    model(**batch, all_widths=True).router_logits.sum().backward()
+    assert all(p.grad is not None for p in model.tail.router.parameters())
+    assert all(p.grad is None for n, p in model.named_parameters() if "router" not in n)
+
+
+def test_labels_name_the_narrowest_width_that_is_sure():
+    confidences = torch.tensor([[0.8, 0.1, 0.9], [0.79, 0.9, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.9]])
+    expected = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]
+    assert narrowest_sure(confidences).tolist() == expected
+    assert confidences[0, 2] == pytest.approx(0.9)
 
 
 def test_every_epoch_sees_every_row_once(trained):

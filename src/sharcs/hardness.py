@@ -16,7 +16,7 @@ from sharcs.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ConfidenceHistory", "assign_widths", "confidence_bands", "hardness_labels"]
+__all__ = ["ConfidenceHistory", "assign_widths", "confidence_bands", "hardness_labels", "narrowest_sure"]
 
 Band = tuple[float, float]
 
@@ -76,6 +76,25 @@ def hardness_labels(confidences: Tensor, bands: Sequence[Band]) -> Tensor:
     labels = torch.stack(columns, dim=1)
     labels[~labels.any(dim=1), -1] = True
     return labels.float()
+
+
+def narrowest_sure(confidences: Tensor) -> Tensor:
+    """Label each sample with the narrowest width that is sure of the truth, by each width's own confidence.
+
+    The hardness label of the recipe ``sharcs+``, which runs every width on every batch: no window, and no mixture of
+    widths in it.
+
+    Args:
+        confidences: Of every width in the true class, ``[batch, widths]``.
+
+    Returns:
+        float32 ``[batch, widths]``, a single one in every row: at the first width from a confidence of 0.8, at the
+        full width where no narrow one has it.
+    """
+    sure = confidences >= EASIEST_FROM
+    sure[:, -1] = True
+    first = sure.int().argmax(dim=1)
+    return torch.nn.functional.one_hot(first, confidences.shape[1]).float()
 
 
 def assign_widths(labels: Tensor, generator: torch.Generator) -> Tensor:

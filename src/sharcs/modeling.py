@@ -200,7 +200,7 @@ class SharcsForSequenceClassification(PreTrainedModel):
             width: Forces one width for the whole batch, in place of the routing policy.
             width_index: Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``.
             all_widths: Runs every width on every input, layers 1..k once; ``logits`` and ``loss`` are then those of
-                the full width.
+                the full width, and the router's gradient stops at the router.
             return_dict: False for a plain tuple.
             **kwargs: Passed to the encoder.
 
@@ -218,7 +218,7 @@ class SharcsForSequenceClassification(PreTrainedModel):
             )
         call = RoutingCall(attention_mask, choose=lambda logits: self._choose(logits, attention_mask, sample))
         if all_widths:
-            call.width_index = len(self.config.widths) - 1
+            call.width_index, call.detach_router = len(self.config.widths) - 1, True
         elif width is not None:
             call.width_index = self.config.index_of(width)
         elif width_index is not None:

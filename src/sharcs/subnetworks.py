@@ -37,6 +37,7 @@ class RoutingCall:
         choose: Maps router logits ``[batch, widths]`` to width indices ``[batch]``.
         width_index: Forced width: one index for the whole batch, or ``[batch]``; else filled by the tail.
         router_logits: Filled by the tail, ``[batch, widths]``; not in a call that continues.
+        detach_router: Whether the router's loss stops at the router.
         hidden: Output of layer k, ``[batch, tokens, hidden]``: filled by the tail. A call that is given one
             continues from it: layers 1..k are not run, and the router isn't either.
     """
@@ -45,6 +46,7 @@ class RoutingCall:
     choose: Callable[[Tensor], Tensor]
     width_index: Tensor | int | None = None
     router_logits: Tensor | None = None
+    detach_router: bool = False
     hidden: Tensor | None = None
 
     def continued(self, width_index: int, rows: Tensor | None = None) -> RoutingCall:
@@ -197,7 +199,7 @@ class RoutedTail(nn.Module):
             mask = call.attention_mask
             if mask is None:
                 mask = torch.ones(hidden.shape[:2], device=hidden.device)
-            call.router_logits = self.router(hidden, mask)
+            call.router_logits = self.router(hidden.detach() if call.detach_router else hidden, mask)
             if call.width_index is None:
                 call.width_index = call.choose(call.router_logits)
         assert call.width_index is not None

@@ -15,7 +15,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from sharcs.batches import WidthBatchSampler, single_width_batches
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
-from sharcs.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels
+from sharcs.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels, narrowest_sure
 from sharcs.hidden_order import reorder_hidden_dimensions
 from sharcs.importance import reorder_by_importance
 from sharcs.losses import router_loss, teacher_loss, true_class_probability
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["SharcsTrainer"]
 
 
+ROUTER_RATE = 10  # of the learning rate
 # Start narrow unless the router finds it hopeless, and let an unsure answer continue.
 PLUS_POLICY = {"cost_weight": 1.0, "escalation_threshold": 0.9}
 
@@ -163,6 +164,20 @@ class SharcsTrainer(Trainer):
         self._nominal_updates = nominal
         super()._run_epoch(**kwargs)  # type: ignore[no-untyped-call]
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the base class's optimiser; by sharcs+ the router, which starts at random, learns faster."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self.args.recipe == PLUS:
+            router = set(self.model.tail.router.parameters())
+            for group in list(optimizer.param_groups):
+                moved = [parameter for parameter in group["params"] if parameter in router]
+                if moved:
+                    group["params"] = [parameter for parameter in group["params"] if parameter not in router]
+                    options = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
+                    optimizer.add_param_group({**options, "params": moved, "lr": ROUTER_RATE * group["lr"]})
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Create the base class's schedule and let it follow the share of the epochs that is done."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
@@ -201,9 +216,9 @@ class SharcsTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _plus_losses(self, model: Any, inputs: dict[str, Any], _sample_ids: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """Train every width on the batch; the router learns how sure each is of the truth."""
+        """Train every width on the batch; the router learns which is the narrowest that is sure of the truth."""
         outputs = model(**inputs, all_widths=True)
-        target = true_class_probability(outputs.width_logits, inputs["labels"]).T
+        target = narrowest_sure(true_class_probability(outputs.width_logits, inputs["labels"]).T)
         task = teacher_loss(outputs.loss, outputs.width_logits, inputs["labels"])
         return outputs, task, router_loss(outputs.router_logits, target)
 
