@@ -57,6 +57,8 @@ class SharcsConfig(PreTrainedConfig):
         router_layer: k, how many full-width layers run before the router, from 1 to L − 1. By default the
             paper's 3 of 12, scaled to the encoder's depth.
         router_hidden_size: Neurons in the router's hidden layer.
+        projection: Whether a learned projection cuts layer k's output down to a sub-network's hidden size; it starts
+            as the paper's cut, the first dimensions. The trainer puts it there for the recipe ``sharcs+``.
         policy: Settings of :class:`RoutingPolicy`, as a dictionary.
 
     Raises:
@@ -80,6 +82,7 @@ class SharcsConfig(PreTrainedConfig):
     widths: list[float] | tuple[float, ...] = (0.25, 1.0)
     router_layer: int | None = None
     router_hidden_size: int = 1024
+    projection: bool = False
     policy: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

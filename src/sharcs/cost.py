@@ -54,6 +54,10 @@ def cost_coefficients(encoder: nn.Module, base_model: nn.Module, tail: RoutedTai
         layers = list(tail.layers) if is_full else tail.twins[index]
         hidden = tail.hidden_size if is_full else tail.narrow_configs[index].hidden_size
         linears = sum(_linear(m) for layer in layers for m in layer.modules() if isinstance(m, nn.Linear))
+        if not is_full and tail.projections:
+            projection = tail.projections[index]
+            assert isinstance(projection, nn.Linear)
+            linears += _linear(projection)
         rows.append([once + router, per_token + linears, per_pair + len(layers) * _attention(hidden)])
     rows.append([once, *rows[-1][1:]])
     return torch.tensor(rows, dtype=torch.float64)

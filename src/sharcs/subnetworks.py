@@ -84,8 +84,9 @@ class RoutedLayers(nn.ModuleList):
 class RoutedTail(nn.Module):
     """Route each input after layer k and run layers k+1..L at its width.
 
-    All widths share the layers' weights. Private to each width below 1.0 are the norm at the cut and every norm
-    inside the layers. Width 1.0 runs the layers as they are, so the full network is the pretrained one.
+    All widths share the layers' weights. Private to each width below 1.0 are the norm at the cut, the projection at
+    the cut if there is one, and every norm inside the layers. Width 1.0 runs the layers as they are, so the full
+    network is the pretrained one.
 
     Args:
         layers: Layers k+1..L of the full network; taken over, not copied.
@@ -107,6 +108,9 @@ class RoutedTail(nn.Module):
         self.entry_norms = nn.ModuleList(
             nn.LayerNorm(narrow.hidden_size, eps=epsilon) for narrow in self.narrow_configs
         )
+        self.projections = nn.ModuleList()
+        if config.projection:
+            self.add_projections()
         self.norms = nn.ModuleList(
             nn.ModuleList(_private_norms(layer, twin) for layer, twin in zip(self.layers, twins, strict=True))
             for twins in self.twins
@@ -133,6 +137,14 @@ class RoutedTail(nn.Module):
             for twin in twins:
                 twin.train(mode)
         return self
+
+    def add_projections(self) -> None:
+        """Put a learned projection at each cut that starts as the plain cut, so that nothing changes yet."""
+        like = next(self.layers.parameters())
+        self.projections = nn.ModuleList(
+            _prefix_projection(self.hidden_size, narrow.hidden_size).to(like.device, like.dtype)
+            for narrow in self.narrow_configs
+        )
 
     @torch.no_grad()
     def reset_norms(self) -> None:
@@ -180,7 +192,8 @@ class RoutedTail(nn.Module):
         heads = narrow.num_attention_heads
         args = tuple(narrow_argument(value, self.num_heads, heads) for value in args)
         kwargs = {key: narrow_argument(value, self.num_heads, heads) for key, value in kwargs.items()}
-        output = self.entry_norms[width_index](hidden[..., : narrow.hidden_size])
+        cut = self.projections[width_index](hidden) if self.projections else hidden[..., : narrow.hidden_size]
+        output = self.entry_norms[width_index](cut)
         for position, twin in enumerate(self.twins[width_index]):
             output = functional_call(
                 twin, self.parameters_at(width_index, position), (_states(output), *args), kwargs
@@ -223,6 +236,16 @@ class RoutedTail(nn.Module):
                 groups.append(_states(output))
         merged = torch.cat(groups)[torch.argsort(order)]
         return (merged,) if in_tuple else merged
+
+
+def _prefix_projection(hidden: int, narrow: int) -> nn.Linear:
+    """Create a projection that takes the first dimensions."""
+    projection = nn.Linear(hidden, narrow)
+    with torch.no_grad():
+        projection.weight.copy_(torch.eye(narrow, hidden))
+        projection.bias.zero_()
+    projection._is_hf_initialized = True  # type: ignore[assignment]  # else transformers initialises it anew
+    return projection
 
 
 def _private_norms(layer: nn.Module, twin: nn.Module) -> nn.ModuleList:

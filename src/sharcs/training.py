@@ -76,6 +76,9 @@ class SharcsTrainer(Trainer):
             raise InputError("label_smoothing_factor, compute_loss_func: the loss here is SHARCS's own; drop them")
         if self.args.ignore_data_skip:
             raise InputError("ignore_data_skip: a resumed run has to go on at its place in the epoch; leave it out")
+        if self.args.recipe == PLUS and not self.model.config.projection:
+            self.model.tail.add_projections()
+            self.model.config.projection = True
         if self.train_dataset is None:
             return
         if len(self.train_dataset) == 0:
