@@ -182,6 +182,7 @@ OPTIONS = [
     ("", lambda t: t.args.seed == 0),
     ("", lambda t: t.model.config.widths == [0.25, 1.0]),
     ("", lambda t: t.model.config.router_layer == 1),
+    ("--recipe paper", lambda t: t.model.config.router_layer == 1),
     ("", lambda t: t.processing_class.model_max_length == 64),  # 128, but the encoder has 64 positions
     ("--epochs 7", lambda t: t.args.num_train_epochs == 7),
     ("--batch-size 5", lambda t: t.args.per_device_train_batch_size == 5),

@@ -12,7 +12,7 @@ from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
 from sharcs.hardness import narrowest_sure
 from sharcs.losses import divergence, router_loss, teacher_loss, true_class_probability
-from sharcs.training_arguments import SharcsTrainingArguments
+from sharcs.training_arguments import RECIPES, SharcsTrainingArguments
 from tiny import arguments, collate, rows_of, tiny_model, toy_rows, trainer_for
 
 ROWS, EPOCHS = 44, 3
@@ -192,6 +192,13 @@ def test_router_loss_of_an_undecided_router_is_log_two():
 
 
 # Choice of the recipe
+
+
+@pytest.mark.parametrize(
+    ("recipe", "depths"), [("paper", {12: 3, 6: 2, 4: 1, 2: 1}), ("sharcs+", {12: 2, 24: 4, 6: 1, 3: 1, 2: 1})]
+)
+def test_the_routers_place_by_recipe_and_depth(recipe, depths):
+    assert {depth: RECIPES[recipe].router_layer(depth) for depth in depths} == depths
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,10 @@ def train(
     label_column: LabelOption = None,
     widths: Annotated[str, typer.Option("--widths", help="Ascending, the last 1.0.")] = "0.25,1.0",
     router_layer: Annotated[
-        int | None, typer.Option("--router-layer", help="Full-width layers before the router [default: a quarter].")
+        int | None,
+        typer.Option(
+            "--router-layer", help="Full-width layers before the router [default: a sixth; paper: a quarter]."
+        ),
     ] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="sharcs+, or paper [default: sharcs+].")] = None,
     window: Annotated[

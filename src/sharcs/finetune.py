@@ -78,14 +78,15 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         epochs=RECIPES[recipe].epochs if job.epochs is None else job.epochs,
         learning_rate=RECIPES[recipe].learning_rate if job.learning_rate is None else job.learning_rate,
     )
-    assert job.epochs is not None
     _check_numbers(job)
     train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed)
     names = label_names(train)
     label2id = {name: index for index, name in enumerate(names)}
     held_out = load_texts(job.eval_data, job.columns) if job.eval_data else None
     encoder_path = encoder_location(job.model)
-    tokenizer, max_length = _tokenizer(encoder_path, job)
+    tokenizer, max_length, depth = _tokenizer(encoder_path, job)
+    if job.router_layer is None and depth is not None:
+        job = replace(job, router_layer=RECIPES[recipe].router_layer(depth))
     if held_out is not None:
         _check_same_shape(train, held_out)
         tokenise(_head(held_out), tokenizer, max_length=max_length)
@@ -135,7 +136,7 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         window=job.window,
         bands=job.bands,
         save_strategy="steps",
-        save_steps=max(STEPS_BETWEEN_SAVES, int(job.epochs * len(rows)) // (SAVES * job.batch_size)),
+        save_steps=max(STEPS_BETWEEN_SAVES, int((job.epochs or 0) * len(rows)) // (SAVES * job.batch_size)),
         save_total_limit=2,
         logging_strategy="epoch",
         report_to=[],
@@ -206,8 +207,8 @@ def _check_numbers(job: TrainingJob) -> None:
     confidence_bands(job.widths, job.bands)
 
 
-def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, int]:
-    """Load the tokenizer and cap the length at what the encoder has positions for."""
+def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, int, int | None]:
+    """Load the tokenizer, cap the length at what the encoder has positions for, and look up the encoder's depth."""
     try:
         config = AutoConfig.from_pretrained(encoder_path)
         tokenizer = artifacts.load_tokenizer(encoder_path)
@@ -231,7 +232,7 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
     reserved = pad + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
     max_length = min(job.max_length, positions - reserved, tokenizer.model_max_length)
     tokenizer.model_max_length = max_length
-    return tokenizer, max_length
+    return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
 
 
 POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}

@@ -21,10 +21,18 @@ class Recipe:
 
     epochs: float
     learning_rate: float
+    router_at: float  # k over L
+
+    def router_layer(self, num_layers: int) -> int:
+        """Scale the router's position to an encoder's depth, at least 1."""
+        return max(1, round(self.router_at * num_layers))
 
 
 # The paper's are those of its reference example (section 4); ours come from benchmarks/results/quality/tuning.
-RECIPES = {PAPER: Recipe(epochs=10, learning_rate=2e-5), PLUS: Recipe(epochs=5, learning_rate=5e-5)}
+RECIPES = {
+    PAPER: Recipe(epochs=10, learning_rate=2e-5, router_at=1 / 4),
+    PLUS: Recipe(epochs=5, learning_rate=5e-5, router_at=1 / 6),
+}
 DEFAULT_WINDOW = 3
 
 
