@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import AutoConfig, TrainerCallback
 
 from common import collator
 from peers.fitting import INPUTS, KeepBest, run_all, settings
@@ -14,6 +14,7 @@ from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainin
 from sharcs.builtin import minilm_path
 from sharcs.evaluation import Costs
 from sharcs.router import choose_width
+from sharcs.training_arguments import RECIPES
 
 SIGNALS = {"sharcs+": "confidence", "paper": "router"}
 
@@ -67,10 +68,10 @@ def train(
     seed: int,
     epochs: float,
     rate: float,
-    **more: Any,
 ) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
     """Train by a recipe; the epoch is chosen on held-out rows."""
-    model = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=labels, **more)
+    layer = RECIPES[recipe].router_layer(AutoConfig.from_pretrained(minilm_path()).num_hidden_layers)
+    model = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=labels, router_layer=layer)
     shares = Bounded()
     best = KeepBest(model, lambda: budget_score(outputs_of(model, dev_rows, recipe), SIGNALS[recipe], name))
     trainer = SharcsTrainer(
