@@ -108,6 +108,7 @@ def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Outputs, Out
         if method == "paper":
             common["epochs"] = PAPER_EPOCHS
         routed, record = ours.train(method, name, rows.train, rows.dev, labels, **common)
+        routed.save_pretrained(CACHE / f"{name}-{method}-{seed}")
         answers = [ours.outputs_of(routed, part, method) for part in (rows.dev, rows.test)]
         return *answers, ours.SIGNALS[method], record
     plain, record = first_layers("plain", name, rows, seed)
