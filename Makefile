@@ -20,7 +20,7 @@ setup: .venv/.ready
 demo: setup
 	rm -rf $(DEMO)
 	$(BIN)/sharcs train --data reuters-r8:train --output $(DEMO) --max-train-samples 1500 --max-length 32 \
-		--epochs 5 --window 2 --learning-rate 2e-4
+		--learning-rate 2e-4
 	$(BIN)/sharcs evaluate $(DEMO) --data reuters-r8:test --json $(DEMO)/evaluation.json
 	$(BIN)/sharcs predict $(DEMO) --data examples/news.csv --output $(DEMO)/predictions.csv
 	cat $(DEMO)/predictions.csv

@@ -31,7 +31,7 @@ def test_minilm_learns_reuters_far_above_the_majority_class(tmp_path, monkeypatc
     model = tmp_path / "model"
     sharcs(
         monkeypatch, "train", "--data", "reuters-r8:train", "--max-train-samples", TRAIN_ROWS, "--output", model,
-        "--max-length", 32, "--epochs", 6, "--window", 3, "--learning-rate", 3e-4,
+        "--max-length", 32, "--epochs", 5, "--learning-rate", 3e-4,
     )  # fmt: skip
     sharcs(monkeypatch, "evaluate", model, "--data", tmp_path / "test.csv", "--json", tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())
