@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections import Counter
 from importlib import metadata
@@ -623,6 +624,16 @@ def test_encodings(encoding, from_utf_8, toys, tmp_path):
     warns = pytest.warns(UserWarning, match="Windows-1252") if encoding == "cp1252" else contextlib.nullcontext()
     with warns:
         assert train_and_predict(toys, data, tmp_path) == from_utf_8
+
+
+def test_a_warning_is_one_line(toys, tmp_path):
+    data = write_csv(tmp_path / "data.csv", french_rows(toys), encoding="cp1252")
+    command = [sys.executable, "-m", "sharcs.cli", "predict", str(toys.model), "--data", str(data)]
+    run = subprocess.run(
+        [*command, "--output", str(tmp_path / "out.csv")], capture_output=True, text=True, check=True, timeout=120
+    )
+    lines = [line for line in run.stderr.splitlines() if "rows are in" not in line and "predicting" not in line]
+    assert lines == [f"sharcs: note: {data}: not UTF-8 (line 2); read as Windows-1252"]
 
 
 def test_very_long_texts(toys, tmp_path):

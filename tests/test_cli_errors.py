@@ -266,6 +266,7 @@ TRAINING_OPTIONS = [
     ("--band 0.25=0.8,0.9,1.0", ["--band 0.25=0.8,0.9,1.0", "like 0.25=0.8,1.0"]),
     ("--band 0.25=low,high", ["--band", "low", "like 0.25"]),
     ("--band =0.8,1.0", ["--band", "like 0.25"]),
+    ("--band 0.25=0.8,1.0 --band 0.25=0.5,1.0", ["--band 0.25=0.5,1.0", "a band already"]),
 ]
 
 

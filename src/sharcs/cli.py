@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -172,11 +173,19 @@ def main() -> None:
     # transformers' own bars and reports would stand between the user and the one line that matters.
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    plain, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         app()
     except InputError as error:
         sys.stderr.write(f"sharcs: error: {' '.join(str(error).split())}\n")
         sys.exit(2)
+    finally:
+        warnings.formatwarning = plain
+
+
+def _one_line(message: Warning | str, *_place: Any, **_more: Any) -> str:
+    """Write a warning as one line; Python's own form adds a line of our source."""
+    return f"sharcs: note: {' '.join(str(message).split())}\n"
 
 
 def _say(message: str) -> None:
@@ -207,6 +216,8 @@ def _bands(options: list[str]) -> dict[float, tuple[float, float]] | None:
         numbers = _numbers("--band", f"{width},{limits}") if equals else []
         if len(numbers) != 3:
             raise InputError(f"--band {option}: write it as WIDTH=LOW,HIGH, like 0.25=0.8,1.0")
+        if numbers[0] in bands:
+            raise InputError(f"--band {option}: width {width} has a band already; give one a width")
         bands[numbers[0]] = (numbers[1], numbers[2])
     return bands or None
 

@@ -163,13 +163,13 @@ class SharcsConfig(PreTrainedConfig):
 
     def _validate_router(self) -> None:
         layers = int(self.encoder.num_hidden_layers)  # type: ignore[union-attr]
-        if not isinstance(self.router_layer, int) or not 1 <= self.router_layer <= layers - 1:
+        if type(self.router_layer) is not int or not 1 <= self.router_layer <= layers - 1:
             raise InputError(
                 f"router_layer {self.router_layer}: has to be from 1 to {layers - 1}, since the encoder has "
                 f"{layers} layers and at least one has to follow the router"
             )
-        if self.router_hidden_size < 1:
-            raise InputError(f"router_hidden_size {self.router_hidden_size}: has to be at least 1")
+        if type(self.router_hidden_size) is not int or self.router_hidden_size < 1:
+            raise InputError(f"router_hidden_size {self.router_hidden_size}: has to be a whole number, at least 1")
         try:
             policy = RoutingPolicy(**(self.policy or {}))
         except TypeError as error:
