@@ -3,7 +3,7 @@
     python benchmarks/quality_study.py run --set sst2 --method sharcs+ --seed 0
     python benchmarks/quality_study.py all --workers 2 --minutes 150     # resumes: finished runs are skipped
 
-Settings, the epoch and every threshold are chosen on a tenth of train that no method trains on. A run writes
+Settings, the epoch and the thresholds come from a tenth of train that no method trains on. A run writes
 benchmarks/results/quality/SET-METHOD-SEED.json when it ends; benchmarks/quality_summary.py makes the tables and the
 pictures of them. Fine-tuned networks that several methods start from are kept in benchmarks/cache.
 """

@@ -3,8 +3,8 @@
     python benchmarks/quality_summary.py
 
 Means over the seeds that a method has on a set; the table says how many. A method's one number is its mean accuracy
-(Matthews correlation on cola) over budgets of 40% to 90% of the full network's FLOPs, each budget's setting chosen on
-held-out training rows.
+(Matthews correlation on cola) over budgets of 40% to 90% of the full network's FLOPs, read off its curve at exactly
+these costs.
 """
 
 from __future__ import annotations
