@@ -18,7 +18,8 @@ from rich.text import Text
 from transformers import DataCollatorWithPadding
 
 from sharcs.artifacts import TrainedModel, open_model, write_json
-from sharcs.data import Columns, TextData, load_texts, tokenise
+from sharcs.columns import Columns
+from sharcs.data import TextData, load_texts, tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation import accuracy_report, run_all_widths
 from sharcs.finetune import TrainingJob, run_training
