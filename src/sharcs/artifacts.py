@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
-from sharcs.data import Columns
+from sharcs.columns import Columns
 from sharcs.errors import InputError, first_line
 from sharcs.modeling import SharcsForSequenceClassification
 

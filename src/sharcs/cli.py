@@ -19,14 +19,15 @@ from rich.text import Text
 from transformers import DataCollatorWithPadding
 
 from sharcs.artifacts import TrainedModel, open_model, write_json
-from sharcs.data import Columns, TextData, load_texts, tokenise
+from sharcs.columns import Columns
+from sharcs.data import TextData, load_texts, tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation import accuracy_report, run_all_widths
 from sharcs.finetune import TrainingJob, run_training
 from sharcs.plotting import draw_curve
-from sharcs.prediction import predict_table
+from sharcs.prediction import open_texts, predict_table
 from sharcs.progress import EpochProgress
-from sharcs.tables import check_output_path, write_table
+from sharcs.tables import check_output_path
 
 app = typer.Typer(
     name="sharcs",
@@ -120,7 +121,7 @@ def train(
         raise typer.Exit(130) from None
     _say(f"the model is in {output}")
     if eval_data:
-        _report(trained, _texts(trained, eval_data, job.columns, labelled=True), output / "evaluation.json", None)
+        _report(trained, _texts(trained, eval_data, job.columns), output / "evaluation.json", None)
 
 
 @app.command()
@@ -142,7 +143,7 @@ def evaluate(
     if width is not None:
         trained.model.config.index_of(width)
     columns = _columns(text_column, text_pair_column, label_column, trained.columns)
-    _report(trained, _texts(trained, data, columns, labelled=True), json_file, width)
+    _report(trained, _texts(trained, data, columns), json_file, width)
 
 
 @app.command()
@@ -155,17 +156,26 @@ def predict(
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
 ) -> None:
-    """Classify every row: the input's columns, and prediction, score and width."""
+    """Classify every row: the input's columns, and prediction, score and width.
+
+    A table of any size takes the same memory. What was answered when the command was killed is kept in a hidden
+    folder beside the output, and the same command goes on from there.
+    """
     check_output_path(output)
     trained = open_model(folder)
     if width is not None:
         trained.model.config.index_of(width)
     columns = _columns(text_column, text_pair_column, label_column, trained.columns)
-    texts = _texts(trained, data, columns, labelled=False)
-    with _progress("predicting", len(texts)) as advance:
-        table = predict_table(trained, texts, width, on_batch=advance)
-    write_table(table, output)
-    _say(f"{len(texts):,} rows are in {output}")
+    stream = open_texts(data, columns)
+    _check_pairs(trained, data, stream.pair is not None)
+    rows = stream.check()
+    try:
+        with _progress("predicting", rows) as advance:
+            reused = predict_table(trained, folder, stream, output, width, on_rows=advance)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from the rows that are answered")
+        raise typer.Exit(130) from None
+    _say(f"{rows:,} rows are in {output}" + (f"; {reused:,} of them were answered before" if reused else ""))
 
 
 def main() -> None:
@@ -228,11 +238,15 @@ def _columns(text: str | None, pair: str | None, label: str | None, trained: Col
     return Columns(text or base.text, pair or base.text_pair, label or base.label)
 
 
-def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool) -> TextData:
-    texts = load_texts(data, columns, labelled=labelled)
-    if texts.pairs is not None and trained.columns.text_pair is None:
-        raise InputError(f"{data}: has text pairs, but the model was trained on single texts; drop the second column")
+def _texts(trained: TrainedModel, data: str, columns: Columns) -> TextData:
+    texts = load_texts(data, columns)
+    _check_pairs(trained, data, texts.pairs is not None)
     return texts
+
+
+def _check_pairs(trained: TrainedModel, data: str, has_pairs: bool) -> None:
+    if has_pairs and trained.columns.text_pair is None:
+        raise InputError(f"{data}: has text pairs, but the model was trained on single texts; drop the second column")
 
 
 def _report(trained: TrainedModel, data: TextData, json_file: Path | None, width: float | None) -> None:

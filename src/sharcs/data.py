@@ -12,37 +12,21 @@ import datasets
 import pyarrow as pa
 from sklearn.model_selection import train_test_split
 
+from sharcs.columns import Columns, checked_texts, find_column, is_string, pair_column
 from sharcs.errors import InputError
 from sharcs.tables import read_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Columns", "TextData", "label_names", "load_texts", "tokenise"]
+__all__ = ["Columns", "TextData", "encode", "label_names", "load_texts", "token_limit", "tokenise"]
 
-PAIR_COLUMN = "text_pair"
 TOKENISER_BATCH = 1000
 
 # A text longer than this many characters per token that is wanted is cut before tokenising (see _shorten).
 CHARACTERS_PER_TOKEN = 50
 # Tokens beyond the wanted ones that a cut text must still have: a cut may change the tokens next to it.
 CUT_MARGIN_TOKENS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The names of the columns to use.
-
-    Attributes:
-        text: The texts to classify.
-        text_pair: The second texts, for tasks on pairs of texts. None stands for the column ``text_pair`` if
-            the table has one, and for no second texts if it has not.
-        label: The class of each row.
-    """
-
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +60,7 @@ class TextData:
 
 def load_texts(
     source: str,
-    columns: Columns = Columns(),
+    columns: Columns = Columns(),  # noqa: B008  # it is frozen
     *,
     labelled: bool = True,
     max_samples: int | None = None,
@@ -103,11 +87,9 @@ def load_texts(
     if max_samples is not None and max_samples < 1:
         raise InputError(f"max_samples is {max_samples}; it must be at least 1")
     table = read_table(source)
-    texts = _texts(table, columns.text, "text", source)
-    pair_column = columns.text_pair
-    if pair_column is None and PAIR_COLUMN in table.column_names and PAIR_COLUMN not in (columns.text, columns.label):
-        pair_column = PAIR_COLUMN
-    pairs = None if pair_column is None else _texts(table, pair_column, "text pair", source)
+    texts = checked_texts(table, columns.text, "text", source)
+    pair = pair_column(table.schema, columns)
+    pairs = None if pair is None else checked_texts(table, pair, "text pair", source)
     labels: list[str] | None = None
     try:
         labels = _labels(table, columns.label, source)
@@ -167,19 +149,13 @@ def tokenise(
     Raises:
         InputError: If ``max_length`` leaves no room for text, or a label is not in ``label2id``.
     """
-    limit = min(max_length, tokenizer.model_max_length)
-    special = tokenizer.num_special_tokens_to_add(pair=data.pairs is not None)
-    needed = special + (1 if data.pairs is None else 2)
-    if limit < needed:
-        raise InputError(f"max_length is {limit}, of which special tokens take {special}; give at least {needed}")
+    limit = token_limit(tokenizer, max_length, with_pairs=data.pairs is not None)
     labels = None if label2id is None else _label_ids(data, label2id)
     chunks: dict[str, list[pa.Array]] = {}
     lengths: list[int] = []
     for start in range(0, len(data), TOKENISER_BATCH):
         batch = slice(start, start + TOKENISER_BATCH)
-        texts = [_shorten(text, tokenizer, limit) for text in data.texts[batch]]
-        pairs = None if data.pairs is None else [_shorten(text, tokenizer, limit) for text in data.pairs[batch]]
-        encoded = tokenizer(texts, pairs, truncation="longest_first", max_length=limit)
+        encoded = encode(tokenizer, data.texts[batch], None if data.pairs is None else data.pairs[batch], limit)
         for name, values in encoded.items():
             # Arrow arrays per batch: Python lists of a million rows' tokens would take gigabytes.
             chunks.setdefault(name, []).append(pa.array(values, pa.list_(pa.int32())))
@@ -192,37 +168,31 @@ def tokenise(
     return datasets.Dataset(pa.table(result))
 
 
-def _column(table: pa.Table, name: str, kind: str, source: str) -> pa.ChunkedArray:
-    """Take a column by name, categories decoded to their values."""
-    if name not in table.column_names:
-        names = ", ".join(repr(column) for column in table.column_names[:20])
-        more = f" and {table.num_columns - 20} more" if table.num_columns > 20 else ""
-        option = f"--{kind.replace(' ', '-')}-column"
-        raise InputError(f"{source}: no column {name!r}; it has {names}{more}; name the {kind} column with {option}")
-    column = table.column(name)
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int, with_pairs: bool) -> int:
+    """Find the most tokens that a row may have.
+
+    Raises:
+        InputError: If they leave no room for text.
+    """
+    limit = min(max_length, tokenizer.model_max_length)
+    special = tokenizer.num_special_tokens_to_add(pair=with_pairs)
+    needed = special + (2 if with_pairs else 1)
+    if limit < needed:
+        raise InputError(f"max_length is {limit}, of which special tokens take {special}; give at least {needed}")
+    return limit
 
 
-def _is_string(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _texts(table: pa.Table, name: str, kind: str, source: str) -> list[str]:
-    column = _column(table, name, kind, source)
-    if not _is_string(column.type) and not pa.types.is_null(column.type):
-        raise InputError(f"{source}: the {kind} column {name!r} holds {column.type}, not text; convert it to strings")
-    texts: list[str] = column.to_pylist()
-    for row, text in enumerate(texts, start=1):
-        if text is None or not text.strip():
-            state = "missing" if text is None else "empty"
-            raise InputError(
-                f"{source}: row {row}: the {kind} is {state} (column {name!r}); fill it in or drop the row"
-            )
-    return texts
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, limit: int
+) -> dict[str, list[list[int]]]:
+    """Tokenise some texts, truncated to ``limit`` tokens but not padded; in what the tokenizer calls its outputs."""
+    texts = [_shorten(text, tokenizer, limit) for text in texts]
+    pairs = None if pairs is None else [_shorten(text, tokenizer, limit) for text in pairs]
+    return dict(tokenizer(texts, pairs, truncation="longest_first", max_length=limit))
 
 
 def _labels(table: pa.Table, name: str, source: str) -> list[str]:
-    column = _column(table, name, "label", source)
+    column = find_column(table, name, "label", source)
     kind = column.type
     values: list[Any] = column.to_pylist()
     if pa.types.is_integer(kind):
@@ -239,7 +209,7 @@ def _labels(table: pa.Table, name: str, source: str) -> list[str]:
                     "regression is not supported here"
                 )
         values = [None if value is None or math.isnan(value) else int(value) for value in values]
-    elif not (_is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
+    elif not (is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
         raise InputError(
             f"{source}: the label column {name!r} holds {kind}; labels must be strings, integers or booleans"
         )

@@ -16,8 +16,9 @@ from transformers import AutoConfig, DataCollatorWithPadding, PrinterCallback
 
 from sharcs import artifacts
 from sharcs.builtin import HUB_TIMEOUT_SECONDS, MINILM, minilm_path
+from sharcs.columns import PAIR_COLUMN, Columns
 from sharcs.config import SharcsConfig
-from sharcs.data import PAIR_COLUMN, Columns, TextData, label_names, load_texts, tokenise
+from sharcs.data import TextData, label_names, load_texts, tokenise
 from sharcs.errors import InputError, first_line
 from sharcs.hardness import confidence_bands
 from sharcs.modeling import SharcsForSequenceClassification

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
-from transformers.utils.generic import ModelOutput
 
+from sharcs.calls import RoutedLayers, RoutingCall, TrunkDone, select_rows, skip_when_continuing
 from sharcs.config import SharcsConfig
 from sharcs.cost import continuation_coefficients, cost_coefficients, relative_cost
 from sharcs.errors import InputError
 from sharcs.layers import check_architecture, find_layers, replace_layers
+from sharcs.outputs import SharcsOutput
 from sharcs.router import choose_width, confidence, unsure
-from sharcs.subnetworks import RoutedLayers, RoutedTail, RoutingCall, select_rows
+from sharcs.subnetworks import RoutedTail
 
 if TYPE_CHECKING:
     import os
@@ -37,28 +37,6 @@ HUB_OPTIONS = (
     "token",
     "trust_remote_code",
 )
-
-
-@dataclass
-class SharcsOutput(ModelOutput):
-    """What a routed classifier returns.
-
-    Attributes:
-        loss: Task loss, a scalar, when labels were given.
-        logits: ``[batch, labels]``.
-        router_logits: ``[batch, widths]``, before the policy.
-        width_index: Index into ``config.widths`` of the sub-network that answered each input, int64 ``[batch]``.
-        first_width_index: Where the policy escalates: the sub-network that each input ran first, int64
-            ``[batch]``. It differs from ``width_index`` for the inputs that continued at full width.
-        width_logits: ``[widths, batch, labels]``, when all widths were asked for.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    router_logits: Tensor | None = None
-    width_index: Tensor | None = None
-    first_width_index: Tensor | None = None
-    width_logits: Tensor | None = None
 
 
 class SharcsForSequenceClassification(PreTrainedModel):
@@ -92,6 +70,9 @@ class SharcsForSequenceClassification(PreTrainedModel):
         k = int(config.router_layer or 0)
         self._tail = [RoutedTail(list(layers[k:]), self.encoder.config, config)]
         replace_layers(self.encoder, layers, RoutedLayers([*layers[:k], self._tail[0]]))
+        for name, module in self.encoder.base_model.named_children():
+            if name == "embeddings":
+                skip_when_continuing(module)
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -165,6 +146,12 @@ class SharcsForSequenceClassification(PreTrainedModel):
         """FLOPs of escalation; see :func:`sharcs.cost.continuation_coefficients`."""
         return continuation_coefficients(self.encoder, self.encoder.base_model, self.tail)
 
+    def prepare_for_inference(self) -> None:
+        """Copy the sub-networks into plain layers; see :meth:`RoutedTail.prepare_for_inference`."""
+        if self.tail.prepare_for_inference():
+            # Counting takes about a millisecond, as long as a short text takes in a small network.
+            self._counted = self.cost_coefficients()
+
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """Resize the encoder's embeddings; its own configuration holds the size of the vocabulary."""
         return self.encoder.resize_token_embeddings(*args, **kwargs)
@@ -185,6 +172,8 @@ class SharcsForSequenceClassification(PreTrainedModel):
         width: float | None = None,
         width_index: Tensor | None = None,
         all_widths: bool = False,
+        trunk_only: bool = False,
+        hidden: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SharcsOutput | tuple[Any, ...]:
@@ -201,6 +190,10 @@ class SharcsForSequenceClassification(PreTrainedModel):
             width_index: Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``.
             all_widths: Runs every width on every input, layers 1..k once; ``logits`` and ``loss`` are then those of
                 the full width, and the router's gradient stops at the router.
+            trunk_only: Ends at the router: the result has ``router_logits``, ``width_index`` and ``hidden``.
+            hidden: The ``hidden`` of inputs that ran the trunk, ``[batch, tokens, hidden]``, in place of
+                ``input_ids``, with their ``attention_mask``: they continue at ``width``, layers k+1..L and the head.
+                They may come from several batches, padded anew with whatever values.
             return_dict: False for a plain tuple.
             **kwargs: Passed to the encoder.
 
@@ -208,21 +201,28 @@ class SharcsForSequenceClassification(PreTrainedModel):
             :class:`SharcsOutput`.
 
         Raises:
-            InputError: If the network has no such width, or hidden states or attentions are asked for: inputs of
-                one batch have them in different sizes.
+            InputError: If the network has no such width, no width is named to continue at, or hidden states or
+                attentions are asked for: inputs of one batch have them in different sizes.
         """
         if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
             raise InputError(
                 "output_hidden_states, output_attentions: inputs of different widths have none of one shape; "
                 "take them from the encoder before it is wrapped"
             )
+        sample = input_ids if input_ids is not None else inputs_embeds
         call = RoutingCall(attention_mask, choose=lambda logits: self._choose(logits, attention_mask, sample))
+        call.trunk_only = trunk_only
+        if hidden is not None:
+            if width is None:
+                raise InputError("hidden: names no width to continue at; give one with width")
+            call.hidden = hidden
+            inputs_embeds = self._placeholder(hidden)
         if all_widths:
             call.width_index, call.detach_router = len(self.config.widths) - 1, True
         elif width is not None:
             call.width_index = self.config.index_of(width)
         elif width_index is not None:
-            call.width_index = self._checked(width_index, input_ids if input_ids is not None else inputs_embeds)
+            call.width_index = self._checked(width_index, sample)
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -232,21 +232,33 @@ class SharcsForSequenceClassification(PreTrainedModel):
             "labels": labels,
         }
         inputs = {name: value for name, value in inputs.items() if value is not None} | kwargs
-        sample = input_ids if input_ids is not None else inputs_embeds
         escalates = call.width_index is None and self.config.routing_policy.escalates
         if escalates:
             inputs.pop("labels", None)  # the loss is that of the last answer
-        with call.active():
-            outputs = self.encoder(**inputs, return_dict=True)
-        ran: Tensor = call.width_index  # type: ignore[assignment]
-        answers = {"loss": outputs.loss, "logits": outputs.logits, "width_index": ran}
+        answers = self._run(call, inputs)
         if all_widths:
-            answers["width_logits"] = self._every_width(call, inputs, outputs.logits)
-        elif escalates:
-            answers |= self._escalated(call, inputs, outputs.logits, ran, labels)
-        result = SharcsOutput(router_logits=call.router_logits, **answers)
+            answers["width_logits"] = self._every_width(call, inputs, answers["logits"])
+        elif escalates and not trunk_only:
+            answers |= self._escalated(call, inputs, answers["logits"], answers["width_index"], labels)
+        result = SharcsOutput(**answers)
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return result if wants_dict else result.to_tuple()
+
+    def _run(self, call: RoutingCall, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Run the encoder once; what it and the tail found, by the names of :class:`SharcsOutput`."""
+        try:
+            with call.active():
+                outputs = self.encoder(**inputs, return_dict=True)
+        except TrunkDone:
+            found = {"hidden": call.hidden}
+        else:
+            found = {"loss": outputs.loss, "logits": outputs.logits}
+        return found | {"router_logits": call.router_logits, "width_index": call.width_index}
+
+    def _placeholder(self, hidden: Tensor) -> Tensor:
+        """Stand in for the embeddings of inputs that continue, of which the encoder reads the sizes alone."""
+        size = int(self.get_input_embeddings().embedding_dim)  # type: ignore[arg-type]
+        return hidden.new_zeros(1).expand(*hidden.shape[:2], size)
 
     def _continue(
         self, call: RoutingCall, inputs: dict[str, Any], width_index: int, rows: Tensor | None = None
@@ -300,8 +312,8 @@ class SharcsForSequenceClassification(PreTrainedModel):
         else:
             assert sample is not None
             lengths = torch.full(sample.shape[:1], sample.shape[1], device=sample.device)
-        coefficients = self.cost_coefficients().to(lengths.device)
-        return choose_width(logits, relative_cost(coefficients, lengths), policy)
+        coefficients = self.cost_coefficients() if self.tail.dense is None else self._counted
+        return choose_width(logits, relative_cost(coefficients.to(lengths.device), lengths), policy)
 
 
 AutoModelForSequenceClassification.register(SharcsConfig, SharcsForSequenceClassification)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,73 +9,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sharcs.calls import TrunkDone, current_call, select_rows
+from sharcs.dense import DenseLayers
 from sharcs.narrow import build_twin, narrow_argument, narrow_config, norm_names, slice_parameters
 from sharcs.router import Router
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from transformers import PreTrainedConfig
 
     from sharcs.config import SharcsConfig
 
-__all__ = ["RoutedLayers", "RoutedTail", "RoutingCall", "select_rows"]
-
-
-@dataclass(slots=True)
-class RoutingCall:
-    """What one forward pass tells the routed tail, and what the tail tells back.
-
-    The encoder's own code stands between the model and the tail and can't carry these, so they go beside it, in a
-    context variable: two threads may run one model at once.
-
-    Attributes:
-        attention_mask: Which tokens are real, ``[batch, tokens]``, or None if all are.
-        choose: Maps router logits ``[batch, widths]`` to width indices ``[batch]``.
-        width_index: Forced width: one index for the whole batch, or ``[batch]``; else filled by the tail.
-        router_logits: Filled by the tail, ``[batch, widths]``; not in a call that continues.
-        detach_router: Whether the router's loss stops at the router.
-        hidden: Output of layer k, ``[batch, tokens, hidden]``: filled by the tail. A call that is given one
-            continues from it: layers 1..k are not run, and the router isn't either.
-    """
-
-    attention_mask: Tensor | None
-    choose: Callable[[Tensor], Tensor]
-    width_index: Tensor | int | None = None
-    router_logits: Tensor | None = None
-    detach_router: bool = False
-    hidden: Tensor | None = None
-
-    def continued(self, width_index: int, rows: Tensor | None = None) -> RoutingCall:
-        """Make the call that runs another width from the kept output of layer k, on some rows of the batch."""
-        assert self.hidden is not None
-        if rows is None:
-            return RoutingCall(self.attention_mask, self.choose, width_index, hidden=self.hidden)
-        mask = None if self.attention_mask is None else self.attention_mask[rows]
-        return RoutingCall(mask, self.choose, width_index, hidden=self.hidden[rows])
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Make this the call that the tail sees."""
-        token = _CALL.set(self)
-        try:
-            yield
-        finally:
-            _CALL.reset(token)
-
-
-_CALL: ContextVar[RoutingCall] = ContextVar("sharcs_routing_call")
-
-
-class RoutedLayers(nn.ModuleList):
-    """The encoder's list of layers: 1..k, then the routed tail. A call that continues sees the tail alone."""
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        """Iterate over the layers that the current call has to run."""
-        call = _CALL.get(None)
-        if call is not None and call.hidden is not None:
-            return iter([self[len(self) - 1]])
-        return super().__iter__()
+__all__ = ["RoutedTail"]
 
 
 class RoutedTail(nn.Module):
@@ -100,6 +41,7 @@ class RoutedTail(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.hidden_size: int = encoder_config.hidden_size
         self.num_heads: int = encoder_config.num_attention_heads
+        self.dense: DenseLayers | None = None
         self.narrow_widths = list(config.widths)[:-1]
         self.router_layer = int(config.router_layer or 0)
         self.router = Router(self.hidden_size, config.router_hidden_size, len(config.widths))
@@ -128,18 +70,56 @@ class RoutedTail(nn.Module):
             [build_twin(layer, narrow, self.router_layer + i) for i, layer in enumerate(self.layers)]
             for narrow in self.narrow_configs
         ]
+        self.dense = None
         self.train(self.training)
+
+    def prepare_for_inference(self) -> bool:
+        """Copy the sub-networks into plain, contiguous layers, unless that was done with these very weights.
+
+        Passes in evaluation mode without gradients then run the copies. They cost the memory of the narrow layers,
+        so only who asks for them has them. Training, another device or dtype, a loaded state, another attention
+        implementation and any other change of a weight drop them, and the slices of the shared weights run again.
+
+        Returns:
+            Whether they were made anew.
+        """
+        if self.dense is not None and self.dense.are_current():
+            return False
+        self.dense = DenseLayers(self)
+        return True
 
     def train(self, mode: bool = True) -> RoutedTail:
         """Switch the hidden twins along with the registered modules: their dropouts have to follow."""
         super().train(mode)
+        if mode:
+            self.dense = None
         for twins in self.twins:
             for twin in twins:
                 twin.train(mode)
         return self
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Drop the copies, which are no submodules and would stay behind when the weights move."""
+        self.dense = None
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Drop the copies: loading may put other tensors in the weights' places, whose versions nobody counts."""
+        self.dense = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _dense_layers(self, width_index: int) -> list[nn.Module] | None:
+        dense = self.dense
+        if dense is None or self.training or torch.is_grad_enabled():
+            return None
+        if not dense.are_current():
+            self.dense = None
+            return None
+        return dense.layers[width_index]
+
     def add_projections(self) -> None:
         """Put a learned projection at each cut that starts as the plain cut, so that nothing changes yet."""
+        self.dense = None
         like = next(self.layers.parameters())
         self.projections = nn.ModuleList(
             _prefix_projection(self.hidden_size, narrow.hidden_size).to(like.device, like.dtype)
@@ -194,17 +174,20 @@ class RoutedTail(nn.Module):
         kwargs = {key: narrow_argument(value, self.num_heads, heads) for key, value in kwargs.items()}
         cut = self.projections[width_index](hidden) if self.projections else hidden[..., : narrow.hidden_size]
         output = self.entry_norms[width_index](cut)
+        dense = self._dense_layers(width_index)
         for position, twin in enumerate(self.twins[width_index]):
-            output = functional_call(
-                twin, self.parameters_at(width_index, position), (_states(output), *args), kwargs
-            )
+            if dense is not None:
+                output = dense[position](_states(output), *args, **kwargs)
+            else:
+                weights = self.parameters_at(width_index, position)
+                output = functional_call(twin, weights, (_states(output), *args), kwargs)
         # Zeros behind the narrow output equal cutting the inputs of the head's first Linear.
         padded = F.pad(_states(output), (0, self.hidden_size - narrow.hidden_size))
         return (padded, *output[1:]) if isinstance(output, tuple) else padded
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Route, split the batch by width, run each group's sub-network and scatter the results back."""
-        call = _CALL.get()
+        call = current_call()
         if call.hidden is not None:
             hidden = call.hidden
         else:
@@ -216,9 +199,15 @@ class RoutedTail(nn.Module):
             if call.width_index is None:
                 call.width_index = call.choose(call.router_logits)
         assert call.width_index is not None
+        index = None
         if isinstance(call.width_index, int):
             index = call.width_index
             call.width_index = torch.full(hidden.shape[:1], index, device=hidden.device)
+        if call.trunk_only:
+            raise TrunkDone
+        if index is None and len(hidden) == 1:
+            index = int(call.width_index)
+        if index is not None:
             return self.run(index, hidden, args, kwargs)
         # One sort, and one wait for the group sizes.
         order = torch.argsort(call.width_index, stable=True)
@@ -267,10 +256,3 @@ def _states(output: Any) -> Tensor:
     """Take the hidden states from what a layer returns: a tensor, or a tuple that starts with it."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states
-
-
-def select_rows(value: Any, rows: Tensor, batch: int) -> Any:
-    """Take some inputs' rows of an argument that has one row an input; pass everything else."""
-    if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch:
-        return value[rows]
-    return value

@@ -8,26 +8,82 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharcs.builtin import DATASETS, builtin_table, hub_table
 from sharcs.errors import InputError, first_line
-from sharcs.textfiles import decode, parse_delimited, parse_jsonl, write_delimited, write_jsonl
+from sharcs.jsontypes import JsonTypes
+from sharcs.textfiles import (
+    CHUNK_ROWS,
+    delimited_records,
+    find_format,
+    in_chunks,
+    json_rows,
+    string_batch,
+    write_delimited,
+    write_jsonl,
+)
 
-__all__ = ["check_output_path", "read_table", "write_table"]
+__all__ = ["TableStream", "check_output_path", "open_table", "read_table", "table_writer", "write_table"]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FORMATS = (*DELIMITERS, ".jsonl", ".parquet")
 SUPPORTED = f"{', '.join(FORMATS)}, each also with .gz"
 
+# A Parquet row group is written when it has so many rows or bytes.
+GROUP_ROWS = 1 << 16
+GROUP_BYTES = 1 << 26
+
 # NAME:SPLIT, OWNER/NAME:SPLIT or OWNER/NAME@CONFIG:SPLIT; SPLIT is as in `datasets`, train[:10%] too.
 DATASET_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<config>[\w.-]+))?:(?P<split>[\w.-]+(\[\S*\])?)")
+
+
+@dataclass(frozen=True, slots=True)
+class TableStream:
+    """A table of any size, read a batch of rows at a time.
+
+    Attributes:
+        source: Where it is from, for messages.
+        schema: Its columns.
+        batches: Starts at the first row, each time that it is called. Malformed rows raise ``InputError``.
+    """
+
+    source: str
+    schema: pa.Schema
+    batches: Callable[[], Iterator[pa.RecordBatch]]
+
+
+def open_table(source: str | Path) -> TableStream:
+    """Open a file, a built-in data set or one of the Hugging Face hub; a file's rows are not kept in memory.
+
+    Arguments and errors are those of :func:`read_table`, but rows of CSV and TSV are checked when they are read, and
+    a table may turn out to have none.
+    """
+    source = os.fspath(source)
+    # A data set's name is looked up only after the local file system: a file wins over a data set.
+    if os.path.isfile(source):
+        stream = _open_file(source)
+    elif os.path.isdir(source):
+        raise InputError(f"{source}: a directory; give one file ({SUPPORTED})")
+    else:
+        table = _read_named(source)
+        stream = TableStream(source, table.schema, lambda: iter(table.to_batches(CHUNK_ROWS)))
+    if not len(stream.schema):
+        raise InputError(f"{source}: the table has no columns")
+    repeated = [name for name, count in Counter(stream.schema.names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{source}: the column {repeated[0]!r} is there more than once; rename one of them")
+    return stream
 
 
 def read_table(source: str | Path) -> pa.Table:
@@ -48,34 +104,36 @@ def read_table(source: str | Path) -> pa.Table:
     Raises:
         InputError: If the source is not there, malformed, empty, or cannot be reached.
     """
-    source = os.fspath(source)
-    # A data set's name is looked up only after the local file system: a file wins over a data set.
-    if os.path.isfile(source):
-        table = _read_file(source)
-    elif os.path.isdir(source):
-        raise InputError(f"{source}: a directory; give one file ({SUPPORTED})")
-    else:
-        table = _read_named(source)
-    if not table.num_columns:
-        raise InputError(f"{source}: the table has no columns")
-    repeated = [name for name, count in Counter(table.column_names).items() if count > 1]
-    if repeated:
-        raise InputError(f"{source}: the column {repeated[0]!r} is there more than once; rename one of them")
+    stream = open_table(source)
+    table = pa.Table.from_batches(stream.batches(), schema=stream.schema)
     if not table.num_rows:
         raise InputError(f"{source}: the table has no rows")
     return table
 
 
 def write_table(table: pa.Table, path: str | Path) -> None:
-    """Write a table to a file; the extension chooses the format.
+    """Write a table to a file; see :func:`table_writer`."""
+    with table_writer(path, table.schema) as write:
+        write(table)
+
+
+@contextmanager
+def table_writer(
+    path: str | Path, schema: pa.Schema, temporary: Path | None = None
+) -> Iterator[Callable[[pa.Table], None]]:
+    """Write a table to a file, some rows at a time; the extension chooses the format.
 
     The file is written under another name beside its target and then moved there, so that whoever looks at
     the target finds the whole new file, or what was there before. In CSV, TSV and JSON lines a missing value
     is written as the empty string or null; nested values go into CSV and TSV as JSON.
 
     Args:
-        table: The table to write.
         path: A .csv, .tsv, .jsonl or .parquet path, also with .gz.
+        schema: The table's columns.
+        temporary: The other name, on the same file system; it is overwritten.
+
+    Yields:
+        A function that writes the next rows.
 
     Raises:
         InputError: If the extension is unknown, or the file cannot be written.
@@ -83,15 +141,19 @@ def write_table(table: pa.Table, path: str | Path) -> None:
     check_output_path(path)
     suffix, gzipped = _format_of(path)
     target = Path(os.path.realpath(path))  # a symbolic link stays one
-    temporary = target.with_name(f".sharcs-{secrets.token_hex(8)}.tmp")
+    temporary = temporary or target.with_name(f".sharcs-{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("wb") as file:
             if gzipped:
                 # No name and time in the gzip header: the same table gives the same bytes.
-                with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as compressed:
-                    _write(table, compressed, suffix)
+                with (
+                    gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as compressed,
+                    _rows_writer(compressed, suffix, schema) as write,
+                ):
+                    yield write
             else:
-                _write(table, file, suffix)
+                with _rows_writer(file, suffix, schema) as write:
+                    yield write
             file.flush()
             os.fsync(file.fileno())
         if target.exists():
@@ -132,24 +194,86 @@ def _format_of(path: str | Path) -> tuple[str, bool]:
     return suffix, name.endswith(".gz")
 
 
-def _read_file(path: str) -> pa.Table:
+def _open_file(path: str) -> TableStream:
     suffix, gzipped = _format_of(path)
-    try:
-        raw = Path(path).read_bytes()
+    if suffix == ".parquet":
+        return _open_parquet(path, gzipped)
+    with _opened(path, gzipped) as file:
+        form = find_format(file, path)
+
+    @contextmanager
+    def opened_text() -> Iterator[IO[str]]:
+        with _opened(path, gzipped) as file:
+            file.read(form.skip)
+            # U+2028 and the like may stand inside JSON strings, and do not end a row.
+            newline = "\n" if suffix == ".jsonl" else ""
+            yield io.TextIOWrapper(file, encoding=form.encoding, errors=form.errors, newline=newline)
+
+    if suffix == ".jsonl":
+        types = JsonTypes(path)
+        with opened_text() as text:
+            for rows in in_chunks(json_rows(text, path)):
+                types.add(rows)
+        if not types.rows:
+            raise InputError(f"{path}: the file is empty, the table has no rows")
+
+        def json_batches() -> Iterator[pa.RecordBatch]:
+            count = 0
+            with opened_text() as text:
+                for rows in in_chunks(json_rows(text, path)):
+                    yield types.batch(rows, count)
+                    count += len(rows)
+
+        return TableStream(path, types.schema(), json_batches)
+
+    with opened_text() as text, closing(delimited_records(text, DELIMITERS[suffix], path)) as records:
+        schema = pa.schema([(name, pa.string()) for name in next(records)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with opened_text() as text, closing(delimited_records(text, DELIMITERS[suffix], path)) as records:
+            next(records)  # the header
+            for rows in in_chunks(records):
+                yield string_batch(rows, schema)
+
+    return TableStream(path, schema, batches)
+
+
+def _open_parquet(path: str, gzipped: bool) -> TableStream:
+    unpacked: Any = path
+    with _opened(path, gzipped) as file:
+        if not file.read(1):
+            raise InputError(f"{path}: the file is empty, the table has no rows")
         if gzipped:
-            raw = gzip.decompress(raw)
+            # Parquet is read from its end.
+            unpacked = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the stream is used
+            file.seek(0)
+            shutil.copyfileobj(file, unpacked)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with _readable_parquet(path):
+            # Not read_table(path), which would add columns for directories that are named key=value.
+            yield from pq.ParquetFile(unpacked).iter_batches(batch_size=CHUNK_ROWS)
+
+    with _readable_parquet(path):
+        return TableStream(path, pq.ParquetFile(unpacked).schema_arrow, batches)
+
+
+@contextmanager
+def _readable_parquet(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
+
+
+@contextmanager
+def _opened(path: str, gzipped: bool) -> Iterator[IO[bytes]]:
+    """Open a file's bytes, unpacked; what reading them raises until it is closed is the user's to put right."""
+    try:
+        with gzip.open(path) if gzipped else open(path, "rb") as file:
+            yield file  # type: ignore[misc]
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({first_line(error)})") from error
-    if not raw:
-        raise InputError(f"{path}: the file is empty, the table has no rows")
-    if suffix == ".parquet":
-        try:
-            # Not read_table(path), which would add columns for directories that are named key=value.
-            return pq.ParquetFile(pa.BufferReader(raw)).read()
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
-    text = decode(raw, path)
-    return parse_jsonl(text, path) if suffix == ".jsonl" else parse_delimited(text, DELIMITERS[suffix], path)
 
 
 def _read_named(source: str) -> pa.Table:
@@ -169,13 +293,39 @@ def _read_named(source: str) -> pa.Table:
     return hub_table(source, name, config, split)
 
 
-def _write(table: pa.Table, stream: IO[bytes] | gzip.GzipFile, suffix: str) -> None:
+@contextmanager
+def _rows_writer(stream: Any, suffix: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Write rows of one format to an open stream, and what belongs at the end."""
     if suffix == ".parquet":
-        pq.write_table(table, stream)
+        waiting: list[pa.Table] = []
+        with pq.ParquetWriter(stream, schema) as writer:
+
+            def write_group() -> None:
+                if waiting:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting.clear()
+
+            def write_parquet(table: pa.Table) -> None:
+                # Row groups of few rows are slow to read.
+                waiting.append(table)
+                if sum(t.num_rows for t in waiting) >= GROUP_ROWS or sum(t.nbytes for t in waiting) >= GROUP_BYTES:
+                    write_group()
+
+            yield write_parquet
+            write_group()
         return
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=False)
-    if suffix == ".jsonl":
-        write_jsonl(table, text)
-    else:
-        write_delimited(table, text, DELIMITERS[suffix])
+    begun = False
+
+    def write_text(table: pa.Table) -> None:
+        nonlocal begun
+        if suffix == ".jsonl":
+            write_jsonl(table, text)
+        elif begun:
+            write_delimited(table, text, DELIMITERS[suffix], header=False)
+        else:
+            write_delimited(table, text, DELIMITERS[suffix])
+        begun = True
+
+    yield write_text
     text.detach()  # flushes, and leaves the stream open

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-import bisect
 import codecs
 import csv
-import io
+import itertools
 import json
 import warnings
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharcs.errors import InputError, first_line
 
-__all__ = ["decode", "parse_delimited", "parse_jsonl", "write_delimited", "write_jsonl"]
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+
+__all__ = [
+    "TextFormat",
+    "delimited_records",
+    "find_format",
+    "in_chunks",
+    "json_rows",
+    "string_batch",
+    "write_delimited",
+    "write_jsonl",
+]
+
+Row = TypeVar("Row")
+
+BLOCK_BYTES = 1 << 20
 
 # Rows per chunk of a column: large enough to be quick, small enough that no chunk meets Arrow's 2 GB limit.
 CHUNK_ROWS = 8192
@@ -34,38 +50,65 @@ def _undefined_as_latin1(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("sharcs-latin1", _undefined_as_latin1)
 
 
-def decode(raw: bytes, path: str) -> str:
-    """Decode a text file; refuse NUL, which binary files and UTF-16 without its mark have."""
-    utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        text = raw.decode("utf-16" if utf16 else "utf-8")
-    except UnicodeDecodeError as error:
-        if utf16:
-            raise InputError(f"{path}: it has UTF-16's byte-order mark, but is not valid UTF-16") from error
-        line = raw.count(b"\n", 0, error.start) + 1
-        warnings.warn(f"{path}: not UTF-8 (line {line}); read as Windows-1252", stacklevel=2)
-        text = raw.decode("cp1252", errors="sharcs-latin1")
-    nul = text.find("\0")
-    if nul >= 0:
-        line = text.count("\n", 0, nul) + 1
-        raise InputError(f"{path}: line {line} has a NUL byte; save the file as UTF-8 text")
-    return text
+@dataclass(frozen=True, slots=True)
+class TextFormat:
+    """How the bytes of a text file are read: encoding, its error handler, and the bytes of a mark before the text."""
+
+    encoding: str
+    errors: str
+    skip: int
 
 
-def parse_delimited(text: str, delimiter: str, path: str) -> pa.Table:
-    """Parse CSV or TSV, all columns as strings."""
+def find_format(file: IO[bytes], path: str) -> TextFormat:
+    """Read a text file through once to tell its encoding; refuse NUL, which binary files and unmarked UTF-16 have.
+
+    Raises:
+        InputError: If it is empty or no text.
+    """
+    first = file.read(BLOCK_BYTES)
+    if not first:
+        raise InputError(f"{path}: the file is empty, the table has no rows")
+    utf16 = first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    skip = len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0
+    decoder = codecs.getincrementaldecoder("utf-16" if utf16 else "utf-8")()
+    lines, nul, foreign = 1, None, None
+    for block in itertools.chain([first[skip:]], iter(lambda: file.read(BLOCK_BYTES), b""), [None]):
+        text: str | None = None
+        if utf16 or foreign is None:
+            try:
+                text = decoder.decode(block or b"", final=block is None)
+            except UnicodeDecodeError as error:
+                if utf16:
+                    raise InputError(f"{path}: it has UTF-16's byte-order mark, but is not valid UTF-16") from error
+                foreign = lines + error.object.count(b"\n", 0, error.start)
+        here = (text or "").encode("utf-8") if utf16 else block or b""
+        if nul is None and (at := here.find(b"\0")) >= 0:
+            nul = lines + here.count(b"\n", 0, at)
+        lines += here.count(b"\n")
+    if foreign is not None:
+        warnings.warn(f"{path}: not UTF-8 (line {foreign}); read as Windows-1252", stacklevel=2)
+    if nul is not None:
+        raise InputError(f"{path}: line {nul} has a NUL byte; save the file as UTF-8 text")
+    if utf16:
+        return TextFormat("utf-16", "strict", 0)
+    return TextFormat("utf-8", "strict", skip) if foreign is None else TextFormat("cp1252", "sharcs-latin1", skip)
+
+
+def delimited_records(text: IO[str], delimiter: str, path: str) -> Generator[list[str], None, None]:
+    """Parse CSV or TSV: the header, then every record, as long as the header.
+
+    Raises:
+        InputError: If there is no header, or a record is malformed; the message names row and line.
+    """
     limit = csv.field_size_limit(CSV_FIELD_LIMIT)
     try:
-        return _parse_records(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), path)
+        yield from _checked_records(csv.reader(text, delimiter=delimiter, strict=True), path)
     finally:
         csv.field_size_limit(limit)
 
 
-def _parse_records(reader: Any, path: str) -> pa.Table:
+def _checked_records(reader: Any, path: str) -> Iterator[list[str]]:
     header: list[str] | None = None
-    batches: list[pa.RecordBatch] = []
-    rows: list[list[str]] = []
     count = 0
 
     def where(line: int) -> str:
@@ -86,27 +129,22 @@ def _parse_records(reader: Any, path: str) -> pa.Table:
             continue  # a blank line
         if header is None:
             header = record
-            continue
-        if len(record) != len(header):
+        elif len(record) != len(header):
             raise InputError(
                 f"{path}: {where(line)}: {len(record)} fields, but the header has {len(header)}; "
                 "quote fields that contain the separator"
             )
-        count += 1
-        rows.append(record)
-        if len(rows) == CHUNK_ROWS:
-            batches.append(_string_batch(rows, header))
-            rows = []
+        else:
+            count += 1
+        yield record
     if header is None:
         raise InputError(f"{path}: the file is empty, the table has no rows")
-    if rows or not batches:
-        batches.append(_string_batch(rows, header))
-    return pa.Table.from_batches(batches)
 
 
-def _string_batch(rows: list[list[str]], header: list[str]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True) if rows else [()] * len(header)
-    return pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in columns], names=header)
+def string_batch(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:
+    """Make a batch of records, all columns strings."""
+    columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -117,60 +155,42 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def parse_jsonl(text: str, path: str) -> pa.Table:
-    """Parse JSON lines; the columns are all keys, in the order in which they first appear."""
+def json_rows(text: IO[str], path: str) -> Iterator[dict[str, Any]]:
+    """Parse JSON lines, blank ones left out.
+
+    Raises:
+        InputError: If a line is no JSON object; the message names row and line.
+    """
     decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
-    rows: list[dict[str, Any]] = []
-    names: dict[str, None] = {}
-    # newline="\n": U+2028 and the like may stand inside JSON strings, and do not end a row.
-    for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
+    count = 0
+    for number, line in enumerate(text, start=1):
         if not line.strip():
             continue
-        where = f"{path}: row {len(rows) + 1} (line {number})"
+        count += 1
+        where = f"{path}: row {count} (line {number})"
         try:
             row = decoder.decode(line.strip())
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not valid JSON ({first_line(error)}); give one object per line") from error
         if not isinstance(row, dict):
             raise InputError(f"{where}: not a JSON object but {type(row).__name__}; give one object per line")
-        rows.append(row)
-        names.update(dict.fromkeys(row))
-    if not rows:
-        raise InputError(f"{path}: the file is empty, the table has no rows")
-    return pa.table({name: _infer_column([row.get(name) for row in rows], name, path) for name in names})
+        yield row
 
 
-def _infer_column(values: list[Any], name: str, path: str) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError, UnicodeError):
-        pass
-    try:
-        # Pandas writes a missing string as NaN; this reads NaN as null.
-        return pa.array(values, from_pandas=True)
-    except (pa.ArrowException, OverflowError, UnicodeError) as error:
-
-        def fails(length: int) -> bool:
-            try:
-                pa.array(values[:length], from_pandas=True)
-            except (pa.ArrowException, OverflowError, UnicodeError):
-                return True
-            return False
-
-        # The first row that the column cannot take along with the rows before it.
-        row = bisect.bisect_left(range(len(values)), True, key=fails)
-        raise InputError(
-            f"{path}: row {row}: {name!r} does not fit the rows before it ({first_line(error)}); "
-            "give one type per column"
-        ) from error
+def in_chunks(rows: Iterable[Row], size: int = CHUNK_ROWS) -> Iterator[list[Row]]:
+    """Group rows into lists of ``size``, the last one shorter."""
+    rows = iter(rows)
+    while chunk := list(itertools.islice(rows, size)):
+        yield chunk
 
 
-def write_delimited(table: pa.Table, text: IO[str], delimiter: str) -> None:
-    """Write CSV or TSV: null as an empty field, nested values as JSON."""
+def write_delimited(table: pa.Table, text: IO[str], delimiter: str, header: bool = True) -> None:
+    """Write CSV or TSV, or more rows of it: null as an empty field, nested values as JSON."""
     # All strings are quoted: with minimal quoting, Python 3.11 leaves a lone carriage return bare, and a
     # column name that begins with U+FEFF would be taken for a byte-order mark.
     writer = csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writerow(table.column_names)
+    if header:
+        writer.writerow(table.column_names)
     for batch in table.to_batches(CHUNK_ROWS):
         columns = [column.to_pylist() for column in batch.columns]
         for index, field in enumerate(table.schema):
