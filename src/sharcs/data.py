@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import reprlib
@@ -18,7 +19,7 @@ from sharcs.tables import read_table
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Columns", "TextData", "label_names", "load_texts", "tokenise"]
+__all__ = ["Columns", "TextData", "fingerprint", "label_names", "load_texts", "tokenise"]
 
 PAIR_COLUMN = "text_pair"
 TOKENISER_BATCH = 1000
@@ -141,6 +142,15 @@ def label_names(data: TextData) -> list[str]:
     if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
+
+
+def fingerprint(*columns: list[str] | None) -> str:
+    """SHA-256 of columns of strings, one after the other; a missing one has no rows."""
+    digest = hashlib.sha256()
+    for values in columns:
+        for value in values or []:
+            digest.update(value.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
 
 
 def tokenise(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from transformers.utils.generic import ModelOutput
 from sharcs.config import SharcsConfig
 from sharcs.cost import continuation_coefficients, cost_coefficients, relative_cost
 from sharcs.errors import InputError
+from sharcs.frontier import policy_for_budget
 from sharcs.layers import check_architecture, find_layers, replace_layers
 from sharcs.router import choose_width, confidence, unsure
 from sharcs.subnetworks import RoutedLayers, RoutedTail, RoutingCall, select_rows
@@ -164,6 +165,18 @@ class SharcsForSequenceClassification(PreTrainedModel):
     def continuation_coefficients(self) -> Tensor:
         """FLOPs of escalation; see :func:`sharcs.cost.continuation_coefficients`."""
         return continuation_coefficients(self.encoder, self.encoder.base_model, self.tail)
+
+    def set_budget(self, budget: float) -> None:
+        """Route so that the mean cost on inputs like those of the calibration is the most within a budget.
+
+        Args:
+            budget: Mean FLOPs over the full network's. What was observed decides; for a bound that holds with a
+                confidence, run ``sharcs calibrate --budget``.
+
+        Raises:
+            InputError: If the model was never calibrated, or its cheapest policy costs more.
+        """
+        self.config.policy = asdict(policy_for_budget(self.config.calibration, budget))
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """Resize the encoder's embeddings; its own configuration holds the size of the vocabulary."""
