@@ -125,13 +125,10 @@ def choose(trial: Trial, constraint: Constraint, classes: int, seed: int = 0) ->
     order = np.random.default_rng(seed).permutation(len(trial))
     cut = max(1, round(CHOOSING_SHARE * len(trial)))
     choosing, tested = trial.take(np.sort(order[:cut])), np.sort(order[cut:])
-    every = policy_paths(choosing)
-    paths = [_no_dearer_than_full(choosing, path) for path in every]
-    # From the safest on: the full network, which has no loss and needs no test, or the narrowest width.
-    paths = [path[::-1] if constraint.kind in COSTS else path[1:] for path in paths]
-    path = min(paths, key=lambda path: _score(choosing, path, constraint))
+    paths = policy_paths(choosing)
+    _, sequence = min((_sequence(choosing, path, constraint) for path in paths), key=lambda rated: rated[0])
     test = SequenceTest(choosing, trial.take(tested), constraint, classes)
-    return Choice(test.last_passing(path), test, tested, sorted({p for path in every for p in path}, key=repr))
+    return Choice(test.last_passing(sequence), test, tested, [policy for path in paths for policy in path])
 
 
 class SequenceTest:
@@ -213,23 +210,23 @@ class SequenceTest:
         )
 
 
-def _no_dearer_than_full(choosing: Trial, path: list[RoutingPolicy]) -> list[RoutingPolicy]:
-    """Keep the full network, the first, and what spends less: a policy that escalates nearly every input doesn't."""
-    spent = choosing.apply(path).spent.mean(axis=1)
-    return path[:1] + [policy for policy, each in zip(path[1:], spent[1:], strict=True) if each < spent[0]]
+def _sequence(
+    choosing: Trial, path: list[RoutingPolicy], constraint: Constraint
+) -> tuple[float, list[RoutingPolicy]]:
+    """Make of a path from full to narrow the sequence to test, from the safest on, and rate it.
 
-
-def _score(choosing: Trial, path: list[RoutingPolicy], constraint: Constraint) -> float:
-    """Rate a sequence by what it gives near the limit, on the rows that choose; less is better."""
-    full = choosing.apply([choosing.policy_of_one_width(full=True)]).spent.mean() / choosing.weights.mean()
-    if not path:
-        return float(full)
+    The rating is what the sequence gives near the limit; less is better. What spends more than the full network is
+    left out: a policy that escalates nearly every input.
+    """
     applied = choosing.apply(path)
-    spent = applied.spent.mean(axis=1) / choosing.weights.mean()
+    spent = applied.spent.mean(axis=1) / choosing.weights.mean()  # [policies], the first is the full network
     # Losses without the gains: hardly a row shows any, and the sum would be mostly chance.
     lost = (applied.lost if constraint.kind == "max_accuracy_drop" else applied.disagrees).mean(axis=1)
+    cheaper = spent < spent[0]
+    kept = [policy for policy, keep in zip(path, cheaper, strict=True) if keep]
     if constraint.kind in COSTS:
-        at = [lost[spent <= level * constraint.limit].min(initial=1.0) for level in COST_LEVELS]
-    else:
-        at = [spent[lost <= level * constraint.limit].min(initial=full) for level in LOSS_LEVELS]
-    return float(np.mean(at))
+        within = [lost[cheaper & (spent <= level * constraint.limit)] for level in COST_LEVELS]
+        return float(np.mean([some.min(initial=1.0) for some in within])), [*kept[::-1], path[0]]
+    within = [spent[cheaper & (lost <= level * constraint.limit)] for level in LOSS_LEVELS]
+    # The full network has no loss and needs no test.
+    return float(np.mean([some.min(initial=spent[0]) for some in within])), kept

@@ -31,7 +31,7 @@ def build_frontier(trial: Trial, policies: list[RoutingPolicy]) -> list[dict[str
     """
     points: list[dict[str, float | None]] = []
     full = float(trial.costs.full.mean())
-    for piece in trial.in_pieces(policies):
+    for piece in trial.in_pieces(list(dict.fromkeys(policies))):
         applied = trial.apply(piece)
         drops = applied.lost.mean(axis=1) - applied.gained.mean(axis=1)
         for index, policy in enumerate(piece):

@@ -145,9 +145,10 @@ class Trial:
     def apply(self, policies: Sequence[RoutingPolicy]) -> Applied:
         """Try policies; the same as :func:`sharcs.evaluation.route` with one after the other."""
         outputs, full = self.outputs, self.costs.widths.shape[1] - 1
-        weights = sorted({policy.cost_weight for policy in policies})
-        choices = [choose_width(outputs.router_logits, self.costs.relative, RoutingPolicy(w)) for w in weights]
-        first = torch.stack([choices[weights.index(policy.cost_weight)] for policy in policies])  # [policies, rows]
+        weights = {policy.cost_weight for policy in policies}
+        relative = self.costs.relative
+        choices = {weight: choose_width(outputs.router_logits, relative, RoutingPolicy(weight)) for weight in weights}
+        first = torch.stack([choices[policy.cost_weight] for policy in policies])  # [policies, rows]
         # Below any confidence where a policy doesn't escalate.
         limits = [-1.0 if policy.escalation_threshold is None else policy.escalation_threshold for policy in policies]
         row = torch.arange(len(self))
