@@ -105,7 +105,8 @@ class DriftMonitor:
         self.fall_back = fall_back
         self.alarm = False
         self.seen = self.checked = self.disagreements = 0
-        self._random = np.random.default_rng(seed)
+        # Of its own, so that the coins don't repeat what the caller draws from the same seed.
+        self._random = np.random.default_rng((seed, *b"drift"))
 
     def draw(self, count: int) -> NDArray[np.bool_]:
         """Tell which of the next inputs to check, before they are answered: bool ``[count]``."""

@@ -104,10 +104,11 @@ class Trial:
         Raises:
             InputError: If the network has one width only.
         """
+        weight = forcing_weight(model, max_length)
         longest = Costs.of(model, torch.tensor([max_length]))
-        largest = float(longest.widths.max() + longest.continuation.max())
+        largest = _largest(longest.widths[0].numpy(), float(longest.continuation[0]))
         costs = Costs.of(model, outputs.lengths)
-        return cls(outputs, costs, labels, largest, forcing_weight(model, max_length), times)
+        return cls(outputs, costs, labels, largest, weight, times)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -121,7 +122,7 @@ class Trial:
     @property
     def largest(self) -> float:
         """What no input spends more than, in the unit that is counted."""
-        return self.largest_cost if self.times is None else float(self.times.widths.max() + self.times.continuation)
+        return self.largest_cost if self.times is None else _largest(self.times.widths, self.times.continuation)
 
     @property
     def full_answers(self) -> NDArray[np.int64]:
@@ -177,6 +178,11 @@ class Trial:
     def policy_of_one_width(self, full: bool) -> RoutingPolicy:
         """Send every input to the full network, or to the narrowest width."""
         return RoutingPolicy(-self.forcing_weight if full else self.forcing_weight)
+
+
+def _largest(widths: NDArray[np.float64], continuation: float) -> float:
+    """Full width at once, or after the dearest narrow one."""
+    return float(max(widths[-1], widths[:-1].max() + continuation))
 
 
 def forcing_weight(model: SharcsForSequenceClassification, max_length: int) -> float:
