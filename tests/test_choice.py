@@ -111,7 +111,7 @@ def test_milliseconds_are_counted_where_times_were_measured():
     assert applied.spent[1].tolist() == [5.0] * 50
     unsure = (trial.outputs.scores[:, 0] < 0.9).tolist()
     assert applied.spent[2].tolist() == [6.0 if each else 2.0 for each in unsure]
-    assert timed.largest == 9.0
+    assert timed.largest == 6.0  # narrow and then on, which is more than full at once
     assert timed.weights.tolist() == [1.0] * 50
 
 
@@ -177,8 +177,8 @@ def test_the_rows_that_test_have_no_say_in_what_is_tested(population):
     before = choose(trial, constraint, CLASSES)
     assert len(before.tested) == 400
     tested = torch.from_numpy(before.tested)
-    for tensor in (trial.outputs.predictions, trial.outputs.scores, trial.outputs.router_logits, trial.labels):
-        tensor[tested] = tensor[tested].flip(0)
+    trial.outputs.scores[tested] *= 0.9
+    trial.outputs.router_logits[tested] = trial.outputs.router_logits[tested].flip(1)
     after = choose(trial, constraint, CLASSES)
     assert after.tried == before.tried
     assert after.tested.tolist() == before.tested.tolist()

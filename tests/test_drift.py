@@ -171,7 +171,8 @@ def test_only_what_is_due_and_narrow_runs_twice(model):
     model.config.policy = {"cost_weight": -50.0}  # all full: nothing to check, and all of it counts
     monitor.predict(model, batch)
     assert sizes == [len(LENGTHS)]
-    assert monitor.checked > 0
+    due = DriftMonitor(0.5, check_share=0.5, seed=1).draw(2 * len(LENGTHS))
+    assert 0 < due[: len(LENGTHS)].sum() < due.sum() == monitor.checked
 
 
 @torch.no_grad()
