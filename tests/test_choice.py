@@ -182,7 +182,8 @@ def test_the_rows_that_test_have_no_say_in_what_is_tested(population):
     after = choose(trial, constraint, CLASSES)
     assert after.tried == before.tried
     assert after.tested.tolist() == before.tested.tolist()
-    # Everything turned wrong on these rows: nothing passes.
+    # Sure and wrong on all of these rows: nothing passes.
+    trial.outputs.scores[tested] = 1.0
     trial.outputs.predictions[tested, 0] = (trial.outputs.predictions[tested, 1] + 1) % CLASSES
     assert choose(trial, constraint, CLASSES).policy is None
 
