@@ -1,6 +1,7 @@
 """Routed encoders: each input uses as much of the network's width as it needs (SHARCS)."""
 
 from sharcs.config import RoutingPolicy, SharcsConfig
+from sharcs.drift import DriftMonitor
 from sharcs.errors import InputError
 from sharcs.modeling import SharcsForSequenceClassification, SharcsOutput
 from sharcs.training import SharcsTrainer
@@ -9,6 +10,7 @@ from sharcs.training_arguments import SharcsTrainingArguments
 __version__ = "0.1.0"
 
 __all__ = [
+    "DriftMonitor",
     "InputError",
     "RoutingPolicy",
     "SharcsConfig",

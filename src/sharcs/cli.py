@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,14 +13,25 @@ import torch
 import transformers
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from transformers import DataCollatorWithPadding
 
 from sharcs.artifacts import TrainedModel, open_model, write_json
-from sharcs.columns import Columns
-from sharcs.data import TextData, load_texts, tokenise
+from sharcs.cli_calibrate import calibrate
+from sharcs.cli_options import (
+    DataOption,
+    LabelOption,
+    ModelArgument,
+    PairOption,
+    TextOption,
+    WidthOption,
+    check_pairs,
+    progress_bar,
+)
+from sharcs.cli_options import columns_of as _columns
+from sharcs.cli_options import texts_of as _texts
+from sharcs.data import TextData, tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation import accuracy_report, run_all_widths
 from sharcs.finetune import TrainingJob, run_training
@@ -39,19 +50,6 @@ app = typer.Typer(
 )
 out = Console()
 err = Console(stderr=True)
-
-DATA_HELP = (
-    "A .csv, .tsv, .jsonl or .parquet file (.gz too), a built-in data set (reuters-r8:train), "
-    "or owner/name:split for the datasets library."
-)
-DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
-TextOption = Annotated[str | None, typer.Option("--text-column", help="Column with the texts.")]
-PairOption = Annotated[
-    str | None, typer.Option("--text-pair-column", help="Column with the second texts of text pairs.")
-]
-LabelOption = Annotated[str | None, typer.Option("--label-column", help="Column with the classes.")]
-WidthOption = Annotated[float | None, typer.Option("--width", help="Run every input at this width.")]
-ModelArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of 'sharcs train'.")]
 
 
 @app.command()
@@ -121,7 +119,7 @@ def train(
         raise typer.Exit(130) from None
     _say(f"the model is in {output}")
     if eval_data:
-        _report(trained, _texts(trained, eval_data, job.columns), output / "evaluation.json", None)
+        _report(trained, _texts(trained, eval_data, job.columns, labelled=True), output / "evaluation.json", None)
 
 
 @app.command()
@@ -143,7 +141,7 @@ def evaluate(
     if width is not None:
         trained.model.config.index_of(width)
     columns = _columns(text_column, text_pair_column, label_column, trained.columns)
-    _report(trained, _texts(trained, data, columns), json_file, width)
+    _report(trained, _texts(trained, data, columns, labelled=True), json_file, width)
 
 
 @app.command()
@@ -167,7 +165,7 @@ def predict(
         trained.model.config.index_of(width)
     columns = _columns(text_column, text_pair_column, label_column, trained.columns)
     stream = open_texts(data, columns)
-    _check_pairs(trained, data, stream.pair is not None)
+    check_pairs(trained, data, stream.pair is not None)
     rows = stream.check()
     try:
         with _progress("predicting", rows) as advance:
@@ -176,6 +174,9 @@ def predict(
         _say("interrupted; the same command goes on from the rows that are answered")
         raise typer.Exit(130) from None
     _say(f"{rows:,} rows are in {output}" + (f"; {reused:,} of them were answered before" if reused else ""))
+
+
+app.command()(calibrate)
 
 
 def main() -> None:
@@ -232,23 +233,6 @@ def _bands(options: list[str]) -> dict[float, tuple[float, float]] | None:
     return bands or None
 
 
-def _columns(text: str | None, pair: str | None, label: str | None, trained: Columns | None = None) -> Columns:
-    """Take the columns that were named, else those of the training, else the defaults."""
-    base = trained or Columns()
-    return Columns(text or base.text, pair or base.text_pair, label or base.label)
-
-
-def _texts(trained: TrainedModel, data: str, columns: Columns) -> TextData:
-    texts = load_texts(data, columns)
-    _check_pairs(trained, data, texts.pairs is not None)
-    return texts
-
-
-def _check_pairs(trained: TrainedModel, data: str, has_pairs: bool) -> None:
-    if has_pairs and trained.columns.text_pair is None:
-        raise InputError(f"{data}: has text pairs, but the model was trained on single texts; drop the second column")
-
-
 def _report(trained: TrainedModel, data: TextData, json_file: Path | None, width: float | None) -> None:
     model, tokenizer = trained.model, trained.tokenizer
     label2id = {str(name): int(index) for index, name in (model.config.id2label or {}).items()}
@@ -286,13 +270,8 @@ def _print_report(report: dict[str, Any], source: str) -> None:
     out.print(table)
 
 
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on standard error and hand out its advance function."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda count: progress.advance(task, count)
+def _progress(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return progress_bar(err, title, total)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class SharcsConfig(PreTrainedConfig):
         projection: Whether a learned projection cuts layer k's output down to a sub-network's hidden size; it starts
             as the paper's cut, the first dimensions. The trainer puts it there for the recipe ``sharcs+``.
         policy: Settings of :class:`RoutingPolicy`, as a dictionary.
+        calibration: What ``sharcs calibrate`` found: the constraint, its evidence, and the policy of each budget.
 
     Raises:
         InputError: If widths, router layer or policy are out of range; the message names the field.
@@ -84,6 +85,7 @@ class SharcsConfig(PreTrainedConfig):
     router_hidden_size: int = 1024
     projection: bool = False
     policy: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill the defaults that depend on the encoder and validate everything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import reprlib
@@ -19,7 +20,7 @@ from sharcs.tables import read_table
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Columns", "TextData", "encode", "label_names", "load_texts", "token_limit", "tokenise"]
+__all__ = ["Columns", "TextData", "encode", "fingerprint", "label_names", "load_texts", "token_limit", "tokenise"]
 
 TOKENISER_BATCH = 1000
 
@@ -123,6 +124,15 @@ def label_names(data: TextData) -> list[str]:
     if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
+
+
+def fingerprint(*columns: list[str] | None) -> str:
+    """SHA-256 of columns of strings, one after the other; a missing one has no rows."""
+    digest = hashlib.sha256()
+    for values in columns:
+        for value in values or []:
+            digest.update(value.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
 
 
 def tokenise(

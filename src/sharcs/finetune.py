@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from sharcs import artifacts
 from sharcs.builtin import HUB_TIMEOUT_SECONDS, MINILM, minilm_path
 from sharcs.columns import PAIR_COLUMN, Columns
 from sharcs.config import SharcsConfig
-from sharcs.data import TextData, label_names, load_texts, tokenise
+from sharcs.data import TextData, fingerprint, label_names, load_texts, tokenise
 from sharcs.errors import InputError, first_line
 from sharcs.hardness import confidence_bands
 from sharcs.modeling import SharcsForSequenceClassification
@@ -254,10 +253,6 @@ def _head(data: TextData) -> TextData:
 
 def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, Any]:
     """Collect what decides the result, the training rows' fingerprint included."""
-    digest = hashlib.sha256()
-    for values in (train.texts, train.pairs or [], train.labels or []):
-        for value in values:
-            digest.update(value.encode("utf-8", "surrogatepass") + b"\0")
     fields = {name: value for name, value in asdict(job).items() if name not in ("output", "resume", "columns")}
     return {
         **fields,
@@ -265,5 +260,5 @@ def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, 
         "text_pair_column": columns.text_pair,
         "label_column": columns.label,
         "rows": len(train),
-        "data_sha256": digest.hexdigest(),
+        "data_sha256": fingerprint(train.texts, train.pairs, train.labels),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from sharcs.calls import RoutedLayers, RoutingCall, TrunkDone, select_rows, skip
 from sharcs.config import SharcsConfig
 from sharcs.cost import continuation_coefficients, cost_coefficients, relative_cost
 from sharcs.errors import InputError
+from sharcs.frontier import policy_for_budget
 from sharcs.layers import check_architecture, find_layers, replace_layers
 from sharcs.outputs import SharcsOutput
 from sharcs.router import choose_width, confidence, unsure
@@ -151,6 +153,18 @@ class SharcsForSequenceClassification(PreTrainedModel):
         if self.tail.prepare_for_inference():
             # Counting takes about a millisecond, as long as a short text takes in a small network.
             self._counted = self.cost_coefficients()
+
+    def set_budget(self, budget: float) -> None:
+        """Route so that the mean cost on inputs like those of the calibration is the most within a budget.
+
+        Args:
+            budget: Mean FLOPs over the full network's. What was observed decides; for a bound that holds with a
+                confidence, run ``sharcs calibrate --budget``.
+
+        Raises:
+            InputError: If the model was never calibrated, or its cheapest policy costs more.
+        """
+        self.config.policy = asdict(policy_for_budget(self.config.calibration, budget))
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """Resize the encoder's embeddings; its own configuration holds the size of the vocabulary."""

@@ -1,0 +1,251 @@
+"""What a guarantee is worth and what it costs, on the answers of trained networks to the test rows of four data sets.
+
+    python benchmarks/budget_study.py outputs --cache benchmarks/cache     # one pass of each network, kept as .pt
+    python benchmarks/budget_study.py study --resamples 2000               # the tables; resumes set by set
+    python benchmarks/budget_study.py draw                                 # the picture
+
+Networks are benchmarks/cache/SET-sharcs+-SEED, which benchmarks/quality_study.py leaves. The test rows are the
+population: calibration rows are drawn from them with replacement, so the true risk of a policy is its mean over all
+of them. The results are written to benchmarks/results/budget/SET.json and benchmarks/results/budget.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common import DATA, RESULTS, collator, machine, save, tokenizer
+from sharcs import DriftMonitor, SharcsForSequenceClassification
+from sharcs.choice import Constraint, choose
+from sharcs.config import RoutingPolicy
+from sharcs.data import load_texts, tokenise
+from sharcs.drift import log_evidence
+from sharcs.evaluation import Costs, WidthOutputs, run_all_widths
+from sharcs.trials import Trial, policy_paths
+
+SETS = ("sst2", "sick", "agnews", "banking77")
+# Whose texts stand for changed traffic.
+OTHER = {"sst2": "agnews", "sick": "sst2", "agnews": "sst2", "banking77": "sst2"}
+MAX_LENGTH = 64
+ROWS = (500, 2000, 10_000)
+CONSTRAINTS = (("max_disagreement", 0.02), ("max_accuracy_drop", 0.01), ("budget", 0.5))
+PER_CLASS = ("max_disagreement", 0.1)
+CONFIDENCE = 0.95
+CHANGED = (0.1, 0.3, 1.0)
+STREAMS, LONGEST_STREAM, CHECK_SHARE = 1000, 200_000, 0.05
+UNCALIBRATED = 10  # in one of so many resamples: it tries every policy on every row
+FOLDER = RESULTS / "budget"
+
+
+def answers(model: SharcsForSequenceClassification, name: str, label2id: dict[str, int] | None) -> Trial:
+    """Run every width on a set's test rows."""
+    file = DATA / name / "test.csv.gz"
+    data = load_texts(str(file if file.exists() else DATA / name / "validation.csv.gz"))
+    rows = tokenise(data, tokenizer(), max_length=MAX_LENGTH, label2id=label2id)
+    outputs = run_all_widths(model, rows, collator())
+    return Trial.of(model, outputs, torch.tensor(rows["labels"]) if label2id else None, MAX_LENGTH)
+
+
+def run_networks(cache: Path, names: list[str], seed: int) -> None:
+    for name in names:
+        source, target = cache / f"{name}-sharcs+-{seed}", cache / f"budget-{name}-{seed}.pt"
+        if not source.is_dir() or target.exists():
+            print(name, "has no network" if not source.is_dir() else "is done", flush=True)
+            continue
+        model = SharcsForSequenceClassification.from_pretrained(source)
+        label2id = {str(label): int(index) for index, label in model.config.id2label.items()}
+        if set(label2id) == {f"LABEL_{index}" for index in range(len(label2id))}:  # the studies number the classes
+            known = sorted(set(load_texts(str(DATA / name / "train.csv.gz")).labels or ()))
+            label2id = {label: index for index, label in enumerate(known)}
+        trials = [answers(model, name, label2id), answers(model, OTHER[name], None)]
+        parts = [
+            {"outputs": astuple(trial.outputs), "costs": astuple(trial.costs), "labels": trial.labels}
+            for trial in trials
+        ]
+        common = {"largest_cost": trials[0].largest_cost, "forcing_weight": trials[0].forcing_weight}
+        torch.save({"own": parts[0], "other": parts[1], "classes": len(label2id), **common}, target)
+        print(name, len(trials[0]), "rows", flush=True)
+
+
+def load(file: Path) -> tuple[Trial, Trial, int]:
+    kept = torch.load(file, weights_only=True)
+    own, other = (
+        Trial(
+            WidthOutputs(*kept[part]["outputs"]), Costs(*kept[part]["costs"]), kept[part]["labels"],
+            kept["largest_cost"], kept["forcing_weight"],
+        )
+        for part in ("own", "other")
+    )  # fmt: skip
+    return own, other, kept["classes"]
+
+
+def truths(population: Trial, policies: list[RoutingPolicy], classes: int, constraint: Constraint) -> np.ndarray:
+    """True cost and true risk of policies: ``[policies, 2]``."""
+    found: dict[RoutingPolicy, tuple[float, float]] = {}
+    of = population.labels.numpy() if constraint.kind == "max_accuracy_drop" else population.full_answers
+    groups = [of == index for index in range(classes)] if constraint.per_class else [np.ones(len(population), bool)]
+    for piece in population.in_pieces(list(dict.fromkeys(policies))):
+        applied = population.apply(piece)
+        cost = applied.flops.sum(1) / float(population.costs.full.sum())
+        if constraint.kind == "budget":
+            risk = cost
+        else:
+            each = applied.lost.astype(int) - applied.gained
+            each = applied.disagrees if constraint.kind == "max_disagreement" else each
+            risk = np.max([each[:, group].mean(1) for group in groups if group.any()], axis=0)
+        found |= dict(zip(piece, zip(cost.tolist(), risk.tolist(), strict=True), strict=True))
+    return np.array([found[policy] for policy in policies])
+
+
+def uncalibrated(trial: Trial, constraint: Constraint) -> RoutingPolicy:
+    """Take the policy that looks the best on all rows, as one would without a test."""
+    policies = [policy for path in policy_paths(trial) for policy in path]
+    applied = trial.apply(policies)
+    cost = applied.flops.sum(1) / float(trial.costs.full.sum())
+    drop = applied.lost.mean(1) - applied.gained.mean(1)
+    loss = drop if constraint.kind == "max_accuracy_drop" else applied.disagrees.mean(1)
+    if constraint.kind == "budget":
+        return policies[int(np.where(cost <= constraint.limit, loss, np.inf).argmin())]
+    return policies[int(np.where(loss <= constraint.limit, cost, np.inf).argmin())]
+
+
+def guarantee(population: Trial, classes: int, constraint: Constraint, rows: int, resamples: int) -> dict[str, Any]:
+    """Calibrate on many draws of rows, with the guarantee and without, and look the truth up."""
+    draw = np.random.default_rng(rows)
+    full = population.policy_of_one_width(full=True)
+    chosen: dict[str, list[RoutingPolicy]] = {"calibrated": [], "uncalibrated": []}
+    for seed in range(resamples):
+        trial = population.take(draw.integers(0, len(population), rows))
+        chosen["calibrated"].append(choose(trial, constraint, classes, seed).policy or full)
+        if not constraint.per_class and seed < resamples / UNCALIBRATED:
+            chosen["uncalibrated"].append(uncalibrated(trial, constraint))
+    result: dict[str, Any] = {
+        "constraint": constraint.kind, "limit": constraint.limit, "per_class": constraint.per_class, "rows": rows,
+        "resamples": resamples, "allowed": 1 - CONFIDENCE, "none": sum(p == full for p in chosen["calibrated"]),
+        "sampling_error": math.sqrt((1 - CONFIDENCE) * CONFIDENCE / resamples),
+    }  # fmt: skip
+    for name, policies in chosen.items():
+        if policies:
+            truth = truths(population, policies, classes, constraint)
+            met = np.array([policy != full for policy in policies])
+            violations = float((met & (truth[:, 1] > constraint.limit)).mean())
+            near = float((truth[:, 1] > 0.8 * constraint.limit).mean())
+            low, high = np.quantile(truth[:, 0], [0.05, 0.95])
+            result[name] = {
+                "resamples": len(policies), "violations": violations, "near_the_limit": near,
+                "cost": float(truth[:, 0].mean()), "cost_5": float(low), "cost_95": float(high),
+                "risk": float(truth[:, 1].mean()),
+            }  # fmt: skip
+    return result
+
+
+def detection(own: Trial, other: Trial, policy: RoutingPolicy, promise: float) -> list[dict[str, Any]]:
+    """Inputs until the alarm, of which a share is checked, when a share of the traffic is another set's texts."""
+    rates = [float(trial.apply([policy]).disagrees.mean()) for trial in (own, other)]
+    draw = np.random.default_rng(0)
+    found = []
+    for changed in (0.0, *CHANGED):
+        rate = (1 - changed) * rates[0] + changed * rates[1]
+        times = []
+        for _ in range(STREAMS):
+            disagrees = draw.random(int(LONGEST_STREAM * CHECK_SHARE)) < rate
+            checked = np.flatnonzero(disagrees) + 1
+            evidence = log_evidence(np.arange(1, len(checked) + 1), checked, promise, promise)
+            alarms = evidence >= -math.log(1 - CONFIDENCE)
+            times.append(checked[alarms.argmax()] / CHECK_SHARE if alarms.any() else math.inf)
+        alarmed = np.isfinite(times)
+        quantiles = [float(np.quantile(times, q, method="higher")) for q in (0.5, 0.9)]
+        median, ninety = (value if math.isfinite(value) else None for value in quantiles)
+        found.append(
+            {"changed": changed, "rate": rate, "alarms": float(alarmed.mean()), "median_inputs": median,
+             "inputs_90": ninety, "inputs": LONGEST_STREAM, "check_share": CHECK_SHARE, "streams": STREAMS}
+        )  # fmt: skip
+    return found
+
+
+def study(cache: Path, names: list[str], seed: int, resamples: int) -> None:
+    for name in names:
+        file = cache / f"budget-{name}-{seed}.pt"
+        if not file.exists():
+            print(name, "has no outputs", flush=True)
+            continue
+        own, other, classes = load(file)
+        # One calibration on all rows, as a user would run it.
+        target = Constraint("max_disagreement", 0.02, CONFIDENCE)
+        best = choose(own, target, classes).policy
+        cost, risk = truths(own, [best or own.policy_of_one_width(full=True)], classes, target)[0]
+        result: dict[str, Any] = {
+            "set": name, "seed": seed, "population": len(own), "confidence": CONFIDENCE,
+            "at_disagreement_0.02": {"met": best is not None, "cost": cost, "disagreement": risk}, **machine(),
+            "guarantee": [],
+        }  # fmt: skip
+        settings = [(kind, limit, False) for kind, limit in CONSTRAINTS] + [(*PER_CLASS, True)]
+        for kind, limit, per_class in settings:
+            for rows in ROWS:
+                constraint = Constraint(kind, limit, CONFIDENCE, per_class)
+                entry = guarantee(own, classes, constraint, rows, resamples)
+                result["guarantee"].append(entry)
+                print(name, entry, flush=True)
+        if best is not None:
+            monitor = DriftMonitor(target.limit, CONFIDENCE, CHECK_SHARE)
+            result["drift"] = detection(own, other, best, monitor.max_disagreement)
+        save(FOLDER / f"{name}.json", result)
+
+
+def draw(names: list[str]) -> None:
+    """Cost with the guarantee and without by rows, one panel a set."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    results = [json.loads((FOLDER / f"{n}.json").read_text()) for n in names if (FOLDER / f"{n}.json").exists()]
+    figure, panels = plt.subplots(
+        1, len(results), figsize=(3.4 * len(results), 3.2), layout="constrained", squeeze=False
+    )
+    for axes, result in zip(panels[0], results, strict=True):
+        entries = [e for e in result["guarantee"] if e["constraint"] == "max_disagreement" and not e["per_class"]]
+        for choice, colour in (("calibrated", "tab:blue"), ("uncalibrated", "tab:orange")):
+            costs = [100 * entry[choice]["cost"] for entry in entries]
+            axes.plot([entry["rows"] for entry in entries], costs, "o-", color=colour, label=choice)
+            for entry, cost in zip(entries, costs, strict=True):
+                text = f"{100 * entry[choice]['violations']:.1f}%"
+                axes.annotate(
+                    text, (entry["rows"], cost), textcoords="offset points", xytext=(4, 5), fontsize="small"
+                )
+        axes.set_xscale("log")
+        axes.set_title(f"{result['set']}: limit 0.02")
+        axes.set_xlabel("calibration rows")
+        axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("FLOPs, % of full; beside: limit broken")
+    panels[0, 0].legend(fontsize="small")
+    figure.savefig(RESULTS / "budget.png", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("outputs", "study", "draw"))
+    parser.add_argument("--cache", type=Path, default=Path(__file__).parent / "cache")
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resamples", type=int, default=2000)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    names = args.sets.split(",")
+    if args.command == "outputs":
+        run_networks(args.cache, names, args.seed)
+    elif args.command == "study":
+        study(args.cache, names, args.seed, args.resamples)
+    else:
+        draw(names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Options and helpers that several commands of ``sharcs`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sharcs.artifacts import TrainedModel
+from sharcs.data import Columns, TextData, load_texts
+from sharcs.errors import InputError
+
+__all__ = [
+    "DataOption",
+    "LabelOption",
+    "ModelArgument",
+    "PairOption",
+    "TextOption",
+    "WidthOption",
+    "check_pairs",
+    "columns_of",
+    "progress_bar",
+    "texts_of",
+]
+
+DATA_HELP = (
+    "A .csv, .tsv, .jsonl or .parquet file (.gz too), a built-in data set (reuters-r8:train), "
+    "or owner/name:split for the datasets library."
+)
+DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
+TextOption = Annotated[str | None, typer.Option("--text-column", help="Column with the texts.")]
+PairOption = Annotated[
+    str | None, typer.Option("--text-pair-column", help="Column with the second texts of text pairs.")
+]
+LabelOption = Annotated[str | None, typer.Option("--label-column", help="Column with the classes.")]
+WidthOption = Annotated[float | None, typer.Option("--width", help="Run every input at this width.")]
+ModelArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of 'sharcs train'.")]
+
+
+def columns_of(text: str | None, pair: str | None, label: str | None, trained: Columns | None = None) -> Columns:
+    """Take the columns that were named, else those of the training, else the defaults."""
+    base = trained or Columns()
+    return Columns(text or base.text, pair or base.text_pair, label or base.label)
+
+
+def texts_of(trained: TrainedModel, data: str, columns: Columns, labelled: bool) -> TextData:
+    """Read a command's data, and refuse text pairs where the model knows single texts."""
+    texts = load_texts(data, columns, labelled=labelled)
+    check_pairs(trained, data, texts.pairs is not None)
+    return texts
+
+
+def check_pairs(trained: TrainedModel, data: str, has_pairs: bool) -> None:
+    """Refuse text pairs where the model knows single texts.
+
+    Raises:
+        InputError: If it does.
+    """
+    if has_pairs and trained.columns.text_pair is None:
+        raise InputError(f"{data}: has text pairs, but the model was trained on single texts; drop the second column")
+
+
+@contextmanager
+def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar and hand out its advance function."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.advance(task, count)

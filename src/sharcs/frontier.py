@@ -1,0 +1,77 @@
+"""The settings that a calibration leaves with the model: each budget's best policy, without the data at hand."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharcs.config import RoutingPolicy
+from sharcs.errors import InputError
+
+if TYPE_CHECKING:
+    from sharcs.trials import Trial
+
+__all__ = ["build_frontier", "policy_for_budget"]
+
+FRONTIER_POINTS = 33
+
+
+def build_frontier(trial: Trial, policies: list[RoutingPolicy]) -> list[dict[str, float | None]]:
+    """Keep the policies that nothing cheaper, or as cheap, agrees with the full network better than.
+
+    Args:
+        trial: All rows at hand.
+        policies: Those to choose from.
+
+    Returns:
+        By ascending cost, at most 33: the policy's settings, ``cost_ratio`` (mean FLOPs over the full network's),
+        ``disagreement`` and, with labels, ``accuracy_drop``. They are what was observed, not bounds.
+    """
+    points: list[dict[str, float | None]] = []
+    full = float(trial.costs.full.mean())
+    for piece in trial.in_pieces(list(dict.fromkeys(policies))):
+        applied = trial.apply(piece)
+        drops = applied.lost.mean(axis=1) - applied.gained.mean(axis=1)
+        for index, policy in enumerate(piece):
+            points.append(
+                {
+                    "cost_weight": policy.cost_weight,
+                    "escalation_threshold": policy.escalation_threshold,
+                    "cost_ratio": float(applied.flops[index].mean()) / full,
+                    "disagreement": float(applied.disagrees[index].mean()),
+                    "accuracy_drop": None if trial.labels is None else float(drops[index]),
+                }
+            )
+    kept: list[dict[str, float | None]] = []
+    for point in sorted(points, key=lambda point: (point["cost_ratio"], point["disagreement"])):
+        if not kept or float(point["disagreement"] or 0) < float(kept[-1]["disagreement"] or 0):
+            kept.append(point)
+    chosen = np.unique(np.linspace(0, len(kept) - 1, FRONTIER_POINTS).round().astype(int))
+    return [kept[index] for index in chosen]
+
+
+def policy_for_budget(calibration: dict[str, Any] | None, budget: float) -> RoutingPolicy:
+    """Take from a stored calibration the policy that spends the most within a budget.
+
+    Args:
+        calibration: ``config.calibration``.
+        budget: Mean FLOPs over the full network's, on inputs such as those of the calibration.
+
+    Raises:
+        InputError: If there is no calibration, or the budget is no number or below the cheapest policy's cost.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < math.inf:
+        raise InputError(f"budget {budget}: has to be a number above 0, like 0.5 for half of the FLOPs")
+    frontier = (calibration or {}).get("frontier")
+    if not frontier:
+        raise InputError("budget: the model was never calibrated; run 'sharcs calibrate' on texts like those to come")
+    within = [point for point in frontier if point["cost_ratio"] <= budget]
+    if not within:
+        least = frontier[0]["cost_ratio"]
+        raise InputError(
+            f"budget {budget:g}: the cheapest policy costs {least:.3f} of the full network; give at least that"
+        )
+    best = within[-1]
+    return RoutingPolicy(best["cost_weight"], best["escalation_threshold"])
