@@ -263,7 +263,11 @@ def _print_report(report: dict[str, Any], source: str) -> None:
 
     row("full network", {**report["full"], "flops_ratio": 1.0})
     row("routed", report["routed"])
-    row("random router, same shares", {**report["random"], "flops_ratio": report["routed"]["flops_ratio"]})
+    escalates = report["curve"][0]["escalation_threshold"] is not None
+    row(
+        f"random router, same {'cost' if escalates else 'shares'}",
+        {**report["random"], "flops_ratio": report["routed"]["flops_ratio"]},
+    )
     row("oracle router", report["oracle"])
     for width in report["widths"]:
         row(f"width {width['width']:g} on every input", width)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from sharcs.training_arguments import PLUS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,6 +38,8 @@ class EpochProgress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the bar."""
+        if args.recipe == PLUS:
+            self._shares = "every width trained on every batch"
         self._progress.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
