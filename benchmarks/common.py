@@ -6,6 +6,9 @@ import json
 import os
 import platform
 import resource
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,30 @@ def _processor() -> str:
 
 def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def processor_seconds() -> float:
+    """Seconds on the processors so far, which hardly depend on what else the machine does."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run_processes(waiting: list[tuple[str, list[str]]], *, workers: int, minutes: float) -> None:
+    """Run commands (a name and its arguments), some at a time, until the time is up; what has begun is finished."""
+    end = time.time() + 60 * minutes
+    queue = list(waiting)
+    running: list[subprocess.Popen[bytes]] = []
+    while queue or running:
+        running = [process for process in running if process.poll() is None]
+        while queue and len(running) < workers and time.time() < end:
+            name, command = queue.pop(0)
+            log = Path(f"/tmp/sharcs-{name}.log")
+            print(time.strftime("%H:%M:%S"), name, "log:", log, flush=True)
+            with log.open("wb") as file:
+                running.append(subprocess.Popen([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT))
+        if time.time() >= end:
+            queue = []
+        time.sleep(1)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

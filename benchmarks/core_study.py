@@ -11,10 +11,8 @@ rate was chosen that way (benchmarks/results/core/tuning).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,10 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, Trainer
 
-from common import RESULTS, collator, machine, peak_megabytes, save, splits
+from common import RESULTS, collator, machine, peak_megabytes, processor_seconds, run_processes, save, splits
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
 from sharcs.builtin import minilm_path
+from sharcs.data import model_inputs
 from sharcs.evaluation import accuracy_report, run_all_widths
 
 SETS = ("sst2", "sick", "banking77", "mrpc")
@@ -47,6 +46,8 @@ def arguments(folder: str, seed: int, epochs: int, learning_rate: float) -> Shar
         logging_steps=50,
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        use_cpu=True,
+        bf16=True,
     )
 
 
@@ -57,9 +58,7 @@ def plain_accuracy(model: Any, rows: Any, collate: Any) -> float:
     with torch.inference_mode():
         for start in range(0, len(order), 64):
             batch = [rows[i] for i in order[start : start + 64]]
-            inputs = collate(
-                [{k: row[k] for k in ("input_ids", "attention_mask", "token_type_ids")} for row in batch]
-            )
+            inputs = collate([model_inputs(row) for row in batch])
             labels = torch.tensor([row["labels"] for row in batch])
             right += int((model(**inputs).logits.argmax(-1) == labels).sum())
     return right / len(rows)
@@ -101,8 +100,7 @@ def run(args: argparse.Namespace) -> None:
 
 def spent(start: float) -> dict[str, float]:
     """Seconds by the clock and on the processors: the latter hardly depend on what else the machine does."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {"train_seconds": time.time() - start, "train_cpu_seconds": usage.ru_utime + usage.ru_stime}
+    return {"train_seconds": time.time() - start, "train_cpu_seconds": processor_seconds()}
 
 
 def path_of(name: str, method: str, seed: int) -> Path:
@@ -111,31 +109,15 @@ def path_of(name: str, method: str, seed: int) -> Path:
 
 def everything(args: argparse.Namespace) -> None:
     """Run what is missing, seed by seed, until the time is up; a run that has begun is finished."""
-    end = time.time() + 60 * args.minutes
-    waiting = [
-        (name, method, seed)
-        for seed in SEEDS
-        for name in SETS
-        for method in METHODS
-        if not path_of(name, method, seed).exists()
-    ]
-    running: list[subprocess.Popen[bytes]] = []
     FOLDER.mkdir(parents=True, exist_ok=True)
-    while waiting or running:
-        running = [process for process in running if process.poll() is None]
-        while waiting and len(running) < args.workers and time.time() < end:
-            name, method, seed = waiting.pop(0)
-            command = [
-                sys.executable, __file__, "run", "--set", name, "--method", method, "--seed", str(seed),
-                "--threads", str(args.threads), "--rate", str(args.rate), "--epochs", str(args.epochs),
-            ]  # fmt: skip
-            log = Path(f"/tmp/sharcs-core-{name}-{method}-{seed}.log")
-            print(time.strftime("%H:%M:%S"), name, method, seed, "log:", log, flush=True)
-            with log.open("wb") as file:
-                running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
-        if time.time() >= end:
-            waiting = []
-        time.sleep(2)
+    waiting = []
+    for seed, name, method in itertools.product(SEEDS, SETS, METHODS):
+        if path_of(name, method, seed).exists():
+            continue
+        command = [__file__, "run", "--set", name, "--method", method, "--seed", str(seed)]
+        command += ["--threads", str(args.threads), "--rate", str(args.rate), "--epochs", str(args.epochs)]
+        waiting.append((f"core-{name}-{method}-{seed}", command))
+    run_processes(waiting, workers=args.workers, minutes=args.minutes)
 
 
 def main() -> None:

@@ -11,9 +11,6 @@ pictures of them. Fine-tuned networks that several methods start from are kept i
 from __future__ import annotations
 
 import argparse
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ import torch
 import transformers
 from sklearn.model_selection import train_test_split
 
-from common import DATA, HOLDOUT, RESULTS, collator, machine, save, tokenizer
+from common import DATA, HOLDOUT, RESULTS, collator, machine, processor_seconds, run_processes, save, tokenizer
 from peers import cost, early_exit, lexical, ours, static
 from peers.outputs import Outputs, at_budgets, curve, metric_of
 from sharcs.data import load_texts, tokenise
@@ -168,11 +165,6 @@ def bounds(outputs: Outputs, name: str, costs: list[float]) -> list[dict[str, fl
     return rows
 
 
-def processor_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     transformers.set_seed(args.seed)
@@ -212,22 +204,12 @@ def waiting(seeds: dict[str, tuple[int, ...]], sets: list[str]) -> list[tuple[st
 
 def everything(args: argparse.Namespace) -> None:
     """Run what is missing until the time is up; a run that has begun is finished."""
-    end = time.time() + 60 * args.minutes
     several = dict.fromkeys(("plain", "sharcs+", *args.best), SEEDS)
-    queue = waiting(several, args.sets.split(","))
-    running: list[subprocess.Popen[bytes]] = []
-    while queue or running:
-        running = [process for process in running if process.poll() is None]
-        while queue and len(running) < args.workers and time.time() < end:
-            name, method, seed = queue.pop(0)
-            command = [sys.executable, __file__, "run", "--set", name, "--method", method, "--seed", str(seed)]
-            log = Path(f"/tmp/sharcs-quality-{name}-{method}-{seed}.log")
-            print(time.strftime("%H:%M:%S"), name, method, seed, "log:", log, flush=True)
-            with log.open("wb") as file:
-                running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
-        if time.time() >= end:
-            queue = []
-        time.sleep(1)
+    commands = [
+        (f"quality-{name}-{method}-{seed}", [__file__, "run", "--set", name, "--method", method, "--seed", str(seed)])
+        for name, method, seed in waiting(several, args.sets.split(","))
+    ]
+    run_processes(commands, workers=args.workers, minutes=args.minutes)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from cli import (
     toys_fixture,  # noqa: F401
     write_csv,
 )
-from sharcs import cli, finetune
+from sharcs import cli, cli_options, finetune
 
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"}
 SUFFIXES = ("csv", "tsv", "jsonl", "parquet")
@@ -728,7 +728,8 @@ def test_an_interruption_says_how_to_go_on(interrupted):
 
 def test_an_interruption_gives_the_terminal_back(interrupted, monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(cli, "err", Console(file=screen, force_terminal=True))
+    for module in (cli, cli_options):
+        monkeypatch.setattr(module, "err", Console(file=screen, force_terminal=True))
     interrupted(5)
     hide, show = "\x1b[?25l", "\x1b[?25h"
     assert hide in screen.getvalue()

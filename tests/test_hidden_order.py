@@ -7,19 +7,9 @@ import torch
 from torch import nn
 
 from sharcs.hidden_order import reorder_hidden_dimensions
-from tiny import CONFIGS, HIDDEN, collate, tiny_model, toy_rows
+from tiny import CONFIGS, HIDDEN, batches, collate, hook_counts, tiny_model, toy_rows
 
 each_kind = pytest.mark.parametrize("kind", sorted(CONFIGS))
-
-
-def hooks(model):
-    """Count every module's hooks."""
-    return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
-
-
-def batches(count=3):
-    rows = toy_rows(8 * count)
-    return [collate(rows[start : start + 8]) for start in range(0, len(rows), 8)]
 
 
 def outputs(model, width):
@@ -156,4 +146,4 @@ def test_frozen_encoders_and_training_mode_are_left_as_they_were():
     assert model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in free.parameters())
-    assert hooks(model) == hooks(tiny_model(seed=3))
+    assert hook_counts(model) == hook_counts(tiny_model(seed=3))

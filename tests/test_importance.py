@@ -8,7 +8,7 @@ from torch import nn
 
 from sharcs.errors import InputError
 from sharcs.importance import reorder_by_importance
-from tiny import CONFIGS, HEADS, HIDDEN, NEURONS, collate, tiny_model, toy_rows
+from tiny import CONFIGS, HEADS, HIDDEN, NEURONS, batches, collate, hook_counts, tiny_model, toy_rows
 
 # Query, key, value, output, and the two feed-forward projections, by name in a layer.
 NAMES = {
@@ -41,16 +41,6 @@ NAMES |= {"roberta": NAMES["bert"], "electra": NAMES["bert"]}
 SIZE = HIDDEN // HEADS
 
 each_kind = pytest.mark.parametrize("kind", sorted(CONFIGS))
-
-
-def hooks(model):
-    """Count every module's hooks."""
-    return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
-
-
-def batches(count=3):
-    rows = toy_rows(8 * count)
-    return [collate(rows[start : start + 8]) for start in range(0, len(rows), 8)]
 
 
 def logits(model, width, inputs=None):
@@ -212,7 +202,7 @@ def test_gradients_hooks_and_training_mode_are_left_as_they_were(training):
     assert {module.training for twins in model.tail.twins for twin in twins for module in twin.modules()} == {
         training
     }
-    assert hooks(model) == hooks(tiny_model())
+    assert hook_counts(model) == hook_counts(tiny_model())
 
 
 def test_importance_is_measured_without_dropout():

@@ -103,6 +103,17 @@ def collate(rows):
     return batch
 
 
+def batches(count=3):
+    """Make batches of eight toy rows."""
+    rows = toy_rows(8 * count)
+    return [collate(rows[start : start + 8]) for start in range(0, len(rows), 8)]
+
+
+def hook_counts(model):
+    """Count every module's hooks."""
+    return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+
+
 def arguments(folder, **settings):
     """Training arguments for tiny runs on the CPU, every step logged."""
     defaults = {

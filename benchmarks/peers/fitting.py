@@ -11,6 +11,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from common import collator
+from sharcs.data import model_inputs
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -80,7 +81,7 @@ def run_all(answer: Callable[[dict[str, Any]], Any], rows: Any, batch_size: int 
     parts = []
     for start in range(0, len(order), batch_size):
         chosen = [rows[int(i)] for i in order[start : start + batch_size]]
-        parts.append(answer(collate([{name: row[name] for name in INPUTS if name in row} for row in chosen])))
+        parts.append(answer(collate([model_inputs(row) for row in chosen])))
     back = order.argsort()
     merged = [torch.cat(tensors, dim=1)[:, back] for tensors in zip(*parts, strict=True)]
     return merged, lengths

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import transformers
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import DataCollatorWithPadding
@@ -27,10 +25,14 @@ from sharcs.cli_options import (
     TextOption,
     WidthOption,
     check_pairs,
+    columns_of,
+    err,
+    out,
+    percent,
     progress_bar,
+    say,
+    texts_of,
 )
-from sharcs.cli_options import columns_of as _columns
-from sharcs.cli_options import texts_of as _texts
 from sharcs.data import TextData, tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation import accuracy_report, run_all_widths
@@ -48,8 +50,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console()
-err = Console(stderr=True)
 
 
 @app.command()
@@ -96,7 +96,7 @@ def train(
         output=output,
         model=model,
         eval_data=eval_data,
-        columns=_columns(text_column, text_pair_column, label_column),
+        columns=columns_of(text_column, text_pair_column, label_column),
         widths=tuple(_numbers("--widths", widths)),
         router_layer=router_layer,
         recipe=recipe,
@@ -110,16 +110,16 @@ def train(
         seed=seed,
         resume=resume,
     )
-    _say(f"training on {data}; model and checkpoints go to {output}")
+    say(f"training on {data}; model and checkpoints go to {output}")
     try:
         with closing(EpochProgress(err)) as progress:
             trained = run_training(job, [progress])
     except KeyboardInterrupt:
-        _say(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
+        say(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
         raise typer.Exit(130) from None
-    _say(f"the model is in {output}")
+    say(f"the model is in {output}")
     if eval_data:
-        _report(trained, _texts(trained, eval_data, job.columns, labelled=True), output / "evaluation.json", None)
+        _report(trained, texts_of(trained, eval_data, job.columns, labelled=True), output / "evaluation.json", None)
 
 
 @app.command()
@@ -140,8 +140,8 @@ def evaluate(
     trained = open_model(folder)
     if width is not None:
         trained.model.config.index_of(width)
-    columns = _columns(text_column, text_pair_column, label_column, trained.columns)
-    _report(trained, _texts(trained, data, columns, labelled=True), json_file, width)
+    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
+    _report(trained, texts_of(trained, data, columns, labelled=True), json_file, width)
 
 
 @app.command()
@@ -163,17 +163,17 @@ def predict(
     trained = open_model(folder)
     if width is not None:
         trained.model.config.index_of(width)
-    columns = _columns(text_column, text_pair_column, label_column, trained.columns)
+    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     stream = open_texts(data, columns)
     check_pairs(trained, data, stream.pair is not None)
     rows = stream.check()
     try:
-        with _progress("predicting", rows) as advance:
+        with progress_bar("predicting", rows) as advance:
             reused = predict_table(trained, folder, stream, output, width, on_rows=advance)
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from the rows that are answered")
+        say("interrupted; the same command goes on from the rows that are answered")
         raise typer.Exit(130) from None
-    _say(f"{rows:,} rows are in {output}" + (f"; {reused:,} of them were answered before" if reused else ""))
+    say(f"{rows:,} rows are in {output}" + (f"; {reused:,} of them were answered before" if reused else ""))
 
 
 app.command()(calibrate)
@@ -197,11 +197,6 @@ def main() -> None:
 def _one_line(message: Warning | str, *_place: Any, **_more: Any) -> str:
     """Write a warning as one line; Python's own form adds a line of our source."""
     return f"sharcs: note: {' '.join(str(message).split())}\n"
-
-
-def _say(message: str) -> None:
-    """Print a line on standard error as it is: brackets in names are no markup, and long paths stay whole."""
-    err.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_json(path: Path) -> None:
@@ -237,7 +232,7 @@ def _report(trained: TrainedModel, data: TextData, json_file: Path | None, width
     model, tokenizer = trained.model, trained.tokenizer
     label2id = {str(name): int(index) for index, name in (model.config.id2label or {}).items()}
     rows = tokenise(data, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
-    with _progress("evaluating", len(rows)) as advance:
+    with progress_bar("evaluating", len(rows)) as advance:
         outputs = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), on_batch=advance)
     report = accuracy_report(model, outputs, torch.tensor(rows["labels"]), width=width)
     _print_report(report, data.source)
@@ -245,7 +240,7 @@ def _report(trained: TrainedModel, data: TextData, json_file: Path | None, width
         picture = json_file.with_suffix(".png")
         write_json(report, json_file)
         draw_curve(report, picture, f"accuracy against cost, {report['samples']:,} inputs")
-        _say(f"wrote {json_file} and {picture}")
+        say(f"wrote {json_file} and {picture}")
 
 
 def _print_report(report: dict[str, Any], source: str) -> None:
@@ -253,9 +248,6 @@ def _print_report(report: dict[str, Any], source: str) -> None:
     table.add_column("")
     for heading in ("accuracy, %", "FLOPs, % of full", "share, %", "accuracy where routed, %"):
         table.add_column(heading, justify="right")
-
-    def percent(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.1f}"
 
     def row(name: str, values: dict[str, Any]) -> None:
         cells = (values.get(key) for key in ("accuracy", "flops_ratio", "share", "accuracy_routed"))
@@ -272,10 +264,6 @@ def _print_report(report: dict[str, Any], source: str) -> None:
     for width in report["widths"]:
         row(f"width {width['width']:g} on every input", width)
     out.print(table)
-
-
-def _progress(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    return progress_bar(err, title, total)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import DataCollatorWithPadding
@@ -25,7 +24,10 @@ from sharcs.cli_options import (
     PairOption,
     TextOption,
     columns_of,
+    out,
+    percent,
     progress_bar,
+    say,
     texts_of,
 )
 from sharcs.data import TextData, fingerprint, tokenise
@@ -40,9 +42,6 @@ NOTHING_MEETS_IT = 3  # exit code
 WORST = 20  # classes or values of a column that are kept and shown
 UNITS = {"budget": "mean FLOPs, of full", "latency_ms": "mean milliseconds", "max_accuracy_drop": "loss of accuracy",
          "max_disagreement": "disagreement with the full network"}  # fmt: skip
-
-out = Console()
-err = Console(stderr=True)
 
 
 def calibrate(
@@ -105,17 +104,16 @@ def calibrate(
         record["group_column"] = group_column
     _store(folder, found, record)
     if not found.met:
-        err.print(
+        say(
             f"sharcs: no policy keeps {_limit(constraint)} on {found.rows_tested:,} rows; "
-            f"every input goes through the full network now{_advice(found, constraint)}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            f"every input goes through the full network now{_advice(found, constraint)}"
+        )
         raise typer.Exit(NOTHING_MEETS_IT)
     _print_policy(found, data)
     for title, kind in (("class", "classes"), (f"{group_column}", "groups")):
         if kind in record:
             _print_losses(title, record[kind])
-    _say(f"the policy is in {folder / CONFIG_FILE}")
+    say(f"the policy is in {folder / CONFIG_FILE}")
 
 
 def _constraint(limits: dict[str, float | None], confidence: float, per_class: bool) -> Constraint:
@@ -143,15 +141,15 @@ def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs
     longest = tokenizer.model_max_length
     rows = tokenise(texts, tokenizer, max_length=longest, label2id=label2id if labelled else None)
     collate = DataCollatorWithPadding(tokenizer)
-    with progress_bar(err, "calibrating", len(rows)) as advance:
+    with progress_bar("calibrating", len(rows)) as advance:
         outputs = run_all_widths(model, rows, collate, on_batch=advance)
     trial = Trial.of(model, outputs, torch.tensor(rows["labels"]) if labelled else None, longest)
     if constraint.kind != "latency_ms":
         return trial
     times = measure_times(model, rows, collate, trial.forcing_weight)
     each = ", ".join(f"{time:.2f}" for time in times.widths)
-    _say(f"measured on this machine, milliseconds of one input at each width: {each}; no part of the guarantee")
-    return Trial.of(model, outputs, trial.labels, longest, times)
+    say(f"measured on this machine, milliseconds of one input at each width: {each}; no part of the guarantee")
+    return replace(trial, times=times)
 
 
 def _store(folder: Path, found: Calibration, record: dict[str, Any]) -> None:
@@ -181,18 +179,18 @@ def _print_policy(found: Calibration, data: str) -> None:
     table.add_column("")
     for heading in ("accuracy, %", "FLOPs, % of full", "saved, %", "disagreement, %"):
         table.add_column(heading, justify="right")
-    table.add_row("full network", _percent(found.full_accuracy), _percent(1.0), _percent(0.0), _percent(0.0, 2))
+    table.add_row("full network", percent(found.full_accuracy), percent(1.0), percent(0.0), percent(0.0, 2))
     table.add_row(
         "calibrated",
-        _percent(found.accuracy),
-        _percent(found.cost_ratio),
-        _percent(1 - found.cost_ratio),
-        _percent(found.disagreement, 2),
+        percent(found.accuracy),
+        percent(found.cost_ratio),
+        percent(1 - found.cost_ratio),
+        percent(found.disagreement, 2),
     )
     out.print(table)
     policy, constraint = found.policy, found.constraint
     threshold = "none" if policy.escalation_threshold is None else f"{policy.escalation_threshold:.6g}"
-    shares = ", ".join(_percent(share) for share in found.shares)
+    shares = ", ".join(percent(share) for share in found.shares)
     worst = " of the worst class" if constraint.per_class else ""
     out.print(
         f"{UNITS[constraint.kind]}{worst}: {found.observed:.4g} observed, at most {found.bound:.4g} at confidence "
@@ -209,14 +207,6 @@ def _print_losses(title: str, losses: list[dict[str, Any]]) -> None:
     for heading in ("inputs", "loss of accuracy, %", "disagreement, %"):
         table.add_column(heading, justify="right")
     for entry in losses:
-        drop = _percent(entry["accuracy_drop"], 2)
-        table.add_row(Text(entry["value"]), f"{entry['rows']:,}", drop, _percent(entry["disagreement"], 2))
+        drop = percent(entry["accuracy_drop"], 2)
+        table.add_row(Text(entry["value"]), f"{entry['rows']:,}", drop, percent(entry["disagreement"], 2))
     out.print(table)
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "" if value is None else f"{100 * value:.{digits}f}"
-
-
-def _say(message: str) -> None:
-    err.print(message, markup=False, highlight=False, soft_wrap=True)

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sharcs.artifacts import TrainedModel
-from sharcs.data import Columns, TextData, load_texts
+from sharcs.columns import Columns
+from sharcs.data import TextData, load_texts
 from sharcs.errors import InputError
 
 __all__ = [
@@ -24,9 +25,16 @@ __all__ = [
     "WidthOption",
     "check_pairs",
     "columns_of",
+    "err",
+    "out",
+    "percent",
     "progress_bar",
+    "say",
     "texts_of",
 ]
+
+out = Console()
+err = Console(stderr=True)
 
 DATA_HELP = (
     "A .csv, .tsv, .jsonl or .parquet file (.gz too), a built-in data set (reuters-r8:train), "
@@ -40,6 +48,16 @@ PairOption = Annotated[
 LabelOption = Annotated[str | None, typer.Option("--label-column", help="Column with the classes.")]
 WidthOption = Annotated[float | None, typer.Option("--width", help="Run every input at this width.")]
 ModelArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of 'sharcs train'.")]
+
+
+def say(message: str) -> None:
+    """Print a line on standard error as it is: brackets in names are no markup, and long paths stay whole."""
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a fraction as a percentage for a table; nothing where there is none."""
+    return "" if value is None else f"{100 * value:.{digits}f}"
 
 
 def columns_of(text: str | None, pair: str | None, label: str | None, trained: Columns | None = None) -> Columns:
@@ -66,9 +84,9 @@ def check_pairs(trained: TrainedModel, data: str, has_pairs: bool) -> None:
 
 
 @contextmanager
-def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar and hand out its advance function."""
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on standard error and hand out its advance function."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=err) as progress:
         task = progress.add_task(title, total=total)
         yield lambda count: progress.advance(task, count)

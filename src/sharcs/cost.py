@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sharcs.layers import all_layers
+
 if TYPE_CHECKING:
     from sharcs.subnetworks import RoutedTail
 
@@ -76,8 +78,7 @@ def continuation_coefficients(encoder: nn.Module, base_model: nn.Module, tail: R
     Returns:
         float64 ``[3]``.
     """
-    layer_type = type(tail.layers[0])
-    trunk = [layer for layer in base_model.modules() if type(layer) is layer_type and layer not in set(tail.layers)]
+    trunk = all_layers(base_model, tail.layers[0])[: -len(tail.layers)]
     linears = sum(_linear(m) for layer in trunk for m in layer.modules() if isinstance(m, nn.Linear))
     saved = torch.tensor([0.0, linears, len(trunk) * _attention(tail.hidden_size)], dtype=torch.float64)
     return cost_coefficients(encoder, base_model, tail)[-1] - saved

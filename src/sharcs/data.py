@@ -18,9 +18,21 @@ from sharcs.errors import InputError
 from sharcs.tables import read_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Columns", "TextData", "encode", "fingerprint", "label_names", "load_texts", "token_limit", "tokenise"]
+__all__ = [
+    "Columns",
+    "TextData",
+    "encode",
+    "fingerprint",
+    "label_names",
+    "load_texts",
+    "model_inputs",
+    "token_limit",
+    "tokenise",
+]
 
 TOKENISER_BATCH = 1000
 
@@ -190,6 +202,11 @@ def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int, with_pairs:
     if limit < needed:
         raise InputError(f"max_length is {limit}, of which special tokens take {special}; give at least {needed}")
     return limit
+
+
+def model_inputs(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Take of a tokenised row what a tokenizer makes and a model reads, without labels and lengths."""
+    return {name: row[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in row}
 
 
 def encode(

@@ -172,7 +172,7 @@ class InferenceEngine:
 
 
 class _Tokens:
-    """The tokens of a window, flat: a list of Python numbers for each input would take ten times the memory."""
+    """The tokens of a window, flat: a list of Python numbers for each input would take far more memory."""
 
     def __init__(self, encoded: dict[str, list[list[int]]], tokenizer: PreTrainedTokenizerBase) -> None:
         rows = encoded["input_ids"]

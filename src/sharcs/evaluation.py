@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from sharcs.config import RoutingPolicy
 from sharcs.cost import flops
+from sharcs.data import model_inputs
 from sharcs.router import choose_width, unsure
 
 if TYPE_CHECKING:
@@ -65,16 +66,11 @@ def run_all_widths(
     model.train(False)
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])  # type: ignore[attr-defined]
     order = lengths.argsort(descending=True, stable=True)
-    names = ("input_ids", "attention_mask", "token_type_ids")
-
-    def batch_of(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        return collate([{name: row[name] for name in names if name in row} for row in batch])
-
     loader: DataLoader[Any] = DataLoader(
         rows,  # type: ignore[arg-type]
         sampler=order.tolist(),
         batch_size=batch_size,
-        collate_fn=batch_of,
+        collate_fn=lambda batch: collate([model_inputs(row) for row in batch]),
     )
     predictions, scores, router_logits = [], [], []
     for batch in loader:
@@ -122,8 +118,8 @@ class Costs:
         return self.widths / self.full.unsqueeze(1)
 
     def spent(self, first: Tensor, last: Tensor) -> Tensor:
-        """Cost of running ``first`` and, where ``last`` differs, continuing: ``[inputs]``."""
-        cost = self.widths.gather(1, first.unsqueeze(1)).squeeze(1)
+        """Cost of running ``first`` and, where ``last`` differs, continuing: ``[..., inputs]``, like both of them."""
+        cost = self.widths[torch.arange(len(self.widths)), first]
         return cost + torch.where(first == last, 0.0, self.continuation)
 
 
@@ -212,15 +208,15 @@ def accuracy_report(
 def _random_routings(costs: Costs, first: Tensor, last: Tensor, seed: int) -> Iterator[Tensor]:
     """Draw routings of the same shares, and of the same mean cost where some inputs ran two widths."""
     generator = torch.Generator().manual_seed(seed)
-    full = costs.widths.shape[1] - 1
+    full, escalated = costs.widths.shape[1] - 1, not torch.equal(first, last)
+    target = costs.spent(first, last).sum()
     for _ in range(RANDOM_DRAWS):
         drawn = last[torch.randperm(len(last), generator=generator)]
-        if not torch.equal(first, last):
-            missing = costs.spent(first, last).sum() - costs.spent(drawn, drawn).sum()
-            added = costs.widths[:, full] - costs.spent(drawn, drawn)
+        if escalated:
+            spent = costs.spent(drawn, drawn)
             order = torch.randperm(len(last), generator=generator)
-            drawn = drawn.clone()
-            drawn[order[added[order].cumsum(0) <= missing]] = full
+            added = (costs.widths[:, full] - spent)[order].cumsum(0)
+            drawn[order[added <= target - spent.sum()]] = full
         yield drawn
 
 

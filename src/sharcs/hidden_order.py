@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sharcs.layers import layer_parts
+from sharcs.layers import all_layers, layer_parts
 from sharcs.narrow import norm_names
 
 if TYPE_CHECKING:
@@ -101,9 +101,7 @@ def _full_logits(model: SharcsForSequenceClassification, batch: dict[str, Tensor
 
 
 def _encoder_layers(model: SharcsForSequenceClassification) -> list[nn.Module]:
-    """List layers 1..L."""
-    layer_type = type(model.tail.layers[0])
-    return [module for module in model.encoder.base_model.modules() if type(module) is layer_type]
+    return all_layers(model.encoder.base_model, model.tail.layers[0])
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sharcs.errors import InputError
-from sharcs.layers import LayerParts, layer_parts
+from sharcs.layers import LayerParts, all_layers, layer_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,8 +44,7 @@ def reorder_by_importance(model: SharcsForSequenceClassification, batches: Itera
     else:
         # The heads of all layers share this bias, so they can only move together, those of layers 1..k included.
         order = torch.stack(head_scores).sum(dim=0).argsort(descending=True, stable=True)
-        trunk = [layer for layer in model.encoder.base_model.modules() if type(layer) is type(tail.layers[0])]
-        trunk = [layer for layer in trunk if layer not in set(tail.layers)]
+        trunk = all_layers(model.encoder.base_model, tail.layers[0])[: -len(tail.layers)]
         for parts in _parts_of(trunk, tail.hidden_size, model_type):
             _permute_heads(parts, order)
         with torch.no_grad():

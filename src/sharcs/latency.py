@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sharcs.data import model_inputs
 from sharcs.trials import Times
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ def measure_times(
         collate: Pads rows into a batch.
         forcing_weight: The cost weight that sends every input to the narrowest width.
     """
-    names = ("input_ids", "attention_mask", "token_type_ids")
     by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))  # type: ignore[index]
     picked = np.linspace(0, len(by_length) - 1, min(TEXTS, len(by_length))).round().astype(int)
     widths = list(model.config.widths)
@@ -51,8 +51,7 @@ def measure_times(
         # The last column is narrow first and then on to full width.
         model.config.policy = {"cost_weight": forcing_weight, "escalation_threshold": ALWAYS_UNSURE}
         for number, index in enumerate([*picked[:1].repeat(WARM_UP), *picked]):
-            row = rows[by_length[index]]  # type: ignore[index]
-            batch = collate([{name: row[name] for name in names if name in row}])
+            batch = collate([model_inputs(rows[by_length[index]])])  # type: ignore[index]
             batch = {name: value.to(model.device) for name, value in batch.items()}
             taken = [_milliseconds(model, batch, width) for width in [*widths, None]]
             if number >= WARM_UP:

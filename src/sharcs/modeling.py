@@ -151,7 +151,7 @@ class SharcsForSequenceClassification(PreTrainedModel):
     def prepare_for_inference(self) -> None:
         """Copy the sub-networks into plain layers; see :meth:`RoutedTail.prepare_for_inference`."""
         if self.tail.prepare_for_inference():
-            # Counting takes about a millisecond, as long as a short text takes in a small network.
+            # Counting walks through all modules, which a short text alone would feel.
             self._counted = self.cost_coefficients()
 
     def set_budget(self, budget: float) -> None:

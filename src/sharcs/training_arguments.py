@@ -28,7 +28,7 @@ class Recipe:
         return max(1, round(self.router_at * num_layers))
 
 
-# The paper's are those of its reference example (section 4); ours come from benchmarks/results/quality/tuning.
+# The paper's are those of its reference example (section 4). Ours are not tuned yet: benchmarks/quality_study.py.
 RECIPES = {
     PAPER: Recipe(epochs=10, learning_rate=2e-5, router_at=1 / 4),
     PLUS: Recipe(epochs=5, learning_rate=5e-5, router_at=1 / 6),

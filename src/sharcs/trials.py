@@ -161,7 +161,7 @@ class Trial:
         else:
             right, full_right = answers == self.labels, full_answers == self.labels
             lost, gained = full_right & ~right, right & ~full_right
-        flops = self.costs.widths[row, first] + torch.where(first == last, 0.0, self.costs.continuation)
+        flops = self.costs.spent(first, last)
         spent = flops.numpy()
         if self.times is not None:
             spent = self.times.widths[first.numpy()] + np.where((first != last).numpy(), self.times.continuation, 0.0)
