@@ -24,7 +24,7 @@ import torch
 from common import DATA, RESULTS, collator, machine, save, tokenizer
 from sharcs import DriftMonitor, SharcsForSequenceClassification
 from sharcs.choice import Constraint, choose
-from sharcs.config import RoutingPolicy
+from sharcs.config import BLEND, RoutingPolicy
 from sharcs.data import load_texts, tokenise
 from sharcs.drift import log_evidence
 from sharcs.evaluation import Costs, WidthOutputs, run_all_widths
@@ -49,7 +49,7 @@ def answers(model: SharcsForSequenceClassification, name: str, label2id: dict[st
     file = DATA / name / "test.csv.gz"
     data = load_texts(str(file if file.exists() else DATA / name / "validation.csv.gz"))
     rows = tokenise(data, tokenizer(), max_length=MAX_LENGTH, label2id=label2id)
-    outputs = run_all_widths(model, rows, collator())
+    outputs = run_all_widths(model, rows, collator(), blend=BLEND)
     return Trial.of(model, outputs, torch.tensor(rows["labels"]) if label2id else None, MAX_LENGTH)
 
 
@@ -79,7 +79,7 @@ def load(file: Path) -> tuple[Trial, Trial, int]:
     own, other = (
         Trial(
             WidthOutputs(*kept[part]["outputs"]), Costs(*kept[part]["costs"]), kept[part]["labels"],
-            kept["largest_cost"], kept["forcing_weight"],
+            kept["largest_cost"], kept["forcing_weight"], BLEND,
         )
         for part in ("own", "other")
     )  # fmt: skip
@@ -177,10 +177,11 @@ def study(cache: Path, names: list[str], seed: int, resamples: int) -> None:
             print(name, "has no outputs", flush=True)
             continue
         own, other, classes = load(file)
+        unblended = own.unblended()  # as calibrate does for disagreement with the full network
         # One calibration on all rows, as a user would run it.
         target = Constraint("max_disagreement", 0.02, CONFIDENCE)
-        best = choose(own, target, classes).policy
-        cost, risk = truths(own, [best or own.policy_of_one_width(full=True)], classes, target)[0]
+        best = choose(unblended, target, classes).policy
+        cost, risk = truths(unblended, [best or own.policy_of_one_width(full=True)], classes, target)[0]
         result: dict[str, Any] = {
             "set": name, "seed": seed, "population": len(own), "confidence": CONFIDENCE,
             "at_disagreement_0.02": {"met": best is not None, "cost": cost, "disagreement": risk}, **machine(),
@@ -190,12 +191,13 @@ def study(cache: Path, names: list[str], seed: int, resamples: int) -> None:
         for kind, limit, per_class in settings:
             for rows in ROWS:
                 constraint = Constraint(kind, limit, CONFIDENCE, per_class)
-                entry = guarantee(own, classes, constraint, rows, resamples)
+                population = unblended if kind == "max_disagreement" else own
+                entry = guarantee(population, classes, constraint, rows, resamples)
                 result["guarantee"].append(entry)
                 print(name, entry, flush=True)
         if best is not None:
             monitor = DriftMonitor(target.limit, CONFIDENCE, CHECK_SHARE)
-            result["drift"] = detection(own, other, best, monitor.max_disagreement)
+            result["drift"] = detection(unblended, other.unblended(), best, monitor.max_disagreement)
         save(FOLDER / f"{name}.json", result)
 
 

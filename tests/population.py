@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from sharcs.config import BLEND
 from sharcs.evaluation import Costs, WidthOutputs
 from sharcs.trials import Trial
 
@@ -36,11 +37,14 @@ def make_population(size, seed=0, widths=(0.35, 1.01), rare=False):
     predictions.append(full)
     scores.append(np.full(size, 0.99))
     logits.append(4 * (hard - 0.25) + draw.normal(0, 1, size))
+    # Blending changes a few of the answers that go on.
+    blended = [np.where(draw.random(size) < 0.03, labels, full) for _ in widths[:-1]]
     lengths = draw.integers(5, 60, size)
     flops = 1000.0 * lengths
     outputs = WidthOutputs(
         torch.tensor(np.stack(predictions, 1)),
         torch.tensor(np.stack(scores, 1)).float(),
+        torch.tensor(np.stack([*blended, full], 1)),
         torch.tensor(np.stack(logits, 1)).float(),
         torch.tensor(lengths),
     )
@@ -50,7 +54,9 @@ def make_population(size, seed=0, widths=(0.35, 1.01), rare=False):
         torch.tensor(0.67 * flops),
     )
     gap = min(high - low for low, high in pairwise(widths))
-    return Trial(outputs, costs, torch.tensor(labels), 60_000.0 * (widths[-1] + 0.67), float(np.ceil(1.5 / gap)))
+    return Trial(
+        outputs, costs, torch.tensor(labels), 60_000.0 * (widths[-1] + 0.67), float(np.ceil(1.5 / gap)), BLEND
+    )
 
 
 def resample(population, rows, generator):

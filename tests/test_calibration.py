@@ -62,7 +62,7 @@ def test_a_limit_that_nothing_keeps_leaves_the_full_network(trial):
 def test_a_budget_is_nearly_spent(trial):
     found = calibrate(trial, Constraint("budget", 0.6), CLASSES)
     assert 0.55 < found.observed < found.bound <= 0.6
-    assert found.observed == found.cost_ratio
+    assert found.observed == pytest.approx(found.cost_ratio)
     # and spent well: a policy of the frontier that costs as much doesn't agree much better
     rival = policy_for_budget({"frontier": found.frontier}, found.cost_ratio)
     assert trial.apply([found.policy]).disagrees.mean() < trial.apply([rival]).disagrees.mean() + 0.01
@@ -129,20 +129,25 @@ def test_losses_by_value_equal_plain_loops(trial, found):
 # Budgets from what is stored
 
 
-def test_the_frontier_holds_what_nothing_beats(trial, found):
-    frontier = found.frontier
+@pytest.mark.parametrize("constraint", [Constraint("max_disagreement", 0.05), Constraint("budget", 0.6)])
+def test_the_frontier_holds_what_nothing_beats(trial, constraint):
+    frontier = calibrate(trial, constraint, CLASSES).frontier
+    if constraint.kind == "max_disagreement":
+        trial = trial.unblended()
     assert 10 < len(frontier) <= 33
     costs = [point["cost_ratio"] for point in frontier]
-    risks = [point["disagreement"] for point in frontier]
     assert costs == sorted(costs)
-    assert risks == sorted(risks, reverse=True)
-    assert risks[-1] == 0
+    risks = []
     for point in frontier:
         policy = RoutingPolicy(point["cost_weight"], point["escalation_threshold"])
+        assert point["blend"] == (trial.blend if policy.escalates else 0)
         applied = trial.apply([policy])
+        risks.append(trial.unblended().apply([policy]).disagrees.mean())
         assert point["cost_ratio"] == pytest.approx(applied.flops.sum() / float(trial.costs.full.sum()))
         assert point["disagreement"] == pytest.approx(applied.disagrees.mean())
         assert point["accuracy_drop"] == pytest.approx(applied.lost.mean() - applied.gained.mean())
+    assert risks == sorted(risks, reverse=True)
+    assert risks[-1] == 0
     beaten = [RoutingPolicy(3.0), RoutingPolicy(3.0, 0.9), RoutingPolicy(3.0, 0.9)]
     assert len(build_frontier(trial, beaten)) == 2
 
@@ -153,8 +158,9 @@ def test_a_budget_picks_what_spends_the_most_within_it(bert_path, found):
     for budget in (0.4, 0.6, 0.99, 5.0):
         model.set_budget(budget)
         within = [point for point in found.frontier if point["cost_ratio"] <= budget]
-        best = min(within, key=lambda point: point["disagreement"])
-        assert model.config.policy == {name: best[name] for name in ("cost_weight", "escalation_threshold")}
+        best = max(within, key=lambda point: point["cost_ratio"])
+        names = ("cost_weight", "escalation_threshold", "blend")
+        assert model.config.policy == {name: best[name] for name in names}
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), "half", True])

@@ -70,7 +70,12 @@ def test_policies_are_tried_as_the_network_routes(widths):
     applied = trial.apply(policies)
     for index, policy in enumerate(policies):
         first, last = route(trial.outputs, trial.costs, policy)
-        answers = trial.outputs.predictions.gather(1, last[:, None])[:, 0]
+        answers = torch.tensor(
+            [
+                (trial.outputs.predictions[row, b] if a == b else trial.outputs.escalated[row, a]).item()
+                for row, (a, b) in enumerate(zip(first.tolist(), last.tolist(), strict=True))
+            ]
+        )
         full = trial.outputs.predictions[:, -1]
         assert applied.last[index].tolist() == last.tolist()
         assert applied.disagrees[index].tolist() == (answers != full).tolist()

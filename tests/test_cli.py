@@ -168,6 +168,40 @@ def test_the_seed_decides_the_model(toys, tmp_path):
     assert weights["one"] != weights["two"]
 
 
+def fine_tuned(toys, folder, names):
+    """Save a plain classifier with random weights, as if it were fine-tuned, and its tokenizer."""
+    classes = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(toys.encoder, **classes).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(toys.encoder).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_is_fine_tuned_already_keeps_its_answers(toys, tmp_path):
+    """Its classes keep their order, which isn't the alphabet's, and a class may be missing in the data."""
+    plain, output = fine_tuned(toys, tmp_path / "plain", ["good", "neither", "bad"]), tmp_path / "routed"
+    succeeds("train", "--data", toys.test, "--model", plain, "--output", output, "--epochs", 0)
+    texts = texts_of(toys.test)
+    before = AutoModelForSequenceClassification.from_pretrained(plain).eval()
+    after = AutoModelForSequenceClassification.from_pretrained(output).eval()
+    assert after.config.id2label == before.config.id2label
+    batch = AutoTokenizer.from_pretrained(plain)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(after(**batch, width=1.0).logits, before(**batch).logits)
+
+
+def test_without_epochs_a_model_has_to_be_fine_tuned_on_the_same_classes(toys, tmp_path):
+    command = ("train", "--data", toys.test, "--output", tmp_path / "routed", "--epochs", 0, "--model")
+    message = error_message(sharcs(*command, toys.encoder))
+    assert "not fine-tuned" in message
+    message = error_message(sharcs(*command, fine_tuned(toys, tmp_path / "plain", ["good", "awful"])))
+    assert "'good', 'awful'" in message
+    assert "'bad'" in message
+    assert not (tmp_path / "routed").exists()
+    message = error_message(sharcs(*command, toys.encoder, "--recipe", "paper"))
+    assert "at least 1" in message
+
+
 OPTIONS = [
     # options, and what they come to
     ("", lambda t: t.args.recipe == "sharcs+"),

@@ -55,16 +55,6 @@ def test_the_copies_give_what_the_slices_give_bit_for_bit(paths, family, attenti
         assert torch.equal(run(model, batch, **how), logits)
 
 
-def test_a_projection_at_the_cut_is_run_too(bert):
-    bert.tail.add_projections()
-    with torch.no_grad():
-        for parameter in bert.tail.projections.parameters():
-            parameter.add_(0.1)
-    expected = run(bert, batch_of(bert), width_index=MIXED)
-    bert.prepare_for_inference()
-    assert torch.equal(run(bert, batch_of(bert), width_index=MIXED), expected)
-
-
 def test_the_copies_are_contiguous_and_no_part_of_the_network(bert):
     names = [list(bert.state_dict()), [n for n, _ in bert.named_parameters()], [n for n, _ in bert.named_modules()]]
     bert.prepare_for_inference()

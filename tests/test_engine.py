@@ -89,6 +89,7 @@ policies = st.fixed_dictionaries(
     {
         "cost_weight": st.sampled_from([0.0, 0.0, 0.4, -0.5]),
         "escalation_threshold": st.sampled_from([None, 0.0, 0.5, 0.7, 1.0]),
+        "blend": st.sampled_from([0.0, 0.3, 1.0]),
     }
 )
 

@@ -13,7 +13,7 @@ from encoders import NUM_LABELS, WIDTHS, load_plain, load_routed, make_batch, ro
 from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification
 from sharcs.config import RoutingPolicy
 from sharcs.cost import flops
-from sharcs.router import confidence, unsure
+from sharcs.router import blended, confidence, unsure
 
 LENGTHS = [4, 9, 1, 6, 12]
 LABELS = torch.tensor([0, 2, 1, 2, 0])
@@ -159,6 +159,49 @@ def test_confidence_of_each_task():
     assert confidence(logits).item() == pytest.approx(exponentials[0] / sum(exponentials))
     # The least sure of the labels is the one at zero, which is undecided.
     assert confidence(logits, "multi_label_classification").item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("blend", [0.0, 0.3, 1.0])
+@torch.no_grad()
+def test_answers_that_went_on_are_averages_of_both_networks(shared, blend):
+    batch = make_batch(shared.config.encoder, LENGTHS)
+    narrow, full = (shared(**batch, width=width).logits.softmax(-1) for width in (WIDTHS[0], 1.0))
+    ordered = narrow.amax(-1).sort().values.tolist()
+    threshold = sum(ordered[2:4]) / 2
+    policy = {"cost_weight": 9.0, "escalation_threshold": threshold, "blend": blend}
+    output = with_policy(shared, **policy)(**batch, labels=LABELS)
+    went_on = output.first_width_index != output.width_index
+    assert went_on.sum() == 3
+    expected = torch.where((narrow.amax(-1) < threshold)[:, None], (1 - blend) * full + blend * narrow, narrow)
+    torch.testing.assert_close(output.logits.softmax(-1), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output.loss, F.nll_loss(expected.log(), LABELS), atol=1e-5, rtol=1e-4)
+    direct = with_policy(shared, **policy | {"cost_weight": -9.0})(**batch)
+    torch.testing.assert_close(direct.logits.softmax(-1), full, atol=1e-5, rtol=1e-4)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=5), st.floats(0, 1))
+def test_blended_answers_of_several_labels_average_each_labels_probability(pairs, blend):
+    full, narrow = torch.tensor(pairs, dtype=torch.float64).T
+    policy = RoutingPolicy(blend=blend)
+    found = blended(full, narrow, policy, "multi_label_classification").sigmoid()
+    expected = (1 - blend) * full.sigmoid() + blend * narrow.sigmoid()
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    found = blended(full, narrow, policy).softmax(-1)
+    torch.testing.assert_close(
+        found, (1 - blend) * full.softmax(-1) + blend * narrow.softmax(-1), atol=1e-4, rtol=1e-3
+    )
+
+
+def test_without_a_blend_nothing_is_rounded():
+    full = torch.randn(3, 4)
+    assert blended(full, torch.randn(3, 4), RoutingPolicy()) is full
+
+
+@pytest.mark.parametrize("blend", [-0.1, 1.5, "half", True, float("nan")])
+def test_blends_that_are_none_are_refused(bert, blend):
+    with pytest.raises(InputError, match="from 0 to 1"):
+        SharcsConfig(encoder=bert.config.encoder, policy={"blend": blend})
 
 
 def test_a_confidence_at_the_threshold_stands():

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import asdict
 from itertools import pairwise
 
 import datasets
@@ -10,6 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sharcs.config import RoutingPolicy
 from sharcs.evaluation import Costs, WidthOutputs, _random_routings, accuracy_report, run_all_widths
 from sharcs.evaluation import route as policy_route
 from tiny import collate, tiny_model, toy_rows
@@ -49,6 +51,30 @@ def test_every_width_of_every_input_equals_a_plain_loop(kind, widths):
             assert outputs.predictions[number, index] == best
             assert outputs.scores[number, index] == pytest.approx(probabilities[best], abs=1e-5)
             torch.testing.assert_close(outputs.router_logits[number], output.router_logits[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("blend", [0.0, 0.6])
+def test_a_policy_is_given_the_answers_that_the_model_gives(blend):
+    model, rows = tiny_model(widths=THREE, labels=3, seed=6), toy_rows(40)
+    with torch.no_grad():
+        head = model.encoder.classifier
+        head.bias.sub_(model.eval()(**collate(rows), all_widths=True).width_logits.mean(dim=(0, 1)))
+        head.weight.mul_(9)
+        head.bias.mul_(9)
+    scores = run_all_widths(model, rows, collate).scores[:, 0].sort().values.tolist()
+    policy = RoutingPolicy(9.0, sum(scores[19:21]) / 2, blend)
+    model.config.policy = asdict(policy)
+    outputs = run_all_widths(model, rows, collate, batch_size=8)
+    first, last = policy_route(outputs, Costs.of(model, outputs.lengths), policy)
+    assert 5 < (first != last).sum() < 35
+    found = outputs.answers(first, last).tolist()
+    with torch.no_grad():
+        expected = [model(input_ids=torch.tensor([row["input_ids"]])).logits.argmax().item() for row in rows]
+    assert found == expected
+    if blend:
+        assert found != outputs.predictions.gather(1, last[:, None])[:, 0].tolist()
+        other = run_all_widths(model, rows, collate, blend=0.0)
+        assert torch.equal(other.escalated, other.predictions[:, -1:].expand(-1, 3))
 
 
 def test_only_what_the_tokenizer_makes_is_read():
@@ -100,7 +126,8 @@ def outputs_of(widths, count, *, classes=3, seed=0, scale=2.0, accuracy=(0.5, 0.
     predictions = torch.where(right, truth.unsqueeze(1), predictions)
     logits = torch.randn(count, len(widths), generator=generator) * scale
     lengths = torch.randint(3, 40, (count,), generator=generator)
-    return WidthOutputs(predictions, torch.rand(count, len(widths)), logits, lengths), truth
+    escalated = predictions[:, -1:].expand(-1, len(widths))
+    return WidthOutputs(predictions, torch.rand(count, len(widths)), escalated, logits, lengths), truth
 
 
 def slow_point(model, outputs, truth, chosen):
@@ -192,7 +219,8 @@ def test_width_that_nothing_is_routed_to_has_no_accuracy_there(index):
 
 def test_oracle_takes_the_cheapest_right_width_and_the_cheapest_where_none_is_right():
     predictions = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 1]])
-    outputs = WidthOutputs(predictions, torch.rand(5, 3), torch.zeros(5, 3), torch.tensor([10] * 5))
+    escalated = predictions[:, -1:].expand(-1, 3)
+    outputs = WidthOutputs(predictions, torch.rand(5, 3), escalated, torch.zeros(5, 3), torch.tensor([10] * 5))
     report = accuracy_report(model_with(THREE), outputs, torch.zeros(5, dtype=torch.long))
     costs = costs_of(model_with(THREE), 10)
     assert report["oracle"]["accuracy"] == pytest.approx(4 / 5)

@@ -108,6 +108,8 @@ def test_norm_names_are_the_layer_norms_in_order(layer):
 
 def test_narrow_argument_cuts_position_biases_by_head_and_nothing_else():
     bias = torch.randn(2, 4, 5, 5)
-    assert torch.equal(narrow_argument(bias, 4, 2), torch.stack([bias[:, 0], bias[:, 1]], dim=1))
+    assert torch.equal(narrow_argument(bias, 4, slice(2)), torch.stack([bias[:, 0], bias[:, 1]], dim=1))
+    kept = torch.tensor([3, 1])
+    assert torch.equal(narrow_argument(bias, 4, kept), torch.stack([bias[:, 3], bias[:, 1]], dim=1))
     for other in (torch.randn(2, 1, 5, 5), torch.randn(2, 4, 5), torch.randn(4, 4), None, False, "eager"):
-        assert narrow_argument(other, 4, 2) is other
+        assert narrow_argument(other, 4, slice(2)) is other

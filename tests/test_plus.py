@@ -7,20 +7,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
 from sharcs.hardness import narrowest_sure
-from sharcs.losses import divergence, router_loss, teacher_loss, true_class_probability
+from sharcs.losses import distillation_loss, divergence, router_loss, true_class_probability
 from sharcs.training_arguments import RECIPES, SharcsTrainingArguments
-from tiny import arguments, collate, rows_of, tiny_model, toy_rows, trainer_for
+from tiny import arguments, collate, rows_of, tiny_encoder, tiny_model, toy_rows, trainer_for
 
-ROWS, EPOCHS = 44, 3
-PLUS = {"recipe": "sharcs+", "window": None, "bands": None, "num_train_epochs": EPOCHS, "importance_samples": 16}
+ROWS, EPOCHS, NARROW_EPOCHS = 44, 2, 3
+STEPS = -(-ROWS // 8)
+PLUS = {
+    "recipe": "sharcs+",
+    "window": None,
+    "bands": None,
+    "num_train_epochs": EPOCHS,
+    "subnetwork_epochs": NARROW_EPOCHS,
+    "importance_samples": 16,
+}
 
 
 class Seen:
-    """Notes every training pass through a hook on the model."""
+    """Notes every pass of a training step through a hook on the model."""
 
     def __init__(self, model):
         """Watch a model."""
@@ -28,8 +37,26 @@ class Seen:
         model.register_forward_hook(self._note, with_kwargs=True)
 
     def _note(self, model, _args, kwargs, output):
-        if model.training:
+        if model.training or kwargs.get("narrow_only"):
             self.passes.append((kwargs["input_ids"].clone(), kwargs["labels"].clone(), output))
+
+
+class Rates(TrainerCallback):
+    """Notes the learning rate of every group at every update."""
+
+    def __init__(self):
+        """Start empty."""
+        self.found = []
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        """Note them."""
+        self.found.append([group["lr"] for group in optimizer.param_groups])
+
+
+def full_weights(model):
+    """Copy everything but sub-networks and router."""
+    own = ("private", "router")
+    return {n: p.detach().clone() for n, p in model.named_parameters() if not any(part in n for part in own)}
 
 
 @pytest.fixture(scope="module", params=[(0.25, 1.0), (0.25, 0.5, 1.0)])
@@ -42,55 +69,112 @@ def trained(request, tmp_path_factory):
     return trainer, seen
 
 
-def slow_loss(output, labels):
-    """The step's loss, in plain sums over samples and classes."""
+def full_logits_of(model):
+    """Answers of the full network, by row."""
+    with torch.no_grad():
+        return model.eval()(**collate(toy_rows(ROWS)), width=1.0).logits
+
+
+def slow_loss(output, labels, teacher):
+    """The loss of a step of the second phase, in plain sums over samples and classes."""
     probabilities = output.width_logits.double().softmax(-1).tolist()
-    full = probabilities[-1]
+    full = teacher.double().softmax(-1).tolist()
     total = 0.0
-    for index, of_width in enumerate(probabilities):
-        for row, label, teacher in zip(of_width, labels.tolist(), full, strict=True):
+    for of_width in probabilities:
+        for row, label, target in zip(of_width, labels.tolist(), full, strict=True):
             total -= torch.tensor(row[label]).log().item() / len(labels)
-            if index < len(probabilities) - 1:
-                total += sum(t * (torch.tensor(t / s).log().item()) for t, s in zip(teacher, row, strict=True)) / len(
-                    labels
-                )
+            total += sum(t * torch.tensor(t / s).log().item() for t, s in zip(target, row, strict=True)) / len(labels)
     scores = output.router_logits.double().sigmoid().tolist()
-    router = 0.0
+    router, count = 0.0, len(probabilities) + 1
     for sample, label in enumerate(labels.tolist()):
         sure = [index for index, of_width in enumerate(probabilities) if of_width[sample][label] >= 0.8]
-        narrowest = sure[0] if sure else len(probabilities) - 1
+        narrowest = sure[0] if sure else count - 1
         for index, score in enumerate(scores[sample]):
             target, score = float(index == narrowest), torch.tensor(score)
             router -= target * score.log().item() + (1 - target) * (1 - score).log().item()
-    return total + 0.5 * router / len(labels) / len(probabilities)
+    return total + 0.5 * router / len(labels) / count
 
 
-def test_every_step_trains_every_width_with_the_full_network_as_teacher(trained):
+def test_first_the_full_network_is_trained_and_then_the_narrow_ones_by_it(trained):
     trainer, seen = trained
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    expected = [slow_loss(output, labels) for _, labels, output in seen.passes]
-    assert logged == pytest.approx(expected, rel=1e-4)
+    first = [output.loss.item() for _, _, output in seen.passes[: EPOCHS * STEPS]]
+    teacher = full_logits_of(trainer.model)  # the second phase didn't change it
+    then = [slow_loss(output, labels, teacher[rows_of(ids)]) for ids, labels, output in seen.passes[EPOCHS * STEPS :]]
+    assert logged == pytest.approx(first + then, rel=1e-4)
+    assert len(logged) == (EPOCHS + NARROW_EPOCHS) * STEPS
 
 
-def test_the_router_learns_ten_times_faster_than_the_rest(trained):
+def test_the_full_network_is_that_of_fine_tuning_alone_bit_for_bit(tmp_path):
+    """Against the plain encoder, trained on the same batches and random numbers by a loop of its own."""
+    model, plain = tiny_model(), tiny_encoder()
+    seen, rates, states = Seen(model), Rates(), []
+    model.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()) if model.training else None)
+    trainer_for(tmp_path, model, toy_rows(ROWS), callbacks=[rates], **PLUS | {"max_grad_norm": 0.0}).train()
+    optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=0.0, fused=True)
+    plain.train()
+    for step, (ids, labels, _) in enumerate(seen.passes[: EPOCHS * STEPS]):
+        optimizer.param_groups[0]["lr"] = rates.found[step][0]
+        torch.set_rng_state(states[step])
+        plain(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found, batch = full_logits_of(model), collate(toy_rows(ROWS))
+    with torch.no_grad():
+        assert torch.equal(found, plain.eval()(**batch).logits)
+
+
+def test_an_encoder_that_is_fine_tuned_already_is_left_as_it_is(tmp_path):
+    model = tiny_model()
+    before, batch = full_weights(model), collate(toy_rows(ROWS))
+    narrow = tiny_model()
+    narrow.tail.give_private_weights(narrow.encoder.config)
+    trainer_for(tmp_path, model, toy_rows(ROWS), **PLUS | {"num_train_epochs": 0}).train()
+    assert all(torch.equal(value, before[name]) for name, value in full_weights(model).items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        answers = [m.eval()(**batch, width=0.25).logits for m in (model, narrow)]
+    assert not torch.allclose(*answers, atol=1e-3)
+
+
+def test_sub_networks_and_router_learn_faster_than_the_rest(trained):
     trainer, _ = trained
-    router = {id(parameter) for parameter in trainer.model.tail.router.parameters()}
-    rates = {True: set(), False: set()}
-    count = 0
+    tail = trainer.model.tail
+    kinds = {id(p): "router" for p in tail.router.parameters()} | {id(p): "narrow" for p in tail.private.parameters()}
+    rates, count = {}, 0
     for group in trainer.optimizer.param_groups:
         for parameter in group["params"]:
-            rates[id(parameter) in router].add(group["initial_lr"])
+            rates.setdefault(kinds.get(id(parameter), "full"), set()).add(group["initial_lr"])
             count += 1
-    assert rates == {True: {10 * 3e-3}, False: {3e-3}}
+    assert rates == {"full": {3e-3}, "narrow": {5 * 3e-3}, "router": {10 * 3e-3}}
     assert count == len(list(trainer.model.parameters()))
 
 
-def test_the_router_teaches_nothing_to_the_layers_before_it():
+def test_each_phase_has_the_whole_schedule(tmp_path):
+    """Linear decay to zero, twice: each part's rate over the updates of its own epochs."""
     model = tiny_model()
-    batch = collate(toy_rows(8))
-    model(**batch, all_widths=True).router_logits.sum().backward()
-    assert all(p.grad is not None for p in model.tail.router.parameters())
-    assert all(p.grad is None for n, p in model.named_parameters() if "router" not in n)
+    trainer = trainer_for(tmp_path, model, toy_rows(ROWS), callbacks=[rates := Rates()], **PLUS)
+    trainer.train()
+    first, second = EPOCHS * STEPS, NARROW_EPOCHS * STEPS
+    router = set(model.tail.router.parameters())
+    groups = trainer.optimizer.param_groups
+    of_router = next(i for i, group in enumerate(groups) if group["params"][0] in router)
+    of_full = [of_groups[0] for of_groups in rates.found]
+    assert of_full[:first] == pytest.approx([3e-3 * (1 - step / first) for step in range(first)])
+    assert of_full[first:] == [0.0] * second
+    narrow = [of_groups[of_router] for of_groups in rates.found[first:]]
+    assert narrow == pytest.approx([3e-2 * (1 - step / second) for step in range(second)])
+
+
+def test_the_second_phase_gives_gradients_to_sub_networks_and_router_alone():
+    model = tiny_model()
+    model.tail.give_private_weights(model.encoder.config)
+    output = model.eval()(**collate(toy_rows(8)), all_widths=True, narrow_only=True)
+    assert output.logits is None
+    (output.router_logits.sum() + output.width_logits.sum()).backward()
+    below = [p for n, p in model.named_parameters() if "embeddings" in n or ".layer.0." in n or ".layers." in n]
+    assert all(p.grad is not None for p in [*model.tail.router.parameters(), *model.tail.private.parameters()])
+    assert all(p.grad is None for p in below if not any(p is own for own in model.tail.private.parameters()))
 
 
 def test_labels_name_the_narrowest_width_that_is_sure():
@@ -102,14 +186,12 @@ def test_labels_name_the_narrowest_width_that_is_sure():
 
 def test_every_epoch_sees_every_row_once(trained):
     _, seen = trained
-    steps = -(-ROWS // 8)
-    assert len(seen.passes) == EPOCHS * steps
     orders = []
-    for epoch in range(EPOCHS):
-        batches = [tuple(rows_of(ids)) for ids, *_ in seen.passes[epoch * steps : (epoch + 1) * steps]]
+    for epoch in range(EPOCHS + NARROW_EPOCHS):
+        batches = [tuple(rows_of(ids)) for ids, *_ in seen.passes[epoch * STEPS : (epoch + 1) * STEPS]]
         assert sorted(row for batch in batches for row in batch) == list(range(ROWS))
         orders.append(batches)
-    assert orders[0] != orders[1] != orders[2]
+    assert len({str(order) for order in orders}) == len(orders)
 
 
 def test_the_policy_starts_narrow_and_escalates(trained):
@@ -126,22 +208,7 @@ def test_a_policy_of_the_users_own_is_kept(tmp_path):
     assert model.config.routing_policy == RoutingPolicy(0.25)
 
 
-def test_hidden_dimensions_are_reordered_before_training(tmp_path):
-    """With a learning rate of zero only the reordering is left."""
-    model = tiny_model()
-    trainer = trainer_for(tmp_path, model, toy_rows(ROWS), **PLUS | {"learning_rate": 1e-30})
-    before = model.encoder.bert.embeddings.word_embeddings.weight.detach().clone()
-    batch = collate(toy_rows(ROWS))
-    expected = model.eval()(**batch, width=1.0).logits.detach()
-    trainer.train()
-    found = model.eval()(**batch, width=1.0).logits.detach()
-    after = model.encoder.bert.embeddings.word_embeddings.weight.detach()
-    assert not torch.equal(before, after)
-    assert torch.equal(before.sort(dim=1).values, after.sort(dim=1).values)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("step", [4, 6, 9])
+@pytest.mark.parametrize("step", [4, 6, 9, 12, 15, 18])
 def test_a_resumed_run_ends_like_one_that_was_not_interrupted(tmp_path, step):
     saving = {"save_strategy": "steps", "save_steps": 1}
 
@@ -162,13 +229,10 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(tmp_path, step):
 
 
 def test_the_full_network_is_no_pupil_of_the_narrow_ones():
-    logits = torch.randn(2, 5, 3, requires_grad=True)
-    labels = torch.tensor([0, 1, 2, 0, 1])
-    full_loss = torch.nn.functional.cross_entropy(logits[-1], labels)
-    teacher_loss(full_loss, logits, labels).backward()
-    expected = torch.autograd.grad(torch.nn.functional.cross_entropy(logits[-1], labels), logits)[0]
-    assert torch.equal(logits.grad[-1], expected[-1])
-    assert logits.grad[0].abs().sum() > 0
+    narrow, teacher = torch.randn(2, 5, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    distillation_loss(narrow, teacher, torch.tensor([0, 1, 2, 0, 1])).backward()
+    assert teacher.grad is None
+    assert (narrow.grad.abs().sum(dim=(1, 2)) > 0).all()
 
 
 @settings(deadline=None)

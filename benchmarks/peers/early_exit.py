@@ -65,7 +65,7 @@ class MultiExit(nn.Module):
             certainties.append(torch.sigmoid(self.certainty(hidden[:, 0].detach())))
             if self.regime == "sweet" and self.training:
                 hidden = hidden.detach()  # an exit's loss stops at the layers between it and the exit before
-        return torch.stack(logits), torch.stack(certainties)
+        return torch.stack(logits).float(), torch.stack(certainties).float()
 
     def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         logits, certainties = self.answers(inputs)

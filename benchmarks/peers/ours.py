@@ -13,7 +13,7 @@ from peers.outputs import Outputs, budget_score
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
 from sharcs.builtin import minilm_path
 from sharcs.evaluation import Costs
-from sharcs.router import choose_width
+from sharcs.router import blended, choose_width
 from sharcs.training_arguments import RECIPES
 
 SIGNALS = {"sharcs+": "confidence", "paper": "router"}
@@ -41,7 +41,9 @@ def outputs_of(model: SharcsForSequenceClassification, rows: Any, recipe: str) -
         return Outputs(logits[[0, -1]], spent, full, labels, {"router": torch.stack([signal, signal])})
     first = choose_width(router_logits, costs.relative, model.config.routing_policy)
     everyone = torch.arange(len(first))
-    answers = torch.stack([logits[first, everyone], logits[-1]])
+    narrow, policy = logits[first, everyone], model.config.routing_policy
+    went_on = (first < len(logits) - 1).unsqueeze(1)
+    answers = torch.stack([narrow, torch.where(went_on, blended(logits[-1], narrow, policy), logits[-1])])
     cost_first = costs.spent(first, first)
     spent = torch.stack([cost_first, costs.spent(first, torch.full_like(first, logits.shape[0] - 1))])
     return Outputs(answers, spent, full, labels)
@@ -68,12 +70,21 @@ def train(
     seed: int,
     epochs: float,
     rate: float,
+    encoder: str | None = None,
 ) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
-    """Train by a recipe; the epoch is chosen on held-out rows."""
-    layer = RECIPES[recipe].router_layer(AutoConfig.from_pretrained(minilm_path()).num_hidden_layers)
-    model = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=labels, router_layer=layer)
+    """Train by a recipe; by the paper's, the epoch is chosen on held-out rows.
+
+    ``encoder`` is a network that is fine-tuned already, by plain fine-tuning: the first phase of sharcs+.
+    """
+    source = encoder or minilm_path()
+    layer = RECIPES[recipe].router_layer(AutoConfig.from_pretrained(source).num_hidden_layers)
+    model = SharcsForSequenceClassification.from_encoder(source, num_labels=labels, router_layer=layer)
     shares = Bounded()
-    best = KeepBest(model, lambda: budget_score(outputs_of(model, dev_rows, recipe), SIGNALS[recipe], name))
+    callbacks: list[Any] = [shares]
+    if recipe == "paper":
+        # Ours needs no choice: the full network is chosen already, and the rest ends with the schedule.
+        best = KeepBest(model, lambda: budget_score(outputs_of(model, dev_rows, recipe), SIGNALS[recipe], name))
+        callbacks.append(best)
     trainer = SharcsTrainer(
         model=model,
         args=SharcsTrainingArguments(
@@ -81,8 +92,10 @@ def train(
         ),
         train_dataset=train_rows.select_columns([*INPUTS, "labels", "length"]),
         data_collator=collator(),
-        callbacks=[best, shares],
+        callbacks=callbacks,
     )
     trainer.train()
+    if recipe != "paper":
+        return model, {}
     best.restore()
     return model, {"dev_scores": best.scores, "shares": shares.shares}

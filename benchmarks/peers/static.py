@@ -148,16 +148,18 @@ class DynaBert(nn.Module):
                 )
                 for layer in self.teacher[0].model.bert.encoder.layer
             ]
-            target = self.teacher[0].model(**inputs).logits.softmax(-1)
+            target = self.teacher[0].model(**inputs).logits.float().softmax(-1)
             for hook in hooks:
                 hook.remove()
         mask = inputs["attention_mask"].unsqueeze(-1)
         total: Tensor | float = 0.0
         for width in DYNABERT_WIDTHS:
             logits, states = self.run(inputs, width)
-            total = total - (target * logits.log_softmax(-1)).sum(-1).mean()
+            total = total - (target * logits.float().log_softmax(-1)).sum(-1).mean()
             for mine, theirs in zip(states, teacher_states, strict=True):
-                total = total + 0.1 * (((mine - theirs) ** 2) * mask).sum() / (mask.sum() * mine.shape[-1])
+                total = total + 0.1 * (((mine.float() - theirs.float()) ** 2) * mask).sum() / (
+                    mask.sum() * mine.shape[-1]
+                )
         return {"loss": total}  # type: ignore[dict-item]
 
     def outputs(self, rows: Any) -> Outputs:

@@ -89,6 +89,8 @@ def calibrate(trial: Trial, constraint: Constraint, classes: int, seed: int = 0)
         raise InputError("--max-accuracy-drop: needs labels; label the rows, or give --max-disagreement")
     if constraint.kind == "latency_ms" and trial.times is None:
         raise InputError("latency_ms: needs times; measure them with sharcs.latency.measure_times")
+    if constraint.kind == "max_disagreement":
+        trial = trial.unblended()  # an average with another answer is not the full network's
     choice = choose(trial, constraint, classes, seed)
     rows = choice.test.rows
     policy = trial.policy_of_one_width(full=True) if choice.policy is None else choice.policy

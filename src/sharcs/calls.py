@@ -7,13 +7,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["RoutedLayers", "RoutingCall", "TrunkDone", "current_call", "select_rows", "skip_when_continuing"]
+__all__ = [
+    "RoutedLayers",
+    "RoutingCall",
+    "TrunkDone",
+    "current_call",
+    "select_rows",
+    "skip_when_continuing",
+    "trunk_layers",
+]
 
 
 class TrunkDone(Exception):  # noqa: N818  # no error, but the way out of a pass that asked for the trunk alone
@@ -32,7 +39,6 @@ class RoutingCall:
         choose: Maps router logits ``[batch, widths]`` to width indices ``[batch]``.
         width_index: Forced width: one index for the whole batch, or ``[batch]``; else filled by the tail.
         router_logits: Filled by the tail, ``[batch, widths]``; not in a call that continues.
-        detach_router: Whether the router's loss stops at the router.
         hidden: Output of layer k, ``[batch, tokens, hidden]``: filled by the tail. A call that is given one
             continues from it: layers 1..k are not run, and the router isn't either.
         trunk_only: Whether the pass ends at the router, by :class:`TrunkDone`.
@@ -42,7 +48,6 @@ class RoutingCall:
     choose: Callable[[Tensor], Tensor]
     width_index: Tensor | int | None = None
     router_logits: Tensor | None = None
-    detach_router: bool = False
     hidden: Tensor | None = None
     trunk_only: bool = False
 
@@ -83,23 +88,29 @@ class RoutedLayers(nn.ModuleList):
         return super().__iter__()
 
 
+def trunk_layers(encoder: nn.Module) -> list[nn.Module]:
+    """List layers 1..k of an encoder that is wrapped."""
+    lists = [module for module in encoder.modules() if isinstance(module, RoutedLayers)]
+    return [found[index] for found in lists for index in range(len(found) - 1)]
+
+
 def skip_when_continuing(embeddings: nn.Module) -> None:
     """Let embeddings run on one token only in a call that continues, where nothing reads what they return.
 
-    The encoder's own code still takes sizes from it, so it is expanded to them. Not in training: the numbers that
-    dropout draws, and with them a seeded run, would change.
+    The encoder's own code still takes sizes from it, so it is expanded to them. Not in training, where a dropout
+    draws numbers for every token.
     """
     embeddings.register_forward_pre_hook(_shrink, with_kwargs=True)
     embeddings.register_forward_hook(_expand)
 
 
-def _kept_hidden() -> Tensor | None:
+def _kept_hidden(embeddings: nn.Module) -> Tensor | None:
     call = _CALL.get(None)
-    return None if call is None or torch.is_grad_enabled() else call.hidden
+    return None if call is None or embeddings.training else call.hidden
 
 
 def _shrink(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if _kept_hidden() is None:
+    if _kept_hidden(module) is None:
         return None
 
     def first(value: Any) -> Any:
@@ -109,7 +120,7 @@ def _shrink(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def _expand(module: nn.Module, args: Any, output: Any) -> Any:
-    hidden = _kept_hidden()
+    hidden = _kept_hidden(module)
     return None if hidden is None else output.expand(*hidden.shape[:2], -1)
 
 

@@ -77,7 +77,11 @@ def train(
         typer.Option("--band", help="Recipe paper: confidence band of a width, 0.25=0.8,1.0; repeatable."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Passes over the training data [default: 5; paper: 10].")
+        int | None,
+        typer.Option(
+            "--epochs",
+            help="Passes over the training data; 0 if DIR of --model is fine-tuned [default: 5; paper: 10].",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs a training step.")] = 32,
     learning_rate: Annotated[

@@ -30,6 +30,7 @@ from sharcs.cli_options import (
     say,
     texts_of,
 )
+from sharcs.config import BLEND
 from sharcs.data import TextData, fingerprint, tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation import run_all_widths
@@ -142,8 +143,8 @@ def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs
     rows = tokenise(texts, tokenizer, max_length=longest, label2id=label2id if labelled else None)
     collate = DataCollatorWithPadding(tokenizer)
     with progress_bar("calibrating", len(rows)) as advance:
-        outputs = run_all_widths(model, rows, collate, on_batch=advance)
-    trial = Trial.of(model, outputs, torch.tensor(rows["labels"]) if labelled else None, longest)
+        outputs = run_all_widths(model, rows, collate, on_batch=advance, blend=BLEND)
+    trial = Trial.of(model, outputs, torch.tensor(rows["labels"]) if labelled else None, longest, BLEND)
     if constraint.kind != "latency_ms":
         return trial
     times = measure_times(model, rows, collate, trial.forcing_weight)

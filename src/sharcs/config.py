@@ -13,10 +13,14 @@ from transformers.configuration_utils import SubConfigSpec
 
 from sharcs.errors import InputError
 
-__all__ = ["RoutingPolicy", "SharcsConfig", "default_router_layer"]
+__all__ = ["BLEND", "RoutingPolicy", "SharcsConfig", "default_router_layer"]
 
 # A width may be written with two decimals (0.33 for a third of the heads), so this much rounding is accepted.
 WIDTH_TOLERANCE = 0.01
+
+
+# Of the narrow answer, where two are at hand and nothing has to equal the full network's.
+BLEND = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +35,13 @@ class RoutingPolicy:
         escalation_threshold: An input whose sub-network is less sure of its answer than this (the probability of the
             class that it names) continues at full width from the kept output of layer k. None, the paper's policy,
             lets every answer stand; an input then never runs more than one sub-network.
+        blend: Weight of the narrow answer in that of an input that continued, from 0 to 1: the probabilities of both
+            networks are averaged, which costs nothing and is right more often than the full network alone.
     """
 
     cost_weight: float = 0.0
     escalation_threshold: float | None = None
+    blend: float = 0.0
 
     @property
     def escalates(self) -> bool:
@@ -57,8 +64,9 @@ class SharcsConfig(PreTrainedConfig):
         router_layer: k, how many full-width layers run before the router, from 1 to L − 1. By default the
             paper's 3 of 12, scaled to the encoder's depth.
         router_hidden_size: Neurons in the router's hidden layer.
-        projection: Whether a learned projection cuts layer k's output down to a sub-network's hidden size; it starts
-            as the paper's cut, the first dimensions. The trainer puts it there for the recipe ``sharcs+``.
+        private_weights: Whether each narrow width has weights of its own
+            (:class:`~sharcs.private.PrivateSubnetwork`), in place of slices of the full network's. The trainer sets
+            it for the recipe ``sharcs+``.
         policy: Settings of :class:`RoutingPolicy`, as a dictionary.
         calibration: What ``sharcs calibrate`` found: the constraint, its evidence, and the policy of each budget.
 
@@ -83,7 +91,7 @@ class SharcsConfig(PreTrainedConfig):
     widths: list[float] | tuple[float, ...] = (0.25, 1.0)
     router_layer: int | None = None
     router_hidden_size: int = 1024
-    projection: bool = False
+    private_weights: bool = False
     policy: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
 
@@ -179,6 +187,8 @@ class SharcsConfig(PreTrainedConfig):
             raise InputError(f"policy {self.policy}: unknown setting; known are {known}") from error
         if not isinstance(policy.cost_weight, int | float) or not math.isfinite(policy.cost_weight):
             raise InputError(f"policy cost_weight {policy.cost_weight}: has to be a finite number")
+        if isinstance(policy.blend, bool) or not isinstance(policy.blend, int | float) or not 0 <= policy.blend <= 1:
+            raise InputError(f"policy blend {policy.blend}: has to be from 0 to 1")
         threshold = policy.escalation_threshold
         if threshold is None:
             return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sharcs.layers import all_layers
+from sharcs.calls import trunk_layers
 
 if TYPE_CHECKING:
     from sharcs.subnetworks import RoutedTail
@@ -53,14 +53,10 @@ def cost_coefficients(encoder: nn.Module, base_model: nn.Module, tail: RoutedTai
     rows = []
     for index in range(len(tail.narrow_widths) + 1):
         is_full = index == len(tail.narrow_widths)
-        layers = list(tail.layers) if is_full else tail.twins[index]
         hidden = tail.hidden_size if is_full else tail.narrow_configs[index].hidden_size
-        linears = sum(_linear(m) for layer in layers for m in layer.modules() if isinstance(m, nn.Linear))
-        if not is_full and tail.projections:
-            projection = tail.projections[index]
-            assert isinstance(projection, nn.Linear)
-            linears += _linear(projection)
-        rows.append([once + router, per_token + linears, per_pair + len(layers) * _attention(hidden)])
+        running = [m for part in tail.running_at(index) for m in part.modules()]
+        linears = sum(_linear(module) for module in running if isinstance(module, nn.Linear))
+        rows.append([once + router, per_token + linears, per_pair + len(tail.layers) * _attention(hidden)])
     rows.append([once, *rows[-1][1:]])
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -78,7 +74,7 @@ def continuation_coefficients(encoder: nn.Module, base_model: nn.Module, tail: R
     Returns:
         float64 ``[3]``.
     """
-    trunk = all_layers(base_model, tail.layers[0])[: -len(tail.layers)]
+    trunk = trunk_layers(encoder)
     linears = sum(_linear(m) for layer in trunk for m in layer.modules() if isinstance(m, nn.Linear))
     saved = torch.tensor([0.0, linears, len(trunk) * _attention(tail.hidden_size)], dtype=torch.float64)
     return cost_coefficients(encoder, base_model, tail)[-1] - saved

@@ -12,7 +12,7 @@ import torch
 from sharcs.background import in_background
 from sharcs.data import encode, token_limit
 from sharcs.pool import Pool, padded
-from sharcs.router import confidence, unsure
+from sharcs.router import blended, confidence, unsure
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from sharcs.config import SharcsConfig
     from sharcs.modeling import SharcsForSequenceClassification
     from sharcs.pool import Flags, Numbers
 
@@ -161,12 +162,15 @@ class InferenceEngine:
             rows, hidden, real = pools[index].take(self.batch_tokens)
             mask = torch.from_numpy(real).to(hidden.device, torch.int64)
             logits = self.model(hidden=hidden, attention_mask=mask, width=config.widths[index]).logits
+            if index == full:
+                logits = answers.blended(rows, logits, config)
             widths = torch.full(rows.shape, index, device=logits.device)
             answers.put(rows, logits, widths)
             if index < full and config.routing_policy.escalates:
                 sure = confidence(logits, config.problem_type)
                 goes_on = unsure(sure, widths, full, config.routing_policy).cpu().numpy()
                 if goes_on.any():
+                    answers.keep(rows, logits, goes_on, config)
                     pools[full].add(rows, hidden, real, goes_on)
                     self._run_pool(pools, full, answers)
 
@@ -198,6 +202,7 @@ class _Answers:
     def __init__(self, count: int) -> None:
         self._classes, self._widths, self._first = (np.zeros(count, np.int64) for _ in range(3))
         self._scores = np.zeros(count, np.float64)
+        self._narrow: Tensor | None = None  # logits of the inputs that go on, where they are to be blended
 
     def put_first(self, rows: Numbers, widths: Tensor) -> Numbers:
         """Note at which width inputs begin, and return it."""
@@ -211,6 +216,22 @@ class _Answers:
         self._classes[rows] = best.indices.cpu().numpy()
         self._scores[rows] = best.values.cpu().numpy()
         self._widths[rows] = widths.cpu().numpy()
+
+    def keep(self, rows: Numbers, logits: Tensor, goes_on: Flags, config: SharcsConfig) -> None:
+        """Keep the narrow answers of inputs that go on."""
+        if config.routing_policy.blend == 0:
+            return
+        if self._narrow is None:
+            self._narrow = logits.new_zeros(len(self._classes), logits.shape[1])
+        self._narrow[torch.from_numpy(rows[goes_on])] = logits[torch.from_numpy(goes_on)]
+
+    def blended(self, rows: Numbers, logits: Tensor, config: SharcsConfig) -> Tensor:
+        """Blend full answers with the narrow ones of the inputs that had one."""
+        if self._narrow is None:
+            return logits
+        went_on = torch.from_numpy(self._first[rows] < len(config.widths) - 1).to(logits.device).unsqueeze(1)
+        narrow = self._narrow[torch.from_numpy(rows)]
+        return torch.where(went_on, blended(logits, narrow, config.routing_policy, config.problem_type), logits)
 
     def as_list(self) -> list[Prediction]:
         """List them in input order."""

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from sharcs.config import RoutingPolicy
 from sharcs.cost import flops
 from sharcs.data import model_inputs
-from sharcs.router import choose_width, unsure
+from sharcs.router import blended, choose_width, unsure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sized
@@ -33,14 +33,26 @@ class WidthOutputs:
     Attributes:
         predictions: Predicted class, int64 ``[inputs, widths]``.
         scores: Its probability, the answer's confidence, ``[inputs, widths]``.
+        escalated: Class that an input is given that goes on to full width after each width, int64
+            ``[inputs, widths]``; blended as the model's policy says. In the last column it is the full network's.
         router_logits: ``[inputs, widths]``.
         lengths: Real tokens, int64 ``[inputs]``.
     """
 
     predictions: Tensor
     scores: Tensor
+    escalated: Tensor
     router_logits: Tensor
     lengths: Tensor
+
+    def answers(self, first: Tensor, last: Tensor) -> Tensor:
+        """Look up the class of inputs that run ``first`` and then ``last``: ``[..., inputs]``, like both of them."""
+        row = torch.arange(len(self.lengths))
+        return torch.where(first == last, self.predictions[row, last], self.escalated[row, first])
+
+    def take(self, rows: Tensor) -> WidthOutputs:
+        """Keep some of the inputs."""
+        return WidthOutputs(*(getattr(self, name)[rows] for name in self.__slots__))
 
 
 @torch.inference_mode()
@@ -50,6 +62,7 @@ def run_all_widths(
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
+    blend: float | None = None,
 ) -> WidthOutputs:
     """Run every input at every width.
 
@@ -59,6 +72,7 @@ def run_all_widths(
         collate: Pads rows into a batch.
         batch_size: Inputs a batch; they are ordered by length, so that little is padded.
         on_batch: Called with the number of inputs after each batch, for a progress bar.
+        blend: Weight of the narrow answer where an input goes on; by default the policy's.
 
     Returns:
         Tensors on the CPU.
@@ -72,10 +86,16 @@ def run_all_widths(
         batch_size=batch_size,
         collate_fn=lambda batch: collate([model_inputs(row) for row in batch]),
     )
-    predictions, scores, router_logits = [], [], []
+    predictions, scores, escalated, router_logits = [], [], [], []
+    policy, problem_type = model.config.routing_policy, model.config.problem_type
+    if blend is not None:
+        policy = replace(policy, blend=blend)
     for batch in loader:
         inputs = {name: value.to(model.device) for name, value in batch.items()}
         outputs = model(**inputs, all_widths=True)
+        every = outputs.width_logits.float()
+        mixed = torch.stack([blended(every[-1], narrow, policy, problem_type) for narrow in every[:-1]] + [every[-1]])
+        escalated.append(mixed.argmax(dim=-1).T)
         best = outputs.width_logits.float().softmax(dim=-1).max(dim=-1)  # [widths, batch]
         predictions.append(best.indices.T)
         scores.append(best.values.T)
@@ -86,6 +106,7 @@ def run_all_widths(
     return WidthOutputs(
         predictions=torch.cat(predictions).cpu()[back],
         scores=torch.cat(scores).cpu()[back],
+        escalated=torch.cat(escalated).cpu()[back],
         router_logits=torch.cat(router_logits).cpu()[back],
         lengths=lengths,
     )
@@ -164,7 +185,7 @@ def accuracy_report(
     def point(first: Tensor, last: Tensor) -> dict[str, float]:
         spent = costs.spent(first, last).mean()
         return {
-            "accuracy": correct.gather(1, last.unsqueeze(1)).double().mean().item(),
+            "accuracy": (outputs.answers(first, last) == labels).double().mean().item(),
             "flops": spent.item(),
             "flops_ratio": (spent / costs.full.mean()).item(),
         }
@@ -176,6 +197,7 @@ def accuracy_report(
     draws = [point(drawn, drawn)["accuracy"] for drawn in _random_routings(costs, first, last, seed)]
     right_or_last = torch.cat([correct, ~correct.any(dim=1, keepdim=True)], dim=1).int().argmax(dim=1)
     oracle = torch.where(right_or_last == len(widths), 0, right_or_last)
+    right = outputs.answers(first, last) == labels
     per_width = []
     for index, known in enumerate(widths):
         here = last == index
@@ -185,7 +207,7 @@ def accuracy_report(
                 "accuracy": correct[:, index].double().mean().item(),
                 "flops_ratio": (costs.widths[:, index].mean() / costs.full.mean()).item(),
                 "share": here.double().mean().item(),
-                "accuracy_routed": correct[here, index].double().mean().item() if here.any() else None,
+                "accuracy_routed": right[here].double().mean().item() if here.any() else None,
             }
         )
     curve: list[dict[str, float | None]] = []

@@ -22,7 +22,7 @@ from sharcs.errors import InputError, first_line
 from sharcs.hardness import confidence_bands
 from sharcs.modeling import SharcsForSequenceClassification
 from sharcs.training import SharcsTrainer
-from sharcs.training_arguments import RECIPES, SharcsTrainingArguments, recipe_of
+from sharcs.training_arguments import PAPER, RECIPES, SharcsTrainingArguments, recipe_of
 from sharcs.training_state import last_complete_checkpoint
 
 if TYPE_CHECKING:
@@ -81,9 +81,11 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
     _check_numbers(job)
     train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed)
     names = label_names(train)
-    label2id = {name: index for index, name in enumerate(names)}
     held_out = load_texts(job.eval_data, job.columns) if job.eval_data else None
     encoder_path = encoder_location(job.model)
+    if job.epochs == 0:
+        names = _classes_of_fine_tuned(encoder_path, names, job)
+    label2id = {name: index for index, name in enumerate(names)}
     tokenizer, max_length, depth = _tokenizer(encoder_path, job)
     if job.router_layer is None and depth is not None:
         job = replace(job, router_layer=RECIPES[recipe].router_layer(depth))
@@ -136,13 +138,15 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         window=job.window,
         bands=job.bands,
         save_strategy="steps",
-        save_steps=max(STEPS_BETWEEN_SAVES, int((job.epochs or 0) * len(rows)) // (SAVES * job.batch_size)),
         save_total_limit=2,
         logging_strategy="epoch",
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=artifacts.best_device().type == "cuda",
     )
+    updates = math.ceil(len(rows) / job.batch_size)
+    epochs = (job.epochs or 0) + settings.epochs_of_subnetworks(updates)
+    settings.save_steps = max(STEPS_BETWEEN_SAVES, int(epochs * updates) // SAVES)
     trainer = SharcsTrainer(
         model=model,
         args=settings,
@@ -201,10 +205,30 @@ def _check_numbers(job: TrainingJob) -> None:
         raise InputError(f"--learning-rate {job.learning_rate}: has to be a finite number above 0")
     if not 0 <= job.seed < 2**32:
         raise InputError(f"--seed {job.seed}: has to be from 0 to {2**32 - 1}")
-    for option in ("epochs", "batch_size", "window", "max_length", "max_train_samples"):
+    if job.epochs is not None and job.epochs < (job.recipe == PAPER):
+        raise InputError(f"--epochs {job.epochs}: has to be at least 1, or 0 for a model that is fine-tuned already")
+    for option in ("batch_size", "window", "max_length", "max_train_samples"):
         if getattr(job, option) is not None and getattr(job, option) < 1:
             raise InputError(f"--{option.replace('_', '-')} {getattr(job, option)}: has to be at least 1")
     confidence_bands(job.widths, job.bands)
+
+
+def _classes_of_fine_tuned(encoder_path: str, names: list[str], job: TrainingJob) -> list[str]:
+    """Look up the classes of a model that is fine-tuned already; it has to have those of the data."""
+    try:
+        config = AutoConfig.from_pretrained(encoder_path)
+    except (OSError, ValueError, KeyError):
+        return names  # what is wrong with it is found out where its tokenizer is loaded
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        raise InputError(f"--epochs 0: {job.model} is not fine-tuned, it has no head; give at least 1")
+    known = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise InputError(
+            f"--epochs 0: {job.model} has the classes {', '.join(map(repr, known[:10]))}, and {job.data} has "
+            f"{unknown[0]!r}; correct the labels, or train the model with --epochs 1 or more"
+        )
+    return known
 
 
 def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, int, int | None]:

@@ -1,32 +1,49 @@
-"""Reorder heads and feed-forward neurons so that the prefixes of the weights hold the important ones.
+"""Importance of hidden dimensions, heads and feed-forward neurons, so that a narrow network keeps what matters.
 
-As DynaBERT does, and as the paper takes over (section 3.2). The order is chosen on training data, and the full
-network computes the same before and after, up to the rounding of sums in another order.
+As DynaBERT does, and as the paper takes over for heads and neurons (section 3.2): there, the full network is
+reordered, so that prefixes of its weights hold what is important. The recipe ``sharcs+`` cuts weights of their own
+out of it instead (:mod:`sharcs.private`), and orders hidden dimensions as well.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from sharcs.calls import trunk_layers
 from sharcs.errors import InputError
-from sharcs.layers import LayerParts, all_layers, layer_parts
+from sharcs.layers import LayerParts, layer_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sharcs.modeling import SharcsForSequenceClassification
 
-__all__ = ["reorder_by_importance"]
+__all__ = ["Importance", "measure_importance", "permute_heads", "permute_neurons", "reorder_by_importance"]
 
 
-def reorder_by_importance(model: SharcsForSequenceClassification, batches: Iterable[dict[str, Tensor]]) -> None:
-    """Sort heads and neurons of the layers after the router, most important first, in place.
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """Scores, higher is more important.
 
-    A head's importance is Σ over batches of |∂loss/∂(its mask)|; a neuron's is Σ over batches of |Σ w·∂loss/∂w|,
-    over its incoming and over its outgoing weights.
+    Attributes:
+        hidden: Of every hidden dimension, Σ over batches, tokens and the outputs h of layers k..L of |h·∂loss/∂h|:
+            ``[hidden]``.
+        heads: Of every head, Σ over batches of |∂loss/∂(its mask)|: ``[heads]`` for each layer after the router.
+        neurons: Of every feed-forward neuron, Σ over batches of |Σ w·∂loss/∂w|, over its incoming and over its
+            outgoing weights: ``[neurons]`` for each of these layers.
+    """
+
+    hidden: Tensor
+    heads: list[Tensor]
+    neurons: list[Tensor]
+
+
+def measure_importance(model: SharcsForSequenceClassification, batches: Iterable[dict[str, Tensor]]) -> Importance:
+    """Measure importance for the full network's loss.
 
     Args:
         model: The routed network; its gradients and training mode are left as they are.
@@ -35,24 +52,84 @@ def reorder_by_importance(model: SharcsForSequenceClassification, batches: Itera
     Raises:
         InputError: If the layers were changed since the encoder was wrapped (adapters, say).
     """
+    tail = model.tail
+    layers = _parts_of(tail.layers, tail.hidden_size, model.encoder.config.model_type)
+    device, heads = layers[0].output.weight.device, tail.num_heads
+    scores = Importance(
+        hidden=torch.zeros(tail.hidden_size, device=device),
+        heads=[torch.zeros(heads, device=device) for _ in layers],
+        neurons=[torch.zeros(parts.up.out_features, device=device) for parts in layers],
+    )
+    masks = [torch.ones(heads, device=device, dtype=p.up.weight.dtype, requires_grad=True) for p in layers]
+    wanted = [[mask, parts.up.weight, parts.down.weight] for parts, mask in zip(layers, masks, strict=True)]
+    for parts, tensors in zip(layers, wanted, strict=True):
+        if parts.up.bias is not None:
+            tensors.append(parts.up.bias)
+    flat = [tensor for tensors in wanted for tensor in tensors]
+    # Weights that the caller froze are measured all the same.
+    frozen = [tensor for tensor in flat if not tensor.requires_grad]
+    for tensor in frozen:
+        tensor.requires_grad_(True)
+    hidden: list[Tensor] = []
+    hooks = _watch_hidden(model, hidden)
+    hooks += [p.output.register_forward_pre_hook(_masked(mask)) for p, mask in zip(layers, masks, strict=True)]
+    was_training = model.training
+    model.train(False)
+    try:
+        for batch in batches:
+            hidden.clear()
+            loss = model(**batch, width=1.0).loss
+            # Only what is asked for: layers 1..k and the embeddings need no gradient.
+            gradients = iter(torch.autograd.grad(loss, [*flat, *hidden]))
+            for index, tensors in enumerate(wanted):
+                _, up, down, *bias = tensors
+                scores.heads[index].add_(next(gradients).abs())
+                incoming = (up * next(gradients)).sum(dim=1)
+                outgoing = (down * next(gradients)).sum(dim=0)
+                for values in bias:
+                    incoming = incoming + values * next(gradients)
+                scores.neurons[index].add_((incoming.abs() + outgoing.abs()).detach())
+            for states, gradient in zip(hidden, gradients, strict=True):
+                scores.hidden.add_((states * gradient).detach().abs().float().sum(dim=(0, 1)))
+    finally:
+        for handle in hooks:
+            handle.remove()
+        for tensor in frozen:
+            tensor.requires_grad_(False)
+        model.train(was_training)
+    return scores
+
+
+def reorder_by_importance(model: SharcsForSequenceClassification, batches: Iterable[dict[str, Tensor]]) -> None:
+    """Sort heads and neurons of the layers after the router, most important first, in place.
+
+    The order is chosen on training data, and the full network computes the same before and after, up to the rounding
+    of sums in another order.
+
+    Args:
+        model: The routed network; its gradients and training mode are left as they are.
+        batches: Training batches with ``labels``, on the model's device.
+
+    Raises:
+        InputError: As :func:`measure_importance`.
+    """
     tail, model_type = model.tail, model.encoder.config.model_type
+    scores = measure_importance(model, batches)
     layers = _parts_of(tail.layers, tail.hidden_size, model_type)
-    head_scores, neuron_scores = _importance(model, layers, batches)
     bias = _shared_head_bias(model)
     if bias is None:
-        head_orders = [scores.argsort(descending=True, stable=True) for scores in head_scores]
+        head_orders = [of_layer.argsort(descending=True, stable=True) for of_layer in scores.heads]
     else:
         # The heads of all layers share this bias, so they can only move together, those of layers 1..k included.
-        order = torch.stack(head_scores).sum(dim=0).argsort(descending=True, stable=True)
-        trunk = all_layers(model.encoder.base_model, tail.layers[0])[: -len(tail.layers)]
-        for parts in _parts_of(trunk, tail.hidden_size, model_type):
-            _permute_heads(parts, order)
+        order = torch.stack(scores.heads).sum(dim=0).argsort(descending=True, stable=True)
+        for parts in _parts_of(trunk_layers(model.encoder), tail.hidden_size, model_type):
+            permute_heads(parts, order)
         with torch.no_grad():
             bias.weight.copy_(bias.weight[:, order])
         head_orders = [order] * len(layers)
-    for parts, order, scores in zip(layers, head_orders, neuron_scores, strict=True):
-        _permute_heads(parts, order)
-        _permute_neurons(parts, scores.argsort(descending=True, stable=True))
+    for parts, order, of_neurons in zip(layers, head_orders, scores.neurons, strict=True):
+        permute_heads(parts, order)
+        permute_neurons(parts, of_neurons.argsort(descending=True, stable=True))
 
 
 def _parts_of(layers: Iterable[nn.Module], hidden: int, model_type: str) -> list[LayerParts]:
@@ -65,53 +142,28 @@ def _parts_of(layers: Iterable[nn.Module], hidden: int, model_type: str) -> list
     return [parts for parts in found if parts is not None]
 
 
-def _importance(
-    model: SharcsForSequenceClassification, layers: list[LayerParts], batches: Iterable[dict[str, Tensor]]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Accumulate the scores of every tail layer: ``[heads]`` and ``[neurons]`` each."""
-    heads = model.tail.num_heads
-    device = layers[0].output.weight.device
-    head_scores = [torch.zeros(heads, device=device) for _ in layers]
-    neuron_scores = [torch.zeros(parts.up.out_features, device=device) for parts in layers]
-    masks = [torch.ones(heads, device=device, dtype=p.up.weight.dtype, requires_grad=True) for p in layers]
+def _watch_hidden(model: SharcsForSequenceClassification, seen: list[Tensor]) -> list[Any]:
+    """Collect the outputs of layers k..L of each pass."""
 
-    def masked(mask: Tensor) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (inputs[0] * mask.repeat_interleave(inputs[0].shape[-1] // heads), *inputs[1:])
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
 
-        return hook
+    def entered(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = inputs[0]
+        if not hidden.requires_grad:  # everything below is frozen
+            hidden = hidden.detach().requires_grad_(True)
+        seen.append(hidden)
+        return (hidden, *inputs[1:])
 
-    hooks = [parts.output.register_forward_pre_hook(masked(mask)) for parts, mask in zip(layers, masks, strict=True)]
-    wanted = [[mask, parts.up.weight, parts.down.weight] for parts, mask in zip(layers, masks, strict=True)]
-    for parts, tensors in zip(layers, wanted, strict=True):
-        if parts.up.bias is not None:
-            tensors.append(parts.up.bias)
-    flat = [tensor for tensors in wanted for tensor in tensors]
-    # Weights that the caller froze are measured all the same.
-    frozen = [tensor for tensor in flat if not tensor.requires_grad]
-    for tensor in frozen:
-        tensor.requires_grad_(True)
-    was_training = model.training
-    model.train(False)
-    try:
-        for batch in batches:
-            # Only what is asked for: layers 1..k and the embeddings need no gradient.
-            gradients = iter(torch.autograd.grad(model(**batch, width=1.0).loss, flat))
-            for index, tensors in enumerate(wanted):
-                _, up, down, *bias = tensors
-                head_scores[index] += next(gradients).abs()
-                incoming = (up * next(gradients)).sum(dim=1)
-                outgoing = (down * next(gradients)).sum(dim=0)
-                for values in bias:
-                    incoming = incoming + values * next(gradients)
-                neuron_scores[index] += (incoming.abs() + outgoing.abs()).detach()
-    finally:
-        for handle in hooks:
-            handle.remove()
-        for tensor in frozen:
-            tensor.requires_grad_(False)
-        model.train(was_training)
-    return head_scores, neuron_scores
+    tail = model.tail
+    return [tail.register_forward_pre_hook(entered), *(layer.register_forward_hook(keep) for layer in tail.layers)]
+
+
+def _masked(mask: Tensor) -> Any:
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0] * mask.repeat_interleave(inputs[0].shape[-1] // len(mask)), *inputs[1:])
+
+    return hook
 
 
 def _shared_head_bias(model: SharcsForSequenceClassification) -> nn.Embedding | None:
@@ -123,7 +175,8 @@ def _shared_head_bias(model: SharcsForSequenceClassification) -> nn.Embedding | 
 
 
 @torch.no_grad()
-def _permute_heads(parts: LayerParts, order: Tensor) -> None:
+def permute_heads(parts: LayerParts, order: Tensor) -> None:
+    """Put the heads of a layer into another order, in place; it computes the same."""
     size = parts.output.in_features // len(order)
     index = (order.unsqueeze(1) * size + torch.arange(size, device=order.device)).flatten()
     for linear in parts.inputs:
@@ -132,7 +185,8 @@ def _permute_heads(parts: LayerParts, order: Tensor) -> None:
 
 
 @torch.no_grad()
-def _permute_neurons(parts: LayerParts, order: Tensor) -> None:
+def permute_neurons(parts: LayerParts, order: Tensor) -> None:
+    """Put the feed-forward neurons of a layer into another order, in place; it computes the same."""
     _permute_rows(parts.up, order)
     parts.down.weight.copy_(parts.down.weight[:, order])
 

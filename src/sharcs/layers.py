@@ -12,7 +12,7 @@ from sharcs.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["LayerParts", "all_layers", "check_architecture", "find_layers", "layer_parts", "replace_layers"]
+__all__ = ["LayerParts", "check_architecture", "find_layers", "layer_parts", "replace_layers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,6 @@ def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     if len(found) != 1:
         raise refusal(encoder, f"{len(found)} lists of {depth} equal layers, and narrowing needs one")
     return found[0]
-
-
-def all_layers(base_model: nn.Module, like: nn.Module) -> list[nn.Module]:
-    """List layers 1..L, also of an encoder that is wrapped: its modules of the class of ``like``, one of them."""
-    return [module for module in base_model.modules() if type(module) is type(like)]
 
 
 def replace_layers(encoder: PreTrainedModel, layers: nn.ModuleList, replacement: nn.ModuleList) -> None:

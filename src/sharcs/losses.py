@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["divergence", "router_loss", "teacher_loss", "true_class_probability"]
+__all__ = ["distillation_loss", "divergence", "router_loss", "true_class_probability"]
 
 
 def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
@@ -54,21 +55,17 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(student.float().log_softmax(dim=-1), target, reduction="batchmean", log_target=True)
 
 
-def teacher_loss(full_loss: Tensor, width_logits: Tensor, labels: Tensor) -> Tensor:
-    """Task loss of every width, with the full network as the narrow ones' teacher.
-
-    The sandwich of slimmable networks and of DynaBERT: every batch trains every width, so the full network sees all
-    samples and the narrow ones a target that says more than the label does.
+def distillation_loss(narrow_logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Task loss of every narrow width, and its divergence from the full network.
 
     Args:
-        full_loss: Task loss of the full width, a scalar.
-        width_logits: ``[widths, batch, labels]``; the last is the full width's.
+        narrow_logits: ``[narrow widths, batch, labels]``.
+        teacher: The full network's logits, ``[batch, labels]``.
         labels: int64 ``[batch]``.
 
     Returns:
-        A scalar.
+        The sum over widths, a scalar.
     """
-    total = full_loss
-    for logits in width_logits[:-1]:
-        total = total + F.cross_entropy(logits.float(), labels) + divergence(logits, width_logits[-1])
-    return total
+    return torch.stack(
+        [F.cross_entropy(logits.float(), labels) + divergence(logits, teacher) for logits in narrow_logits]
+    ).sum()

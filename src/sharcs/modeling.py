@@ -17,7 +17,7 @@ from sharcs.errors import InputError
 from sharcs.frontier import policy_for_budget
 from sharcs.layers import check_architecture, find_layers, replace_layers
 from sharcs.outputs import SharcsOutput
-from sharcs.router import choose_width, confidence, unsure
+from sharcs.router import blended, choose_width, confidence, unsure
 from sharcs.subnetworks import RoutedTail
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class SharcsForSequenceClassification(PreTrainedModel):
 
     @property
     def tail(self) -> RoutedTail:
-        """The routed tail: router, shared layers k+1..L and private norms."""
+        """The routed tail: router, layers k+1..L and sub-networks."""
         return self._tail[0]
 
     def cost_coefficients(self) -> Tensor:
@@ -186,6 +186,7 @@ class SharcsForSequenceClassification(PreTrainedModel):
         width: float | None = None,
         width_index: Tensor | None = None,
         all_widths: bool = False,
+        narrow_only: bool = False,
         trunk_only: bool = False,
         hidden: Tensor | None = None,
         return_dict: bool | None = None,
@@ -203,7 +204,9 @@ class SharcsForSequenceClassification(PreTrainedModel):
             width: Forces one width for the whole batch, in place of the routing policy.
             width_index: Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``.
             all_widths: Runs every width on every input, layers 1..k once; ``logits`` and ``loss`` are then those of
-                the full width, and the router's gradient stops at the router.
+                the full width.
+            narrow_only: With ``all_widths``, leaves the full width out, and layers 1..k without a gradient: what
+                trains sub-networks with weights of their own. There are no ``logits`` and no ``loss`` then.
             trunk_only: Ends at the router: the result has ``router_logits``, ``width_index`` and ``hidden``.
             hidden: The ``hidden`` of inputs that ran the trunk, ``[batch, tokens, hidden]``, in place of
                 ``input_ids``, with their ``attention_mask``: they continue at ``width``, layers k+1..L and the head.
@@ -225,14 +228,14 @@ class SharcsForSequenceClassification(PreTrainedModel):
             )
         sample = input_ids if input_ids is not None else inputs_embeds
         call = RoutingCall(attention_mask, choose=lambda logits: self._choose(logits, attention_mask, sample))
-        call.trunk_only = trunk_only
+        call.trunk_only = trunk_only or narrow_only
         if hidden is not None:
             if width is None:
                 raise InputError("hidden: names no width to continue at; give one with width")
             call.hidden = hidden
             inputs_embeds = self._placeholder(hidden)
         if all_widths:
-            call.width_index, call.detach_router = len(self.config.widths) - 1, True
+            call.width_index = len(self.config.widths) - 1
         elif width is not None:
             call.width_index = self.config.index_of(width)
         elif width_index is not None:
@@ -249,9 +252,13 @@ class SharcsForSequenceClassification(PreTrainedModel):
         escalates = call.width_index is None and self.config.routing_policy.escalates
         if escalates:
             inputs.pop("labels", None)  # the loss is that of the last answer
-        answers = self._run(call, inputs)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not narrow_only):
+            answers = self._run(call, inputs)
+        if narrow_only:
+            assert call.hidden is not None
+            answers["router_logits"] = self.tail.route(call.hidden, attention_mask)
         if all_widths:
-            answers["width_logits"] = self._every_width(call, inputs, answers["logits"])
+            answers["width_logits"] = self._every_width(call, inputs, answers.get("logits"))
         elif escalates and not trunk_only:
             answers |= self._escalated(call, inputs, answers["logits"], answers["width_index"], labels)
         result = SharcsOutput(**answers)
@@ -286,9 +293,9 @@ class SharcsForSequenceClassification(PreTrainedModel):
         with call.continued(width_index, rows).active():
             return self.encoder(**inputs, return_dict=True).logits  # type: ignore[no-any-return]
 
-    def _every_width(self, call: RoutingCall, inputs: dict[str, Any], full: Tensor) -> Tensor:
+    def _every_width(self, call: RoutingCall, inputs: dict[str, Any], full: Tensor | None) -> Tensor:
         narrow = [self._continue(call, inputs, index) for index in range(len(self.config.widths) - 1)]
-        return torch.stack([*narrow, full])
+        return torch.stack(narrow if full is None else [*narrow, full])
 
     def _escalated(
         self, call: RoutingCall, inputs: dict[str, Any], logits: Tensor, first: Tensor, labels: Tensor | None
@@ -298,7 +305,9 @@ class SharcsForSequenceClassification(PreTrainedModel):
         goes_on = unsure(confidence(logits, self.config.problem_type), first, full, self.config.routing_policy)
         rows = torch.nonzero(goes_on).squeeze(1)
         if len(rows):
-            logits = logits.index_copy(0, rows, self._continue(call, inputs, full, rows))
+            answer = self._continue(call, inputs, full, rows)
+            policy, problem_type = self.config.routing_policy, self.config.problem_type
+            logits = logits.index_copy(0, rows, blended(answer, logits[rows], policy, problem_type))
         return {
             "loss": None if labels is None else ForSequenceClassificationLoss(labels, logits, self.encoder.config),
             "logits": logits,

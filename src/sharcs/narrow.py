@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-__all__ = ["build_twin", "narrow_argument", "narrow_config", "norm_names", "prefix", "slice_parameters"]
+__all__ = [
+    "build_layer",
+    "build_twin",
+    "named_tensors",
+    "narrow_argument",
+    "narrow_config",
+    "norm_names",
+    "prefix",
+    "slice_parameters",
+]
 
 # The feed-forward size has no standard name in transformers' attribute maps.
 FEED_FORWARD_FIELDS = ("intermediate_size", "hidden_dim")
@@ -53,20 +62,26 @@ def narrow_config(config: PreTrainedConfig, width: float) -> PreTrainedConfig:
     return narrow
 
 
-def build_twin(layer: nn.Module, config: PreTrainedConfig, index: int) -> nn.Module:
-    """Build ``layer``'s class from a narrow config, without memory for its weights.
+def build_layer(layer: nn.Module, config: PreTrainedConfig, index: int) -> nn.Module:
+    """Build ``layer``'s class from a narrow config, with whatever values it starts with.
 
     Args:
         layer: A layer of the full encoder.
         config: The narrowed configuration.
         index: The layer's position in the encoder, for classes that ask for it.
+    """
+    wants_index = "layer_idx" in inspect.signature(type(layer)).parameters
+    return type(layer)(config, layer_idx=index) if wants_index else type(layer)(config)
+
+
+def build_twin(layer: nn.Module, config: PreTrainedConfig, index: int) -> nn.Module:
+    """Build a layer as :func:`build_layer` does, without memory for its weights.
 
     Returns:
         The twin, on the meta device: it has shapes but no values, and is run with :func:`slice_parameters`.
     """
-    wants_index = "layer_idx" in inspect.signature(type(layer)).parameters
     with torch.device("meta"):
-        return type(layer)(config, layer_idx=index) if wants_index else type(layer)(config)
+        return build_layer(layer, config, index)
 
 
 def prefix(tensor: Tensor, shape: torch.Size) -> Tensor:
@@ -80,7 +95,7 @@ def slice_parameters(layer: nn.Module, twin: nn.Module) -> dict[str, Tensor]:
     The twin's own shapes say where to cut. The slices are views, so the weights are shared.
     """
     full = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
-    return {name: prefix(full[name], narrow.shape) for name, narrow in _named_tensors(twin)}
+    return {name: prefix(full[name], narrow.shape) for name, narrow in named_tensors(twin)}
 
 
 def norm_names(layer: nn.Module) -> list[str]:
@@ -88,17 +103,23 @@ def norm_names(layer: nn.Module) -> list[str]:
     return [name for name, module in layer.named_modules() if "Norm" in type(module).__name__]
 
 
-def narrow_argument(value: Any, heads: int, narrow_heads: int) -> Any:
+def narrow_argument(value: Any, heads: int, kept: slice | Tensor) -> Any:
     """Cut what an encoder hands to each of its layers besides the hidden states.
 
     Position biases carry the heads in their second dimension, ``[batch, heads, queries, keys]``; masks have size 1
     there and everything else passes as it is.
+
+    Args:
+        value: One argument.
+        heads: Heads of the full network.
+        kept: The heads that the narrow layer has.
     """
     if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == heads > 1:
-        return value[:, :narrow_heads]
+        return value[:, kept]
     return value
 
 
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Iterate over parameters, then buffers."""
     yield from module.named_parameters()
     yield from module.named_buffers()

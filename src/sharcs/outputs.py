@@ -24,7 +24,8 @@ class SharcsOutput(ModelOutput):
         width_index: Index into ``config.widths`` of the sub-network that answered each input, int64 ``[batch]``.
         first_width_index: Where the policy escalates: the sub-network that each input ran first, int64
             ``[batch]``. It differs from ``width_index`` for the inputs that continued at full width.
-        width_logits: ``[widths, batch, labels]``, when all widths were asked for.
+        width_logits: ``[widths, batch, labels]``, when all widths were asked for; without the full one where only
+            the narrow ones were.
         hidden: Output of layer k, ``[batch, tokens, hidden]``, when the trunk alone was asked for; there are no
             logits then.
     """

@@ -39,7 +39,7 @@ class EpochProgress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the bar."""
         if args.recipe == PLUS:
-            self._shares = "every width trained on every batch"
+            self._shares = "trained the full network"
         self._progress.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -49,6 +49,8 @@ class EpochProgress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Print the epoch's loss, with the shares that were logged at its beginning."""
         logs = logs or {}
+        if "subnetwork_epochs" in logs:
+            self._shares = "trained the sub-networks"
         shares = {name.removeprefix("share_"): value for name, value in logs.items() if name.startswith("share_")}
         if shares:
             parts = (f"{100 * value:.0f}% at {width}" for width, value in shares.items())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from sharcs.config import RoutingPolicy
 
-__all__ = ["Router", "choose_width", "confidence", "mean_of_real_tokens", "unsure"]
+__all__ = ["Router", "blended", "choose_width", "confidence", "mean_of_real_tokens", "unsure"]
 
 
 def mean_of_real_tokens(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -96,3 +96,27 @@ def unsure(confidences: Tensor, width_index: Tensor, full_index: int, policy: Ro
     if policy.escalation_threshold is None:
         return torch.zeros_like(width_index, dtype=torch.bool)
     return (width_index < full_index) & (confidences < policy.escalation_threshold)
+
+
+def blended(full: Tensor, narrow: Tensor, policy: RoutingPolicy, problem_type: str | None = None) -> Tensor:
+    """Average the answers of inputs that continued at full width with their narrow ones.
+
+    Args:
+        full: The full network's logits, ``[..., labels]``.
+        narrow: The sub-network's.
+        policy: How much the latter weighs.
+        problem_type: As in Hugging Face configurations.
+
+    Returns:
+        Logits of the averaged probabilities, like ``full``; the very same if nothing is to be blended.
+    """
+    if policy.blend == 0:
+        return full
+    weights = torch.tensor([1 - policy.blend, policy.blend], device=full.device).log()
+    both = torch.stack([full.float(), narrow.float()], dim=-1)  # [..., labels, 2]
+    if problem_type == "multi_label_classification":
+        positive, negative = torch.nn.functional.logsigmoid(both), torch.nn.functional.logsigmoid(-both)
+        mixed = (positive + weights).logsumexp(dim=-1) - (negative + weights).logsumexp(dim=-1)
+    else:
+        mixed = (both.log_softmax(dim=-2) + weights).logsumexp(dim=-1)
+    return mixed.to(full.dtype)

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from sharcs.calls import TrunkDone, current_call, select_rows
 from sharcs.dense import DenseLayers
 from sharcs.narrow import build_twin, narrow_argument, narrow_config, norm_names, slice_parameters
+from sharcs.private import PrivateSubnetwork
 from sharcs.router import Router
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ __all__ = ["RoutedTail"]
 class RoutedTail(nn.Module):
     """Route each input after layer k and run layers k+1..L at its width.
 
-    All widths share the layers' weights. Private to each width below 1.0 are the norm at the cut, the projection at
-    the cut if there is one, and every norm inside the layers. Width 1.0 runs the layers as they are, so the full
-    network is the pretrained one.
+    All widths share the layers' weights, and private to each width below 1.0 are the norm at the cut and every norm
+    inside the layers; or, if the configuration says so, each narrow width has weights of its own
+    (:class:`~sharcs.private.PrivateSubnetwork`). Width 1.0 runs the layers as they are, so the full network is the
+    pretrained one.
 
     Args:
         layers: Layers k+1..L of the full network; taken over, not copied.
@@ -45,18 +47,18 @@ class RoutedTail(nn.Module):
         self.narrow_widths = list(config.widths)[:-1]
         self.router_layer = int(config.router_layer or 0)
         self.router = Router(self.hidden_size, config.router_hidden_size, len(config.widths))
+        self.entry_norms, self.norms = nn.ModuleList(), nn.ModuleList()
+        self.private = nn.ModuleList()
         self.build_twins(encoder_config)
-        epsilon = getattr(encoder_config, "layer_norm_eps", 1e-12)
-        self.entry_norms = nn.ModuleList(
-            nn.LayerNorm(narrow.hidden_size, eps=epsilon) for narrow in self.narrow_configs
-        )
-        self.projections = nn.ModuleList()
-        if config.projection:
-            self.add_projections()
-        self.norms = nn.ModuleList(
-            nn.ModuleList(_private_norms(layer, twin) for layer, twin in zip(self.layers, twins, strict=True))
-            for twins in self.twins
-        )
+        if config.private_weights:
+            self.give_private_weights(encoder_config)
+        else:
+            epsilon = getattr(encoder_config, "layer_norm_eps", 1e-12)
+            self.entry_norms.extend(nn.LayerNorm(narrow.hidden_size, eps=epsilon) for narrow in self.narrow_configs)
+            self.norms.extend(
+                nn.ModuleList(_private_norms(layer, twin) for layer, twin in zip(self.layers, twins, strict=True))
+                for twins in self.twins
+            )
         for norm in [*self.entry_norms.modules(), *self.norms.modules()]:
             norm._is_hf_initialized = True  # type: ignore[assignment]  # else transformers resets them to ones
         like = next(self.layers.parameters())
@@ -65,6 +67,11 @@ class RoutedTail(nn.Module):
     def build_twins(self, encoder_config: PreTrainedConfig) -> None:
         """Build the parameterless twin of every layer at every narrow width; again after a config change."""
         self.narrow_configs = [narrow_config(encoder_config, width) for width in self.narrow_widths]
+        if self.private:
+            for subnetwork in self.private:
+                # Its layers read it whenever they run.
+                subnetwork.config._attn_implementation = encoder_config._attn_implementation  # type: ignore[union-attr]
+            return
         # A plain list hides the twins from the state dict and the optimiser: their weights are slices.
         self.twins: list[list[nn.Module]] = [
             [build_twin(layer, narrow, self.router_layer + i) for i, layer in enumerate(self.layers)]
@@ -117,21 +124,22 @@ class RoutedTail(nn.Module):
             return None
         return dense.layers[width_index]
 
-    def add_projections(self) -> None:
-        """Put a learned projection at each cut that starts as the plain cut, so that nothing changes yet."""
-        self.dense = None
+    def give_private_weights(self, encoder_config: PreTrainedConfig) -> None:
+        """Give every narrow width weights of its own, in place of slices and private norms."""
         like = next(self.layers.parameters())
-        self.projections = nn.ModuleList(
-            _prefix_projection(self.hidden_size, narrow.hidden_size).to(like.device, like.dtype)
+        self.private = nn.ModuleList(
+            PrivateSubnetwork(list(self.layers), narrow, encoder_config, self.router_layer)
             for narrow in self.narrow_configs
         )
+        self.private.to(device=like.device, dtype=like.dtype).train(self.training)
+        self.entry_norms, self.norms, self.twins = nn.ModuleList(), nn.ModuleList(), []
+        self.dense = None
 
-    @torch.no_grad()
-    def reset_norms(self) -> None:
-        """Start the private norms anew, as the prefixes of the full network's."""
-        for twins, of_width in zip(self.twins, self.norms, strict=True):
-            for layer, twin, norms in zip(self.layers, twins, of_width, strict=True):  # type: ignore[call-overload]
-                norms.load_state_dict(_private_norms(layer, twin).state_dict())
+    def running_at(self, width_index: int) -> list[nn.Module]:
+        """List the modules that run at a width after the router, for their shapes."""
+        if width_index == len(self.narrow_widths):
+            return list(self.layers)
+        return [self.private[width_index]] if self.private else self.twins[width_index]
 
     def parameters_at(self, width_index: int, position: int) -> dict[str, Tensor]:
         """Collect the tensors of one sub-network's layer: shared slices, and private norms in their places.
@@ -161,19 +169,21 @@ class RoutedTail(nn.Module):
             kwargs: The same, by name.
 
         Returns:
-            ``[batch, tokens, hidden]``, zeros behind the narrow part, in a tuple if the layers return tuples.
+            ``[batch, tokens, hidden]``, zeros behind a narrow part that shares its weights; in a tuple if the layers
+            return tuples.
         """
         output: Any = hidden
         if width_index == len(self.narrow_widths):
             for layer in self.layers:
                 output = layer(_states(output), *args, **kwargs)
             return output
+        if self.private:
+            return self.private[width_index](hidden, args, kwargs)
         narrow = self.narrow_configs[width_index]
-        heads = narrow.num_attention_heads
+        heads = slice(narrow.num_attention_heads)
         args = tuple(narrow_argument(value, self.num_heads, heads) for value in args)
         kwargs = {key: narrow_argument(value, self.num_heads, heads) for key, value in kwargs.items()}
-        cut = self.projections[width_index](hidden) if self.projections else hidden[..., : narrow.hidden_size]
-        output = self.entry_norms[width_index](cut)
+        output = self.entry_norms[width_index](hidden[..., : narrow.hidden_size])
         dense = self._dense_layers(width_index)
         for position, twin in enumerate(self.twins[width_index]):
             if dense is not None:
@@ -185,6 +195,12 @@ class RoutedTail(nn.Module):
         padded = F.pad(_states(output), (0, self.hidden_size - narrow.hidden_size))
         return (padded, *output[1:]) if isinstance(output, tuple) else padded
 
+    def route(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Run the router on the output of layer k: ``[batch, tokens, hidden]`` to logits ``[batch, widths]``."""
+        if attention_mask is None:
+            attention_mask = torch.ones(hidden.shape[:2], device=hidden.device)
+        return self.router(hidden, attention_mask)  # type: ignore[no-any-return]
+
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Route, split the batch by width, run each group's sub-network and scatter the results back."""
         call = current_call()
@@ -192,10 +208,7 @@ class RoutedTail(nn.Module):
             hidden = call.hidden
         else:
             call.hidden = hidden
-            mask = call.attention_mask
-            if mask is None:
-                mask = torch.ones(hidden.shape[:2], device=hidden.device)
-            call.router_logits = self.router(hidden.detach() if call.detach_router else hidden, mask)
+            call.router_logits = self.route(hidden, call.attention_mask)
             if call.width_index is None:
                 call.width_index = call.choose(call.router_logits)
         assert call.width_index is not None
@@ -225,16 +238,6 @@ class RoutedTail(nn.Module):
                 groups.append(_states(output))
         merged = torch.cat(groups)[torch.argsort(order)]
         return (merged,) if in_tuple else merged
-
-
-def _prefix_projection(hidden: int, narrow: int) -> nn.Linear:
-    """Create a projection that takes the first dimensions."""
-    projection = nn.Linear(hidden, narrow)
-    with torch.no_grad():
-        projection.weight.copy_(torch.eye(narrow, hidden))
-        projection.bias.zero_()
-    projection._is_hf_initialized = True  # type: ignore[assignment]  # else transformers initialises it anew
-    return projection
 
 
 def _private_norms(layer: nn.Module, twin: nn.Module) -> nn.ModuleList:

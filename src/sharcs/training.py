@@ -13,12 +13,13 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from sharcs.batches import WidthBatchSampler, single_width_batches
-from sharcs.config import RoutingPolicy
+from sharcs.config import BLEND, RoutingPolicy
+from sharcs.distillation import SubnetworkPhase
 from sharcs.errors import InputError
-from sharcs.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels, narrowest_sure
-from sharcs.hidden_order import reorder_hidden_dimensions
+from sharcs.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels
 from sharcs.importance import reorder_by_importance
-from sharcs.losses import router_loss, teacher_loss, true_class_probability
+from sharcs.losses import router_loss, true_class_probability
+from sharcs.schedule import Phase, phase_of, separate_groups
 from sharcs.training_arguments import PAPER, PLUS, SharcsTrainingArguments
 from sharcs.training_state import check_complete, last_complete_checkpoint, load_state, save_state, unmark
 
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["SharcsTrainer"]
 
 
-ROUTER_RATE = 10  # of the learning rate
+# Of the learning rate: what is small and starts far from its end learns faster.
+SUBNETWORK_RATE, ROUTER_RATE = 5, 10
 # Start narrow unless the router finds it hopeless, and let an unsure answer continue.
-PLUS_POLICY = {"cost_weight": 1.0, "escalation_threshold": 0.9}
+PLUS_POLICY = {"cost_weight": 1.0, "escalation_threshold": 0.9, "blend": BLEND}
 
 
 class _Numbered(Dataset[dict[str, Any]]):
@@ -76,9 +78,12 @@ class SharcsTrainer(Trainer):
             raise InputError("label_smoothing_factor, compute_loss_func: the loss here is SHARCS's own; drop them")
         if self.args.ignore_data_skip:
             raise InputError("ignore_data_skip: a resumed run has to go on at its place in the epoch; leave it out")
-        if self.args.recipe == PLUS and not self.model.config.projection:
-            self.model.tail.add_projections()
-            self.model.config.projection = True
+        if (self.args.recipe == PLUS) != self.model.config.private_weights:
+            if self.args.recipe == PAPER:
+                raise InputError(f"recipe {PAPER}: shares weights, and the model was trained by {PLUS}; wrap it anew")
+            # From the start, so that optimiser and checkpoints hold one set of weights in both phases.
+            self.model.tail.give_private_weights(self.model.encoder.config)
+            self.model.config.private_weights = True
         if self.train_dataset is None:
             return
         if len(self.train_dataset) == 0:
@@ -99,6 +104,9 @@ class SharcsTrainer(Trainer):
         self._epoch_start = 0  # the global step at which the current epoch began
         self._epoch_updates = 0  # its number of optimiser steps, 0 before training
         self._resumed_midway = False
+        self._full_epochs = self._epochs = float(self.args.num_train_epochs or 0)  # of both phases: see train
+        self._subnetworks: SubnetworkPhase | None = None
+        self._teacher: Tensor | None = None
 
     def _sample_lengths(self) -> list[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -154,47 +162,68 @@ class SharcsTrainer(Trainer):
         if not self._resumed_midway:
             self._assign(epoch)
             self._epoch_start = self.state.global_step
+        if self.args.recipe == PLUS and epoch >= self._full_epochs:
+            self._train_subnetworks()
         self._resumed_midway = False
         self._sampler.batches = self._plan(epoch)
         steps = len(loader)
-        nominal = kwargs["num_update_steps_per_epoch"]
         self._epoch_updates = -(-steps // self.args.gradient_accumulation_steps)
         if self.args.max_steps <= 0:
             # Exact for the last epoch; before it a forecast, which progress bars show.
-            remaining = self.args.num_train_epochs - epoch
+            remaining = self._epochs - epoch
             self.state.max_steps = self._epoch_start + math.ceil(remaining * self._epoch_updates)
         kwargs |= {"steps_in_epoch": steps, "num_update_steps_per_epoch": self._epoch_updates}
-        self._nominal_updates = nominal
         super()._run_epoch(**kwargs)  # type: ignore[no-untyped-call]
 
+    def _train_subnetworks(self) -> None:
+        """Begin the second phase of sharcs+, or take it up again."""
+        if self._subnetworks is not None:
+            return
+        self._subnetworks = SubnetworkPhase(self.model, self._teacher)
+        if self._teacher is None:
+            order = sorted(range(len(self.train_dataset)), key=lambda i: -len(self.train_dataset[i]["input_ids"]))
+            size = self.args.per_device_eval_batch_size
+            with self.accelerator.autocast():
+                ranking = self._importance_batches() if self.args.importance_samples else None
+                self._subnetworks.start(ranking, self._batches(order, size))
+            self._teacher = self._subnetworks.teacher
+        self.log({"subnetwork_epochs": self._epochs - self._full_epochs})
+
+    def _phases(self) -> dict[torch.nn.Parameter, Phase]:
+        """Name the parameters that don't learn like the rest."""
+        if self.args.recipe == PAPER:
+            return {}
+        tail, start = self.model.tail, self._full_epochs
+        of_both = {SUBNETWORK_RATE: tail.private.parameters(), ROUTER_RATE: tail.router.parameters()}
+        epochs = self._epochs - start
+        return {p: Phase(start, epochs, rate) for rate, parameters in of_both.items() for p in parameters}
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Create the base class's optimiser; by sharcs+ the router, which starts at random, learns faster."""
+        """Create the base class's optimiser; by sharcs+ sub-networks and router have groups of their own."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        if is_new and self.args.recipe == PLUS:
-            router = set(self.model.tail.router.parameters())
-            for group in list(optimizer.param_groups):
-                moved = [parameter for parameter in group["params"] if parameter in router]
-                if moved:
-                    group["params"] = [parameter for parameter in group["params"] if parameter not in router]
-                    options = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
-                    optimizer.add_param_group({**options, "params": moved, "lr": ROUTER_RATE * group["lr"]})
+        if is_new:
+            separate_groups(optimizer, self._phases())
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Create the base class's schedule and let it follow the share of the epochs that is done."""
+        """Create the base class's schedule and let each group follow the share of its epochs that is done."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if isinstance(scheduler, LambdaLR) and self.args.max_steps <= 0:
-            scheduler.lr_lambdas = [self._by_epochs(schedule) for schedule in scheduler.lr_lambdas]
+            phases, whole = self._phases(), Phase(0, self._full_epochs)
+            scheduler.lr_lambdas = [
+                self._by_epochs(schedule, num_training_steps, phase_of(group, phases, whole))
+                for schedule, group in zip(scheduler.lr_lambdas, scheduler.optimizer.param_groups, strict=True)
+            ]
         return scheduler
 
-    def _by_epochs(self, schedule: Any) -> Any:
+    def _by_epochs(self, schedule: Any, steps: int, phase: Phase) -> Any:
         def factor(step: int) -> float:
             if self._epoch_updates == 0:
                 return float(schedule(step))
             # The base class counts the step after it has advanced the schedule.
-            done = (self.state.global_step + 1 - self._epoch_start) / self._epoch_updates
-            return float(schedule((self._epoch + done) * self._nominal_updates))
+            done = self._epoch + (self.state.global_step + 1 - self._epoch_start) / self._epoch_updates
+            return float(schedule(phase.share_done(done) * steps))
 
         return factor
 
@@ -218,12 +247,14 @@ class SharcsTrainer(Trainer):
             loss = loss + self.args.router_loss_weight * router
         return (loss, outputs) if return_outputs else loss
 
-    def _plus_losses(self, model: Any, inputs: dict[str, Any], _sample_ids: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """Train every width on the batch; the router learns which is the narrowest that is sure of the truth."""
-        outputs = model(**inputs, all_widths=True)
-        target = narrowest_sure(true_class_probability(outputs.width_logits, inputs["labels"]).T)
-        task = teacher_loss(outputs.loss, outputs.width_logits, inputs["labels"])
-        return outputs, task, router_loss(outputs.router_logits, target)
+    def _plus_losses(
+        self, model: Any, inputs: dict[str, Any], sample_ids: Tensor
+    ) -> tuple[Any, Tensor, Tensor | None]:
+        """Train the full network; in the second phase, the sub-networks and the router."""
+        if self._subnetworks is not None:
+            return self._subnetworks.losses(model, inputs, sample_ids)
+        outputs = model(**inputs, width=1.0)
+        return outputs, outputs.loss, None
 
     def _paper_losses(
         self, model: Any, inputs: dict[str, Any], sample_ids: Tensor
@@ -266,20 +297,31 @@ class SharcsTrainer(Trainer):
         self._begin()
         if self.args.recipe == PLUS and self.model.config.routing_policy == RoutingPolicy():
             self.model.config.policy = dict(PLUS_POLICY)
-        if not resume_from_checkpoint and self.args.importance_samples:
-            if self.args.recipe == PLUS:
-                reorder_hidden_dimensions(self.model, self._importance_batches())
+        if self.args.recipe == PAPER and not resume_from_checkpoint and self.args.importance_samples:
             reorder_by_importance(self.model, self._importance_batches())
-        return super().train(resume_from_checkpoint or None, **kwargs)
+        updates = -(-len(self._sampler.batches) // self.args.gradient_accumulation_steps)
+        # The base class sees one run of both phases.
+        more = self.args.epochs_of_subnetworks(updates) if len(self.widths) > 1 else 0
+        self._epochs = self.args.num_train_epochs = self._full_epochs + more
+        try:
+            return super().train(resume_from_checkpoint or None, **kwargs)
+        finally:
+            self.args.num_train_epochs = self._full_epochs
+            if self._subnetworks is not None:
+                self._subnetworks.end()
 
     def _importance_batches(self) -> Any:
         order = torch.randperm(len(self.train_dataset), generator=self._generator(0, 0))
         chosen = order[: self.args.importance_samples].tolist()
-        size = self.args.per_device_train_batch_size
+        return (batch for _, batch in self._batches(chosen, self.args.per_device_train_batch_size))
+
+    def _batches(self, rows: list[int], size: int) -> Any:
+        """Collate training rows as they come: their numbers and a batch."""
         collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
         self._move_model_to_device(self.model, self.args.device)
-        for start in range(0, len(chosen), size):
-            yield self._prepare_inputs(collate([dict(self.train_dataset[i]) for i in chosen[start : start + size]]))
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            yield some, self._prepare_inputs(collate([dict(self.train_dataset[row]) for row in some]))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save what the base class saves, then ours: its presence marks the checkpoint as complete."""
@@ -297,6 +339,8 @@ class SharcsTrainer(Trainer):
         tensors = {"confidences": self.history.values, "width_index": self.width_index}
         if self.hardness is not None:
             tensors["hardness"] = self.hardness
+        if self._teacher is not None:
+            tensors["teacher"] = self._teacher
         progress = {
             "epoch": self._epoch,
             "epoch_start": self._epoch_start,
@@ -325,6 +369,7 @@ class SharcsTrainer(Trainer):
             )
         self.history.values = tensors["confidences"]
         self.width_index, self.hardness = tensors["width_index"], tensors.get("hardness")
+        self._teacher = tensors.get("teacher")
         self._epoch, self._epoch_start = progress["epoch"], progress["epoch_start"]
         done = self.state.global_step - self._epoch_start
         if done >= progress["updates_in_epoch"]:

@@ -34,6 +34,10 @@ RECIPES = {
     PLUS: Recipe(epochs=5, learning_rate=5e-5, router_at=1 / 6),
 }
 DEFAULT_WINDOW = 3
+# Sub-networks need about so many updates, whatever the size of the data; an epoch of them takes a fifth of the time of
+# one of the full network or less, so that all of them take no longer than its fine-tuning does.
+SUBNETWORK_UPDATES = 1600
+SUBNETWORK_EPOCHS = (8, 20)
 
 
 def recipe_of(name: str | None, window: int | None, bands: object | None) -> str:
@@ -56,18 +60,21 @@ class SharcsTrainingArguments(TrainingArguments):
     """Training settings: those of ``transformers.TrainingArguments``, with the recipe's defaults, and these.
 
     Attributes:
-        recipe: ``sharcs+`` trains every width on every batch, the narrow ones with the full network as teacher, and
-            lets unsure answers escalate; ``paper`` trains each sample at the width that its hardness label names
-            (section 3.3). By default ``sharcs+``, and ``paper`` if a window or bands are given.
-        num_train_epochs: Passes over the training data; by default 5, and the paper's 10.
+        recipe: ``sharcs+`` fine-tunes the full network, as it would be without us, and then trains narrow networks
+            with weights of their own that learn from it, and lets unsure answers escalate; ``paper`` trains each
+            sample at the width that its hardness label names (section 3.3). By default ``sharcs+``, and ``paper`` if
+            a window or bands are given.
+        num_train_epochs: Passes over the training data; by default 5, and the paper's 10. By ``sharcs+`` those of
+            the full network: 0 if the encoder is fine-tuned already, which is then left as it is, bit for bit.
+        subnetwork_epochs: Passes in which the narrow networks learn; by default from 8 to 20, about 1,600 updates.
         learning_rate: Peak learning rate; by default 5e-5, and the paper's 2e-5.
         window: W. Epochs whose confidences decide a hardness label; the first W epochs run at full width.
         bands: Confidence bands by width, ``{0.25: (0.8, 1.0)}``; the rest as in
             :func:`sharcs.hardness.confidence_bands`. Both belong to the recipe ``paper``; W is 3 there by default.
         task_loss_weight: λ_task.
         router_loss_weight: λ_router.
-        importance_samples: Training rows on which heads and neurons are ranked before training; 0 leaves them in
-            their order.
+        importance_samples: Training rows on which it is ranked what the narrow networks keep; 0 keeps what comes
+            first.
     """
 
     recipe: str | None = field(default=None, metadata={"help": f"{PLUS} or {PAPER}."})
@@ -82,6 +89,9 @@ class SharcsTrainingArguments(TrainingArguments):
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={"help": "Samples of like length share a batch, which saves padding."},
+    )
+    subnetwork_epochs: int | None = field(
+        default=None, metadata={"help": "Passes in which the sub-networks of sharcs+ learn."}
     )
     window: int | None = field(default=None, metadata={"help": "Epochs of confidence that decide a hardness label."})
     bands: dict[float, tuple[float, float]] | None = field(
@@ -110,8 +120,24 @@ class SharcsTrainingArguments(TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
         if self.window is not None and self.window < 1:
             raise InputError(f"window {self.window}: has to be at least 1 epoch")
+        if self.recipe == PAPER:
+            if self.subnetwork_epochs is not None:
+                raise InputError(f"subnetwork_epochs: recipe {PAPER} has none; leave it out")
+        elif self.max_steps > 0 or not float(self.num_train_epochs).is_integer() or self.num_train_epochs < 0:
+            raise InputError(f"max_steps, num_train_epochs: recipe {self.recipe} trains whole epochs, from 0 on")
+        if self.subnetwork_epochs is not None and self.subnetwork_epochs < 1:
+            raise InputError(f"subnetwork_epochs {self.subnetwork_epochs}: has to be at least 1")
         if self.importance_samples < 0:
             raise InputError(f"importance_samples {self.importance_samples}: has to be 0 or more")
         for name in ("task_loss_weight", "router_loss_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} {getattr(self, name)}: has to be a finite number from 0")
+
+    def epochs_of_subnetworks(self, updates: int) -> int:
+        """Resolve the length of the second phase, 0 by the paper's recipe, from the updates of an epoch."""
+        if self.recipe == PAPER:
+            return 0
+        if self.subnetwork_epochs is not None:
+            return self.subnetwork_epochs
+        least, most = SUBNETWORK_EPOCHS
+        return min(most, max(least, math.ceil(SUBNETWORK_UPDATES / updates)))

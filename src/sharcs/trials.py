@@ -73,6 +73,7 @@ class Trial:
         labels: True classes, int64 ``[rows]``, or None.
         largest_cost: FLOPs that no input can exceed under any policy.
         forcing_weight: A cost weight that sends every input to the narrowest width; its negative sends all to full.
+        blend: With which the outputs were taken, and which the policies have.
         times: In place of FLOPs, if what an input takes is to be counted in milliseconds.
     """
 
@@ -81,6 +82,7 @@ class Trial:
     labels: Tensor | None
     largest_cost: float
     forcing_weight: float
+    blend: float = 0.0
     times: Times | None = None
 
     @classmethod
@@ -90,6 +92,7 @@ class Trial:
         outputs: WidthOutputs,
         labels: Tensor | None,
         max_length: int,
+        blend: float = 0.0,
         times: Times | None = None,
     ) -> Trial:
         """Count the costs of a model.
@@ -99,6 +102,7 @@ class Trial:
             outputs: What its widths say.
             labels: True classes, int64 ``[rows]``, or None.
             max_length: The most tokens of any input, of those to come too.
+            blend: With which the outputs were taken.
             times: To count in milliseconds.
 
         Raises:
@@ -108,7 +112,7 @@ class Trial:
         longest = Costs.of(model, torch.tensor([max_length]))
         largest = _largest(longest.widths[0].numpy(), float(longest.continuation[0]))
         costs = Costs.of(model, outputs.lengths)
-        return cls(outputs, costs, labels, largest, weight, times)
+        return cls(outputs, costs, labels, largest, weight, blend, times)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -133,15 +137,18 @@ class Trial:
     def take(self, rows: NDArray[np.int64]) -> Trial:
         """Keep some of the rows."""
         kept = torch.from_numpy(rows)
-        outputs, costs = self.outputs, self.costs
+        costs = self.costs
         return replace(
             self,
-            outputs=WidthOutputs(
-                outputs.predictions[kept], outputs.scores[kept], outputs.router_logits[kept], outputs.lengths[kept]
-            ),
+            outputs=self.outputs.take(kept),
             costs=Costs(costs.widths[kept], costs.full[kept], costs.continuation[kept]),
             labels=None if self.labels is None else self.labels[kept],
         )
+
+    def unblended(self) -> Trial:
+        """Give inputs that go on the full network's own answer."""
+        own = self.outputs.predictions[:, -1:].expand(self.outputs.escalated.shape)
+        return replace(self, outputs=replace(self.outputs, escalated=own), blend=0.0)
 
     def apply(self, policies: Sequence[RoutingPolicy]) -> Applied:
         """Try policies; the same as :func:`sharcs.evaluation.route` with one after the other."""
@@ -155,7 +162,7 @@ class Trial:
         row = torch.arange(len(self))
         sure = outputs.scores[row, first]
         last = first.masked_fill((first < full) & (sure < torch.tensor(limits, dtype=sure.dtype)[:, None]), full)
-        answers, full_answers = outputs.predictions[row, last], outputs.predictions[:, -1]
+        answers, full_answers = outputs.answers(first, last), outputs.predictions[:, -1]
         if self.labels is None:
             lost = gained = torch.zeros_like(answers, dtype=torch.bool)
         else:
@@ -219,5 +226,5 @@ def policy_paths(trial: Trial) -> list[list[RoutingPolicy]]:
             # In the scores' own precision, so that a threshold means the same wherever it is compared.
             inside = torch.quantile(scores, torch.linspace(0, 1, THRESHOLDS).double()).float().tolist()
             thresholds = sorted({0.0, *inside, 1.0}, reverse=True)
-            paths.append([full, *(RoutingPolicy(weight, threshold) for threshold in thresholds), narrow])
+            paths.append([full, *(RoutingPolicy(weight, limit, trial.blend) for limit in thresholds), narrow])
     return [paths[1], paths[0], *paths[2:]] if len(paths) > 1 else paths

@@ -1,0 +1,242 @@
+"""Sub-networks with weights of their own: explicit slices, the shared sub-networks, brute force, the FLOP counter."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from encoders import WIDTHS, attention_implementations, load_plain, make_batch, row_of
+from sharcs import SharcsForSequenceClassification
+from sharcs.cost import flops
+from sharcs.importance import Importance, measure_importance, reorder_by_importance
+from test_importance import NAMES
+from tiny import CONFIGS, HEADS, HIDDEN, NEURONS, batches, collate, tiny_model, toy_rows, trainer_for
+
+LENGTHS = [4, 9, 1, 6]
+PLUS = {"recipe": "sharcs+", "window": None, "bands": None, "num_train_epochs": 1, "subnetwork_epochs": 1}
+NARROW = range(len(WIDTHS) - 1)
+each_kind = pytest.mark.parametrize("kind", sorted(CONFIGS))
+
+
+def private(path, shaken=True, **options):
+    """Wrap a plain classifier, with weights of its own for every narrow width; far from their start if shaken."""
+    model = SharcsForSequenceClassification.from_encoder(path, widths=WIDTHS, router_layer=1, **options)
+    model.tail.give_private_weights(model.encoder.config)
+    model.config.private_weights = True
+    if shaken:
+        torch.manual_seed(3)
+        with torch.no_grad():
+            for parameter in model.tail.private.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize("index", NARROW)
+@torch.no_grad()
+def test_without_importance_they_start_as_the_shared_ones(plain_path, index):
+    shared = SharcsForSequenceClassification.from_encoder(plain_path, widths=WIDTHS, router_layer=1)
+    own = private(plain_path, shaken=False)
+    batch = make_batch(shared.config.encoder, LENGTHS)
+    expected = shared(**batch, width=WIDTHS[index]).logits
+    torch.testing.assert_close(own(**batch, width=WIDTHS[index]).logits, expected, atol=1e-6, rtol=0)
+
+
+def random_importance(layers):
+    torch.manual_seed(7)
+    return Importance(
+        torch.rand(HIDDEN), [torch.rand(HEADS) for _ in range(layers)], [torch.rand(NEURONS) for _ in range(layers)]
+    )
+
+
+def best(scores, width):
+    """Name the most important, one by one."""
+    left, found = dict(enumerate(scores.tolist())), []
+    for _ in range(round(width * len(scores))):
+        found.append(max(left, key=left.get))
+        del left[found[-1]]
+    return found
+
+
+@each_kind
+def test_they_are_cut_out_of_the_full_network_by_importance(kind):
+    model = tiny_model(kind, layers=4, router_layer=2, widths=(0.5, 1.0))
+    with torch.no_grad():
+        for name, parameter in model.encoder.named_parameters():
+            if "norm" in name.lower():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model.tail.give_private_weights(model.encoder.config)
+    scores = random_importance(2)
+    own = model.tail.private[0]
+    own.fill(list(model.tail.layers), scores)
+    hidden, size = best(scores.hidden, 0.5), HIDDEN // HEADS
+    for position, (full, narrow) in enumerate(zip(model.tail.layers, own.layers, strict=True)):
+        heads = best(scores.heads[position], 0.5)
+        assert own.kept_heads[position].tolist() == heads
+        rows = [head * size + offset for head in heads for offset in range(size)]
+        neurons = best(scores.neurons[position], 0.5)
+        places = [(rows, hidden)] * 3 + [(hidden, rows), (neurons, hidden), (hidden, neurons)]
+        for name, (outputs, inputs) in zip(NAMES[kind], places, strict=True):
+            whole, cut = full.get_submodule(name), narrow.get_submodule(name)
+            for i, row in enumerate(outputs):
+                assert cut.bias[i] == whole.bias[row]
+                assert cut.weight[i].tolist() == [whole.weight[row, column].item() for column in inputs]
+        norms = [[m for m in layer.modules() if isinstance(m, nn.LayerNorm)] for layer in (full, narrow)]
+        for whole, cut in zip(*norms, strict=True):
+            assert cut.weight.tolist() == whole.weight[hidden].tolist()
+            assert cut.bias.tolist() == whole.bias[hidden].tolist()
+    states = torch.randn(2, 3, HIDDEN)
+    assert torch.equal(own.cut(states), states[..., hidden])
+    back = own.exit(states[..., : HIDDEN // 2])
+    assert torch.equal(back[..., hidden], states[..., : HIDDEN // 2])
+    assert back.abs().sum() == back[..., hidden].abs().sum()
+
+
+@each_kind
+def test_position_biases_follow_the_heads(kind):
+    """The same as the first heads and neurons of a network that was reordered as a whole."""
+    model = tiny_model(kind, layers=4, router_layer=2, widths=(0.5, 1.0), seed=4)
+    scores = measure_importance(model, batches())
+    if kind == "mpnet":
+        scores = Importance(scores.hidden, [sum(scores.heads)] * 2, scores.neurons)
+    reordered = copy.deepcopy(model)
+    reorder_by_importance(reordered, batches())
+    for of in (model, reordered):
+        of.tail.give_private_weights(of.encoder.config)
+    ascending = Importance(-torch.arange(HIDDEN).float(), scores.heads, scores.neurons)
+    model.tail.private[0].fill(list(model.tail.layers), ascending)
+    batch = collate(toy_rows(24))
+    with torch.no_grad():
+        answers = [of.eval()(**batch, width=0.5).logits for of in (model, reordered)]
+    torch.testing.assert_close(*answers, atol=1e-5, rtol=0)
+
+
+def brute_force_hidden(model):
+    """Σ |h·∂loss/∂h| over outputs of layers k..L, by scaling one dimension of one token at a time (double precision).
+
+    h·∂loss/∂h is the derivative by a factor on h, here taken by central differences.
+    """
+    model = copy.deepcopy(model).double().eval()
+    scores = torch.zeros(HIDDEN, dtype=torch.float64)
+    epsilon = 1e-6
+    batch = {name: value[:2] for name, value in batches(1)[0].items()}
+    rows, tokens = batch["input_ids"].shape
+    for position in range(-1, len(model.tail.layers)):
+        for at in [(row, token, d) for row in range(rows) for token in range(tokens) for d in range(HIDDEN)]:
+            losses = []
+            for factor in (1 + epsilon, 1 - epsilon):
+
+                def scaled(hidden, factor=factor, at=at):
+                    hidden = hidden.clone()
+                    hidden[at] *= factor
+                    return hidden
+
+                def after(_module, _inputs, output, scaled=scaled):
+                    return (scaled(output[0]), *output[1:]) if isinstance(output, tuple) else scaled(output)
+
+                def before(_module, inputs, scaled=scaled):
+                    return (scaled(inputs[0]), *inputs[1:])
+
+                if position < 0:
+                    hook = model.tail.register_forward_pre_hook(before)
+                else:
+                    hook = model.tail.layers[position].register_forward_hook(after)
+                with torch.no_grad(), hook:
+                    losses.append(float(model(**batch, width=1.0).loss))
+            scores[at[2]] += abs(losses[0] - losses[1]) / (2 * epsilon)
+    return scores, batch
+
+
+def test_importance_of_hidden_dimensions_equals_brute_force():
+    model = tiny_model(seed=2)
+    expected, batch = brute_force_hidden(model)
+    found = measure_importance(model.double(), [batch]).hidden
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_full_width_is_the_plain_network(plain_path):
+    batch = make_batch((model := private(plain_path)).config.encoder, LENGTHS)
+    assert torch.equal(model(**batch, width=1.0).logits, load_plain(plain_path)(**batch).logits)
+
+
+@pytest.mark.parametrize("length", [1, 7, 30])
+def test_the_cost_is_what_the_flop_counter_counts(plain_path, length):
+    model = private(plain_path, attn_implementation="eager")
+    batch = make_batch(model.config.encoder, [length])
+    cost = flops(model.cost_coefficients(), torch.tensor([length]))[0].tolist()
+    for index, width in enumerate(WIDTHS):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(**batch, width=width)
+        assert cost[index] == counter.get_total_flops()
+
+
+@torch.no_grad()
+def test_a_mixed_batch_equals_inputs_run_one_by_one(plain_path):
+    model = private(plain_path)
+    batch = make_batch(model.config.encoder, LENGTHS)
+    mixed = torch.tensor([1, 0, 2, 0])
+    alone = [model(**row_of(batch, row), width=WIDTHS[index]) for row, index in enumerate(mixed.tolist())]
+    for prepared in (False, True):
+        if prepared:
+            model.prepare_for_inference()
+        found = model(**batch, width_index=mixed).logits
+        torch.testing.assert_close(found, torch.cat([output.logits for output in alone]), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_they_follow_a_change_of_the_attention_implementation(family, plain_path):
+    model = private(plain_path, attn_implementation="eager")
+    batch = make_batch(model.config.encoder, LENGTHS)
+    expected = model(**batch, width=WIDTHS[0]).logits
+    for implementation in attention_implementations(family):
+        model.set_attn_implementation(implementation)
+        assert {own.config._attn_implementation for own in model.tail.private} == {implementation}
+        torch.testing.assert_close(model(**batch, width=WIDTHS[0]).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_they_are_saved_and_loaded(plain_path, tmp_path):
+    model = private(plain_path)
+    for own in model.tail.private:
+        own.fill(list(model.tail.layers), random_importance(len(model.tail.layers)))
+    model.save_pretrained(tmp_path)
+    again = SharcsForSequenceClassification.from_pretrained(tmp_path)
+    assert again.config.private_weights
+    batch = make_batch(model.config.encoder, LENGTHS)
+    for width in WIDTHS:
+        with torch.no_grad():
+            assert torch.equal(model(**batch, width=width).logits, again(**batch, width=width).logits)
+
+
+def test_a_model_with_random_weights_starts_with_slices_of_them(bert_path):
+    fresh = SharcsForSequenceClassification(private(bert_path).config)
+    for own in fresh.tail.private:
+        assert torch.equal(own.cut.weight, torch.eye(*own.cut.weight.shape))
+        whole, cut = fresh.tail.layers[0].output.dense, own.layers[0].output.dense
+        assert torch.equal(cut.weight, whole.weight[: cut.weight.shape[0], : cut.weight.shape[1]])
+
+
+def test_gradients_stay_with_the_width_that_ran(bert_path):
+    model = private(bert_path)
+    batch = make_batch(model.config.encoder, LENGTHS)
+    model(**batch, width=WIDTHS[0]).logits.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.tail.private[0].parameters())
+    others = [*model.tail.private[1].parameters(), *model.tail.layers.parameters()]
+    assert all(parameter.grad is None for parameter in others)
+
+
+def test_only_the_recipe_plus_gives_them(tmp_path):
+    model = tiny_model()
+    trainer_for(tmp_path, model, toy_rows(16))
+    assert not model.config.private_weights
+    assert len(model.tail.private) == 0
+    trainer = trainer_for(tmp_path, model, toy_rows(16), **PLUS)
+    assert model.config.private_weights
+    assert len(model.tail.norms) == len(model.tail.entry_norms) == 0
+    trainer.train()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer_for(tmp_path, model, toy_rows(16), **PLUS)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="wrap it anew"):
+        trainer_for(tmp_path, model, toy_rows(16))
