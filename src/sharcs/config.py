@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from sharcs.errors import InputError
+from sharcs_runtime.policy import RoutingPolicy
 
 __all__ = ["BLEND", "RoutingPolicy", "SharcsConfig", "default_router_layer"]
 
@@ -21,32 +21,6 @@ WIDTH_TOLERANCE = 0.01
 
 # Of the narrow answer, where two are at hand and nothing has to equal the full network's.
 BLEND = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingPolicy:
-    """How router logits become a width.
-
-    Attributes:
-        cost_weight: λ. The width is the argmax of (router score − λ · relative cost), where the score is the
-            sigmoid of the router's logit and the relative cost is a width's cost over the full network's, for an
-            input of the same length. 0 is the paper's policy: the router's argmax. Positive values save cost, and
-            negative ones spend more than the router asked for.
-        escalation_threshold: An input whose sub-network is less sure of its answer than this (the probability of the
-            class that it names) continues at full width from the kept output of layer k. None, the paper's policy,
-            lets every answer stand; an input then never runs more than one sub-network.
-        blend: Weight of the narrow answer in that of an input that continued, from 0 to 1: the probabilities of both
-            networks are averaged, which costs nothing and is right more often than the full network alone.
-    """
-
-    cost_weight: float = 0.0
-    escalation_threshold: float | None = None
-    blend: float = 0.0
-
-    @property
-    def escalates(self) -> bool:
-        """Whether an answer of a narrow sub-network has to be sure enough to stand."""
-        return self.escalation_threshold is not None
 
 
 def default_router_layer(num_layers: int) -> int:

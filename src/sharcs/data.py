@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from sharcs.columns import Columns, checked_texts, find_column, is_string, pair_column
 from sharcs.errors import InputError
 from sharcs.tables import read_table
+from sharcs_runtime.texts import check_limit, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,11 +36,6 @@ __all__ = [
 ]
 
 TOKENISER_BATCH = 1000
-
-# A text longer than this many characters per token that is wanted is cut before tokenising (see _shorten).
-CHARACTERS_PER_TOKEN = 50
-# Tokens beyond the wanted ones that a cut text must still have: a cut may change the tokens next to it.
-CUT_MARGIN_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +193,7 @@ def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int, with_pairs:
         InputError: If they leave no room for text.
     """
     limit = min(max_length, tokenizer.model_max_length)
-    special = tokenizer.num_special_tokens_to_add(pair=with_pairs)
-    needed = special + (2 if with_pairs else 1)
-    if limit < needed:
-        raise InputError(f"max_length is {limit}, of which special tokens take {special}; give at least {needed}")
+    check_limit(limit, tokenizer.num_special_tokens_to_add(pair=with_pairs), with_pairs)
     return limit
 
 
@@ -296,22 +289,9 @@ def _label_ids(data: TextData, label2id: dict[str, int]) -> list[int]:
 
 
 def _shorten(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
-    """Cut a very long text to a beginning that has all the tokens which truncation would keep.
+    """Cut a very long text, unless its end is kept; see :func:`sharcs_runtime.texts.shortened`."""
 
-    A tokenizer goes through the whole text before it truncates: 20 s for 10 MB. How many characters a token
-    takes is not bounded (blanks take none, an over-long word is one unknown token), so the beginning grows
-    until it has more tokens than are wanted. It ends at a blank where there is one, so that its last word is
-    the text's too.
-    """
-    size = CHARACTERS_PER_TOKEN * (limit + CUT_MARGIN_TOKENS)
-    if tokenizer.truncation_side != "right":
-        return text  # the end is kept
-    while len(text) > size:
-        blank = text.rfind(" ", size // 2, size)
-        beginning = text[: blank if blank > 0 else size]
-        wanted = limit + CUT_MARGIN_TOKENS
-        ids = tokenizer(beginning, add_special_tokens=False, truncation=True, max_length=wanted)["input_ids"]
-        if len(ids) >= wanted:
-            return beginning
-        size *= 8
-    return text
+    def count(beginning: str, most: int) -> int:
+        return len(tokenizer(beginning, add_special_tokens=False, truncation=True, max_length=most)["input_ids"])
+
+    return text if tokenizer.truncation_side != "right" else shortened(text, limit, count)

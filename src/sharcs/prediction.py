@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from sharcs.artifacts import TrainedModel
-    from sharcs.engine import Text
+    from sharcs_runtime.engine import Text
 
 __all__ = ["TextStream", "open_texts", "predict_table"]
 

@@ -1,0 +1,11 @@
+"""Exported networks on ONNX Runtime, with NumPy and tokenizers and without torch.
+
+What the engine of :mod:`sharcs` has in common with it lives here too: this package imports nothing of ``sharcs``.
+"""
+
+from sharcs_runtime.engine import Prediction
+from sharcs_runtime.errors import InputError
+from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.runner import OnnxRunner
+
+__all__ = ["InputError", "OnnxRunner", "Prediction", "RoutingPolicy"]

@@ -1,0 +1,99 @@
+"""The directory that ``sharcs export`` writes: its description, read and checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharcs_runtime.errors import InputError, first_line
+from sharcs_runtime.policy import RoutingPolicy
+
+__all__ = ["DESCRIPTION_FILE", "FORMAT", "TOKENIZER_FILE", "Bundle"]
+
+DESCRIPTION_FILE = "sharcs.json"
+TOKENIZER_FILE = "tokenizer.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What an exported network consists of.
+
+    Attributes:
+        folder: Where it lies.
+        widths: Ascending; of a dense model the one that it was cut to.
+        labels: Class names by index.
+        problem_type: As in Hugging Face configurations.
+        policy: How inputs are routed.
+        cost_coefficients: See :func:`sharcs_runtime.policy.relative_cost`.
+        max_length: Tokens kept of a text.
+        padding: What each of the network's inputs but the attention mask is padded with.
+        trunk: File of embeddings, layers 1..k and router; None in a dense model.
+        tails: File of the rest at each width; of a dense model the one file, from tokens to logits.
+    """
+
+    folder: Path
+    widths: list[float]
+    labels: list[str]
+    problem_type: str | None
+    policy: RoutingPolicy
+    cost_coefficients: NDArray[np.float64]
+    max_length: int
+    padding: dict[str, int]
+    trunk: Path | None
+    tails: list[Path]
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's file."""
+        return self.folder / TOKENIZER_FILE
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Bundle:
+        """Read the description and see that its files are there.
+
+        Raises:
+            InputError: If the directory is none that ``sharcs export`` wrote, or lacks a file.
+        """
+        folder = Path(folder)
+        file = folder / DESCRIPTION_FILE
+        if not file.is_file():
+            raise InputError(
+                f"{folder}: is no exported network (no {DESCRIPTION_FILE}); write one with 'sharcs export'"
+            )
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise InputError(
+                    f"{file}: has format {content['format']}, and this version reads {FORMAT}; export again"
+                )
+            bundle = cls._of(folder, content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{file}: is no description of an exported network ({first_line(error)})") from error
+        for name in content["files"]["all"]:
+            if not (folder / name).is_file():
+                raise InputError(f"{folder}: lacks {name}; export again")
+        return bundle
+
+    @classmethod
+    def _of(cls, folder: Path, content: dict[str, Any]) -> Bundle:
+        files = content["files"]
+        return cls(
+            folder=folder,
+            widths=[float(width) for width in content["widths"]],
+            labels=[str(name) for name in content["labels"]],
+            problem_type=content["problem_type"],
+            policy=RoutingPolicy(**content["policy"]),
+            cost_coefficients=np.array(content["cost_coefficients"], np.float64),
+            max_length=int(content["max_length"]),
+            padding={str(name): int(value) for name, value in content["padding"].items()},
+            trunk=None if files["trunk"] is None else folder / files["trunk"],
+            tails=[folder / name for name in files["tails"]],
+        )
