@@ -16,7 +16,9 @@ from rich.text import Text
 from transformers import DataCollatorWithPadding
 
 from sharcs.artifacts import TrainedModel, open_model, write_json
+from sharcs.cli_benchmark import benchmark
 from sharcs.cli_calibrate import calibrate
+from sharcs.cli_export import export
 from sharcs.cli_options import (
     DataOption,
     LabelOption,
@@ -24,6 +26,7 @@ from sharcs.cli_options import (
     PairOption,
     TextOption,
     WidthOption,
+    check_json_path,
     check_pairs,
     columns_of,
     err,
@@ -140,7 +143,7 @@ def evaluate(
 ) -> None:
     """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
     if json_file is not None:
-        _check_json(json_file)
+        check_json_path(json_file)
     trained = open_model(folder)
     if width is not None:
         trained.model.config.index_of(width)
@@ -181,6 +184,8 @@ def predict(
 
 
 app.command()(calibrate)
+app.command()(export)
+app.command()(benchmark)
 
 
 def main() -> None:
@@ -201,15 +206,6 @@ def main() -> None:
 def _one_line(message: Warning | str, *_place: Any, **_more: Any) -> str:
     """Write a warning as one line; Python's own form adds a line of our source."""
     return f"sharcs: note: {' '.join(str(message).split())}\n"
-
-
-def _check_json(path: Path) -> None:
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--json {path}: its directory does not exist; make it first")
-    if path.is_dir():
-        raise InputError(f"--json {path}: is a directory; name a file")
-    if path.suffix == ".png":
-        raise InputError(f"--json {path}: is the name of the picture beside the numbers; name a .json file")
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -23,6 +23,7 @@ __all__ = [
     "PairOption",
     "TextOption",
     "WidthOption",
+    "check_json_path",
     "check_pairs",
     "columns_of",
     "err",
@@ -71,6 +72,20 @@ def texts_of(trained: TrainedModel, data: str, columns: Columns, labelled: bool)
     texts = load_texts(data, columns, labelled=labelled)
     check_pairs(trained, data, texts.pairs is not None)
     return texts
+
+
+def check_json_path(path: Path) -> None:
+    """Refuse a --json that can't be written, before any work.
+
+    Raises:
+        InputError: If it can't.
+    """
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--json {path}: its directory does not exist; make it first")
+    if path.is_dir():
+        raise InputError(f"--json {path}: is a directory; name a file")
+    if path.suffix == ".png":
+        raise InputError(f"--json {path}: is the name of the picture beside the numbers; name a .json file")
 
 
 def check_pairs(trained: TrainedModel, data: str, has_pairs: bool) -> None:

@@ -174,13 +174,16 @@ class PooledEngine(ABC, Generic[Array]):
     def _whole(self, inputs: dict[str, Numbers]) -> WholeAnswers:
         """Answer inputs of one width, or one input, by themselves."""
 
-    @abstractmethod
     def _trunk(self, inputs: dict[str, Numbers]) -> tuple[Array, Numbers]:
-        """Run embeddings, layers 1..k and the router: the former's output, and the chosen widths ``[batch]``."""
+        """Run embeddings, layers 1..k and the router: the former's output, and the chosen widths ``[batch]``.
 
-    @abstractmethod
+        Nobody calls it, nor the tail, where all inputs run at one width.
+        """
+        raise NotImplementedError
+
     def _tail(self, index: int, hidden: Array, real: Flags) -> Floats:
         """Run the rest at a width: logits ``[batch, labels]``."""
+        raise NotImplementedError
 
     def _pool(self) -> Pool[Array]:
         return Pool()
