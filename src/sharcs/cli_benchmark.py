@@ -54,7 +54,7 @@ def benchmark(
     texts = texts_of(trained, data, columns, labelled=False)
     given = list(texts.texts) if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
     report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar)
-    _print_table(report, f"{data}: time as a ratio to that of full, at batch sizes")
+    _print_table(report, f"{data}: under 1 to 128, time of such a batch over that of full")
     if json_file is not None:
         picture = json_file.with_suffix(".png")
         write_json(report, json_file)
@@ -72,19 +72,21 @@ def _classes(trained: TrainedModel, texts: TextData) -> list[int] | None:
 
 
 def _print_table(report: dict[str, Any], title: str) -> None:
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("")
-    for heading in ("accuracy, %", "texts/s", "p50, ms", "p99, ms", *map(str, BATCH_SIZES), "FLOPs, %", "peak, MiB"):
-        table.add_column(heading, justify="right")
+    # Narrow enough for a terminal of 80 characters.
+    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    headings = ("acc.,\n%", "texts/s", "p50,\nms", "p99,\nms", *map(str, BATCH_SIZES), "FLOPs,\n%", "peak,\nMiB")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in report["rows"]:
         table.add_row(
             row["name"],
             percent(row["accuracy"]),
-            f"{row['texts_per_second']:,.0f}",
-            f"{row['p50_ms']:.2f}",
-            f"{row['p99_ms']:.2f}",
+            f"{row['texts_per_second']:.0f}",
+            f"{row['p50_ms']:.4g}",
+            f"{row['p99_ms']:.4g}",
             *(f"{row['time_ratio'][str(size)]:.2f}" for size in BATCH_SIZES),
             percent(row["flops_ratio"]),
-            f"{row['peak_mb']:,.0f}",
+            f"{row['peak_mb']:.0f}",
         )
     out.print(table)

@@ -172,7 +172,7 @@ class PipelineEngine:
         from transformers import pipeline  # here, because it takes its time to import
 
         self.pipeline: Any = pipeline("text-classification", model=folder, device=best_device())
-        self.label2id: dict[str, int] = dict(self.pipeline.model.config.label2id)
+        self.label2id: Any = self.pipeline.model.config.label2id
 
     def predict(self, texts: Iterable[Text]) -> Iterator[Prediction]:
         """Answer texts in their order."""
