@@ -29,7 +29,9 @@ def run(toys, tmp_path_factory):
         patch.setattr(benchmark, "BATCHES", dict.fromkeys(BATCH_SIZES, (1, 1)))
         patch.setattr(benchmark, "ROUNDS", 2)
         before = files_in(toys.model)
-        shown = succeeds("benchmark", toys.model, "--data", toys.test, "--json", folder / "report.json")
+        shown = succeeds(
+            "benchmark", toys.model, "--data", toys.test, "--json", folder / "report.json", "--seconds", 5
+        )
     assert files_in(toys.model) == before
     assert sorted(path.name for path in folder.iterdir()) == ["report.json", "report.png"]
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -121,6 +123,9 @@ def test_texts_without_labels_and_other_wrong_data(toys, tmp_path, monkeypatch):
         sharcs("benchmark", toys.model, "--data", bare, "--text-column", "words")
     )
     assert "no such directory" in error_message(sharcs("benchmark", tmp_path / "nothing", "--data", bare))
+    assert "--seconds 0: has to be above 0" in error_message(
+        sharcs("benchmark", toys.model, "--data", bare, "--seconds", 0)
+    )
     assert "is a directory" in error_message(sharcs("benchmark", toys.model, "--data", bare, "--json", tmp_path))
 
 

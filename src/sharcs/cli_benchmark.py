@@ -27,6 +27,7 @@ from sharcs.cli_options import (
     texts_of,
 )
 from sharcs.data import TextData
+from sharcs.errors import InputError
 from sharcs.graphs import require_onnx
 
 __all__ = ["benchmark"]
@@ -38,6 +39,9 @@ def benchmark(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the numbers here, and a picture as .png beside.")
     ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="About how long to measure; exporting and memory come on top.")
+    ] = 120.0,
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
@@ -48,12 +52,14 @@ def benchmark(
     """
     if json_file is not None:
         check_json_path(json_file)
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"--seconds {seconds:g}: has to be above 0")
     require_onnx()
     trained = open_model(folder)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     texts = texts_of(trained, data, columns, labelled=False)
     given = list(texts.texts) if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
-    report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar)
+    report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar, seconds=seconds)
     _print_table(report, f"{data}: under 1 to 128, time of such a batch over that of full")
     if json_file is not None:
         picture = json_file.with_suffix(".png")

@@ -1,0 +1,294 @@
+"""Saved FLOPs against saved seconds: at every batch size, on ONNX Runtime, over a million texts, in a profile.
+
+    python benchmarks/speed_study.py all --models runs/speed      # resumes: finished parts are skipped
+    python benchmarks/speed_study.py run base-sst2 --seconds 20   # one part
+    python benchmarks/speed_study.py summary                      # speed.json and speed.png of what is there
+
+A part writes benchmarks/results/speed/PART.json when it ends:
+
+    base-SET     12 layers, 768 wide, random weights: time doesn't depend on them. Routed to half of the FLOPs.
+    minilm-SET   'sharcs train' on the set, then routed to half of the FLOPs; models are kept in --models.
+    trained-SET  the same model with the policy that it was trained to: accuracy lost, and seconds saved.
+    million      peak memory and speed of 'sharcs predict' over a million short texts, beside 10,000.
+    overhead     what of the engine's time is neither tokenising nor tensor operations, at batch size 32.
+
+Policies are chosen on a part of train, never on what is measured. Each table comes from one run of what 'sharcs
+benchmark' runs. All of it wants a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import csv
+import json
+import pstats
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from common import DATA, MAX_LENGTH, RESULTS, collator, machine, save, tokenizer
+from sharcs.artifacts import TrainedModel, open_model
+from sharcs.benchmark import run_benchmark
+from sharcs.columns import Columns
+from sharcs.config import SharcsConfig
+from sharcs.data import load_texts, tokenise
+from sharcs.engine import InferenceEngine
+from sharcs.evaluation import Costs, curve_policies, route, run_all_widths
+from sharcs.modeling import SharcsForSequenceClassification
+
+FOLDER = RESULTS / "speed"
+LENGTHS_OF = ("sst2", "agnews")
+SETS = ("sst2", "agnews", "sick", "banking77", "mrpc", "rte", "cola")
+HALF = 0.5
+POLICY_TEXTS = 1000
+WIDTHS = (0.25, 1.0)
+PARTS = (
+    *(f"base-{name}" for name in LENGTHS_OF),
+    *(f"minilm-{name}" for name in LENGTHS_OF),
+    *(f"trained-{name}" for name in SETS),
+    "million",
+    "overhead",
+)
+TOKENISING = ("tokenization_", "tokenizers", "sharcs/data.py", "sharcs_runtime/texts.py")
+
+
+@contextmanager
+def bar(title: str, total: int) -> Any:
+    print(time.strftime("%H:%M:%S"), title, total, flush=True)
+    yield lambda count: None
+
+
+def base_size(names: list[str]) -> SharcsForSequenceClassification:
+    """Build a routed network of BERT's size, with random weights and the paper's widths and router layer."""
+    torch.manual_seed(0)
+    labels = dict(enumerate(names))
+    encoder = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=30522, id2label=labels))
+    config = SharcsConfig(encoder=encoder.config, widths=list(WIDTHS), router_layer=3, id2label=labels)
+    return SharcsForSequenceClassification(config, encoder=encoder).eval()
+
+
+def trained_folder(name: str, models: Path) -> Path:
+    """Train MiniLM on a set, unless that was done."""
+    folder = models / name
+    if not (folder / "config.json").exists():
+        resume = ["--resume"] if folder.exists() else []
+        command = [sys.executable, "-m", "sharcs.cli", "train", "--data", str(DATA / name / "train.csv.gz")]
+        subprocess.run([*command, "--output", str(folder), "--max-train-samples", "8000", *resume], check=True)
+    return folder
+
+
+def route_to(model: SharcsForSequenceClassification, budget: float, name: str) -> float:
+    """Set the policy whose mean FLOPs on texts of train come closest to a budget, and return them."""
+    texts = load_texts(str(DATA / name / "train.csv.gz"), max_samples=POLICY_TEXTS, seed=1)
+    rows = tokenise(texts, tokenizer(), max_length=MAX_LENGTH)
+    outputs = run_all_widths(model, rows, collator())
+    costs = Costs.of(model, outputs.lengths)
+    policies = curve_policies(outputs, costs, model.config.routing_policy)
+    spent = [float(costs.spent(*route(outputs, costs, policy)).mean() / costs.full.mean()) for policy in policies]
+    best = min(range(len(policies)), key=lambda index: abs(spent[index] - budget))
+    model.config.policy = asdict(policies[best])
+    return spent[best]
+
+
+def table(model: SharcsForSequenceClassification, name: str, seconds: float, columns: Columns) -> dict[str, Any]:
+    """Run the benchmark on a set's test texts."""
+    file = DATA / name / "test.csv.gz"
+    texts = load_texts(str(file if file.exists() else DATA / name / "validation.csv.gz"), columns)
+    label2id = {str(label): int(index) for index, label in (model.config.id2label or {}).items()}
+    assert texts.labels is not None
+    given: Any = texts.texts if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
+    own = tokenizer()
+    own.model_max_length = MAX_LENGTH
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model.save_pretrained(folder)
+        own.save_pretrained(folder)
+        trained = TrainedModel(model, own, columns)
+        labels = [label2id[label] for label in texts.labels]
+        return run_benchmark(trained, folder, given, labels, bar=bar, seconds=seconds)
+
+
+def time_saved(report: dict[str, Any]) -> dict[str, Any]:
+    """Set the time that routing saves against the FLOPs that it saves, in each runtime."""
+    rows = {row["name"]: row for row in report["rows"]}
+    saved = 1 - rows["routed"]["flops_ratio"]
+    speed = {name: row["texts_per_second"] for name, row in rows.items()}
+    return {
+        "flops_saved": saved,
+        "time_saved_of_flops_saved": {
+            size: (1 - ratio) / saved for size, ratio in rows["routed"]["time_ratio"].items()
+        },
+        "routed_over_full": {
+            f"routed{kind}": speed[f"routed{kind}"] / speed[f"full{kind}"] for kind in ("", "-ort", "-ort-int8")
+        },
+        "int8_routed_over_pipeline": speed["routed-ort-int8"] / speed["pipeline"],
+        "points_lost": {
+            name: 100 * (rows["full"]["accuracy"] - rows[name]["accuracy"])
+            for name in ("routed", "full-ort-int8", "routed-ort-int8")
+        },
+    }
+
+
+def run_table(kind: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
+    columns = Columns()
+    if kind == "base":
+        labels = load_texts(str(DATA / name / "train.csv.gz")).labels
+        model = base_size(sorted(set(labels or [])))
+    else:
+        trained = open_model(trained_folder(name, args.models))
+        model, columns = trained.model, trained.columns
+    budget = None if kind == "trained" else route_to(model, HALF, name)
+    report = table(model, name, args.seconds, columns)
+    return {"set": name, "flops_ratio_on_train": budget, **report, **time_saved(report)}
+
+
+PREDICT = """
+import json, sys, time
+from pathlib import Path
+from sharcs.artifacts import open_model
+from sharcs.prediction import open_texts, predict_table
+folder, data, output = map(Path, sys.argv[1:])
+trained = open_model(folder)
+stream = open_texts(str(data), trained.columns)
+start = time.perf_counter()
+predict_table(trained, folder, stream, output)
+seconds = time.perf_counter() - start
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:")) / 1024
+print(json.dumps({"seconds": seconds, "peak_mb": peak}))
+"""
+
+
+def million(args: argparse.Namespace) -> dict[str, Any]:
+    """Stream short texts from a file to a file, in a process of its own for each number."""
+    folder = trained_folder("sst2", args.models)
+    words = [" ".join(text.split()[:6]) for text in load_texts(str(DATA / "sst2" / "train.csv.gz")).texts]
+    runs = []
+    for rows in (args.rows // 100, args.rows):
+        with tempfile.TemporaryDirectory() as temporary:
+            data = Path(temporary) / "data.csv"
+            with data.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["text"])
+                writer.writerows([words[number % len(words)]] for number in range(rows))
+            command = [sys.executable, "-c", PREDICT, str(folder), str(data), str(Path(temporary) / "out.csv")]
+            run = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            runs.append({"rows": rows, "texts_per_second": rows / run["seconds"], **run})
+            print(runs[-1], flush=True)
+    small, large = runs
+    return {
+        "runs": runs,
+        "peak_ratio": large["peak_mb"] / small["peak_mb"],
+        "speed_ratio": large["texts_per_second"] / small["texts_per_second"],
+    }
+
+
+def overhead(args: argparse.Namespace) -> dict[str, Any]:
+    """Profile the routed engine on batches of 32 texts, and sum the time by whose code it is spent in."""
+    trained = open_model(trained_folder("sst2", args.models))
+    route_to(trained.model, HALF, "sst2")
+    engine = InferenceEngine(trained.model, trained.tokenizer)
+    texts = load_texts(str(DATA / "sst2" / "test.csv.gz")).texts
+    batches = [texts[start : start + 32] for start in range(0, 32 * 40, 32)]
+    for batch in batches[:5]:
+        list(engine.predict(batch))
+    profile = cProfile.Profile()
+    profile.enable()
+    for batch in batches:
+        list(engine.predict(batch))
+    profile.disable()
+    shares: dict[str, float] = {}
+    stats: Any = pstats.Stats(profile)
+    for (file, _, function), (_, _, own, _, _) in stats.stats.items():
+        group = _group(file, function)
+        shares[group] = shares.get(group, 0.0) + own
+    total = sum(shares.values())
+    shares = {group: seconds / total for group, seconds in sorted(shares.items(), key=lambda item: -item[1])}
+    ours = sum(share for group, share in shares.items() if group not in ("tensor operations", "tokenising"))
+    return {"milliseconds_of_a_batch": 1000 * total / len(batches), "shares": shares, "overhead": ours}
+
+
+def _group(file: str, function: str) -> str:
+    where = file.replace("\\", "/")
+    if any(part in where or part in function for part in TOKENISING):
+        return "tokenising"
+    if where == "~":
+        return "tensor operations" if "torch" in function or "Tensor" in function else "other Python and NumPy"
+    for package in ("sharcs", "transformers", "torch"):
+        if f"/{package}" in where:
+            return f"Python in {package}"
+    return "other Python and NumPy"
+
+
+def run(part: str, args: argparse.Namespace) -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(args.threads)
+    start = time.time()
+    kind, _, name = part.partition("-")
+    result = run_table(kind, name, args) if name else {"million": million, "overhead": overhead}[part](args)
+    save(args.results / f"{part}.json", {"part": part, **result, **machine(), "run_seconds": time.time() - start})
+    print(f"wrote {args.results / part}.json", flush=True)
+
+
+def summary(results: Path) -> None:
+    found = [
+        json.loads((results / f"{part}.json").read_text()) for part in PARTS if (results / f"{part}.json").exists()
+    ]
+    save(results.with_suffix(".json"), {"parts": found})
+    tables = [part for part in found if "rows" in part]
+    if not tables:
+        return
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(2.6 * len(tables) + 1, 3.4), layout="constrained", sharey=True, squeeze=False
+    )
+    for panel, part in zip(axes.flat, tables, strict=True):
+        routed = next(row for row in part["rows"] if row["name"] == "routed")
+        sizes = list(routed["time_ratio"])
+        panel.bar(sizes, [routed["time_ratio"][size] for size in sizes], color="tab:blue", label="routed, time")
+        panel.axhline(routed["flops_ratio"], color="tab:orange", label="routed, FLOPs")
+        panel.axhline(1.0, color="black", linewidth=0.8, label="full network")
+        panel.set_title(part["part"], fontsize="medium")
+        panel.set_xlabel("batch size")
+    axes[0, 0].set_ylabel("over the full network in PyTorch")
+    axes[0, 0].legend(fontsize="small", loc="lower left")
+    figure.savefig(results.with_suffix(".png"), dpi=110)
+    plt.close(figure)
+    print(f"wrote {results.with_suffix('.json')} and .png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("run", "all", "summary"))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--models", type=Path, default=Path("runs/speed"), help="where trained models are kept")
+    parser.add_argument("--results", type=Path, default=FOLDER)
+    parser.add_argument("--seconds", type=float, default=600.0, help="of measuring, for each table")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if args.command != "summary":
+        for part in args.parts or PARTS:
+            if not (args.results / f"{part}.json").exists():
+                run(part, args)
+    summary(args.results)
+
+
+if __name__ == "__main__":
+    main()
