@@ -15,6 +15,7 @@ from sharcs.benchmark import BATCH_SIZES, Plan
 from sharcs.contestants import Contestant, plain_network
 from sharcs.errors import InputError
 from sharcs.peak import peak_megabytes
+from sharcs_runtime import Prediction
 
 NAMES = ["pipeline", "full", "full-ort", "full-ort-int8", "width-0.25", "width-1", "routed", "routed-ort",
          "routed-ort-int8"]  # fmt: skip
@@ -141,6 +142,29 @@ def test_more_time_is_used_and_less_is_kept_to():
 
     assert taken(long) <= 300.0
     assert Plan.within(1e-3, 1.0, 1.0) == Plan(128, {1: 16, 8: 4, 32: 3, 128: 2})  # too little to say anything
+
+
+class Slow:
+    """An engine that notes what it is asked."""
+
+    def __init__(self):
+        """Begin."""
+        self.asked = []
+
+    def predict(self, texts):
+        """Answer nothing of use."""
+        self.asked.append(len(list(texts)))
+        yield Prediction(0, 1.0, 0, 0)
+
+
+@pytest.mark.parametrize(("latest", "rounds"), [(float("inf"), benchmark.ROUNDS), (0.0, 1)])
+def test_engines_take_turns_until_time_is_up(latest, rounds):
+    engines = {"one": Slow(), "two": Slow()}
+    steps = []
+    times = benchmark._rounds(engines, [["a"], ["b", "c"]], latest, steps.append)
+    assert {name: array.shape for name, array in times.items()} == {"one": (2, rounds), "two": (2, rounds)}
+    assert [engine.asked for engine in engines.values()] == [[1, 2] * rounds] * 2
+    assert sum(steps) == 2 * 2 * benchmark.ROUNDS
 
 
 def rows_of(**speeds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import tempfile
+import time
 import timeit
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,35 +184,42 @@ def measure(engines: dict[str, Engine], texts: Sequence[Text], bar: Bar, seconds
         cycled = itertools.cycle(texts)
         batches[size] = [list(itertools.islice(cycled, size)) for _ in range(count)]
     used = list(texts[: plan.many])
+    # The plan is a guess; if it takes far longer, one round has to do.
+    latest = time.monotonic() + 2 * seconds
     steps = len(engines) * (ROUNDS + 1) * (1 + sum(plan.batches.values()))
     with bar("measuring", steps) as advance:
         answers = {}
         for name, engine in engines.items():
             answers[name] = list(engine.predict(used))
             advance(1)
-        many = _rounds(engines, [used], advance)
+        many = _rounds(engines, [used], latest, advance)
         by_size = {}
         for size, some in batches.items():
             for engine, batch in itertools.product(engines.values(), some):
                 _seconds(engine, batch)
                 advance(1)
-            by_size[size] = _rounds(engines, some, advance)
+            by_size[size] = _rounds(engines, some, latest, advance)
     return Measured(answers, {name: times[0].tolist() for name, times in many.items()}, by_size)
 
 
 def _rounds(
-    engines: dict[str, Engine], batches: list[list[Text]], advance: Callable[[int], None]
+    engines: dict[str, Engine], batches: list[list[Text]], latest: float, advance: Callable[[int], None]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    times = {name: np.zeros((len(batches), ROUNDS)) for name in engines}
     names = list(engines)
+    rounds: dict[str, list[list[float]]] = {name: [] for name in names}
     for turn in range(ROUNDS):
+        if turn and time.monotonic() > latest:
+            advance(len(names) * len(batches))
+            continue
+        for name in names:
+            rounds[name].append([])
         for number, batch in enumerate(batches):
             # Another one begins each time, so that none is always behind the same one and what it left in the caches.
             shift = (turn + number) % len(names)
             for name in names[shift:] + names[:shift]:
-                times[name][number, turn] = _seconds(engines[name], batch)
+                rounds[name][-1].append(_seconds(engines[name], batch))
                 advance(1)
-    return times
+    return {name: np.array(times).T for name, times in rounds.items()}
 
 
 def _seconds(engine: Engine, texts: list[Text]) -> float:
