@@ -259,7 +259,7 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
     return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
 
 
-POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"}
 
 
 def _check_same_shape(train: TextData, other: TextData) -> None:
