@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from sharcs.errors import InputError
 
-__all__ = ["PAPER", "PLUS", "RECIPES", "SharcsTrainingArguments", "recipe_of"]
+__all__ = ["DEFAULT_WINDOW", "PAPER", "PLUS", "RECIPES", "SharcsTrainingArguments", "recipe_of"]
 
 PLUS = "sharcs+"
 PAPER = "paper"
@@ -120,10 +120,6 @@ class SharcsTrainingArguments(TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
         if self.window is not None and self.window < 1:
             raise InputError(f"window {self.window}: has to be at least 1 epoch")
-        if self.window is not None and self.max_steps <= 0 and self.window >= self.num_train_epochs:
-            raise InputError(
-                f"window {self.window}: has to be below the {self.num_train_epochs:g} epochs, or the router never learns"
-            )
         if self.recipe == PAPER:
             if self.subnetwork_epochs is not None:
                 raise InputError(f"subnetwork_epochs: recipe {PAPER} has none; leave it out")
