@@ -14,7 +14,7 @@ __all__ = ["BarChart", "LineChart", "Series", "bar_chart", "curve_chart", "relia
 WIDTH, HEIGHT = 560.0, 380.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 18.0, 40.0, 62.0
 ROW_HEIGHT, BAR_HEIGHT = 50.0, 14.0
-LABEL_LENGTH = 34  # characters that fit beside a bar's value on a telephone
+LABEL_LENGTH = 30  # characters that fit beside a bar's value on a telephone
 
 Point = tuple[float, float]
 

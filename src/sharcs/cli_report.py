@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sharcs.artifacts import open_model
+from sharcs.artifacts import TrainedModel, open_model
 from sharcs.cli_options import (
     DataOption,
     LabelOption,
@@ -46,7 +47,7 @@ def report(
     check_report_path(output)
     trained = open_model(folder)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    texts = _texts(data, columns, labelled=label_column is not None)
+    texts = _texts(trained, data, columns, labelled=label_column is not None)
     check_pairs(trained, data, texts.pairs is not None)
     group = None if group_column is None else (group_column, groups_of(texts, group_column))
     with progress_bar("measuring", len(texts)) as advance:
@@ -57,13 +58,15 @@ def report(
     say(f"wrote {page} and {len(pictures)} pictures beside it")
 
 
-def _texts(data: str, columns: Columns, labelled: bool) -> TextData:
-    """Read the data; its labels are missing if the column is, or has nothing in it, and wrong if some are."""
+def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool) -> TextData:
+    """Read the data; its labels are missing if the column is, or holds nothing, and wrong if some of them are."""
     texts = load_texts(data, columns, labelled=labelled)
-    if texts.labels is not None or columns.label not in texts.table.column_names:
-        return texts
-    values = texts.table.column(columns.label)
-    # -1 is how `datasets` says that a label is withheld.
-    if all(str(value).strip() in ("", "-1", "nan", "None") for value in values.unique().to_pylist()):
-        return texts
-    return load_texts(data, columns, labelled=True)  # says which row is wrong
+    if columns.label in texts.table.column_names:
+        values = texts.table.column(columns.label).unique().to_pylist()
+        # -1 is how `datasets` says that a label is withheld.
+        nothing = {"", "-1", "nan", "None"} - {str(name) for name in (trained.model.config.id2label or {}).values()}
+        if all(str(value).strip() in nothing for value in values):
+            return replace(texts, labels=None)
+        if texts.labels is None:
+            return load_texts(data, columns, labelled=True)  # says which row is wrong
+    return texts

@@ -101,6 +101,7 @@ def _draw_bars(axes: Any, chart: BarChart, style: str) -> None:
         axes.text(0, bar["y"] + 12, bar["label"], va="center")
         axes.text(chart.size[0], bar["y"] + 12, bar["text"], ha="right", va="center", color=MUTED)
         color = GAIN if bar["negative"] else STYLES[style]["color"]
-        axes.add_patch(Rectangle((bar["x"], bar["y"] + 22), max(bar["width"], 1.0), chart.height, color=color))
+        if bar["width"]:
+            axes.add_patch(Rectangle((bar["x"], bar["y"] + 22), max(bar["width"], 1.5), chart.height, color=color))
     if chart.zero is not None:
         axes.plot([chart.zero, chart.zero], [0, chart.size[1]], color=INK, linewidth=0.8)

@@ -219,7 +219,7 @@ def _harm(report: dict[str, Any], kind: str, by: str, found: dict[str, Any]) -> 
         description,
         bar_chart(
             [(_named(one["value"]), one[key]) for one in shown],
-            [f"{percentage(one[key])} of {one['rows']:,}" for one in shown],
+            [f"{percentage(one[key])}, {one['rows']:,} inputs" for one in shown],
             least=0.05,
         ),
         [by, "Inputs", *(heading for _, heading in columns)],
@@ -245,9 +245,9 @@ def _reliability(found: dict[str, Any]) -> Figure:
     return Figure(
         "reliability",
         "Reliability of the scores",
-        f"The routed answers' scores are off by {percentage(routed['ece'])} on average (expected calibration error), "
-        f"the full network's by {percentage(full['ece'])}. A line below the diagonal means scores "
-        "that promise too much.",
+        f"Scores and accuracy are {percentage(routed['ece'], 2)} apart on average with routing, and "
+        f"{percentage(full['ece'], 2)} with the full network alone (expected calibration error). A line below the "
+        "diagonal means scores that promise too much.",
         reliability_chart(routed, full),
         ["Score", "Routed: inputs", "mean score", "accuracy", "Full: inputs", "mean score", "accuracy"],
         rows,

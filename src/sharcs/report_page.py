@@ -31,19 +31,17 @@ def headline(report: dict[str, Any]) -> str:
     routed, full = found["routed"], found["full"]["accuracy"]
     saved = round(1 - routed["flops_ratio"], 3)
     if saved > 0:
-        cost = f"saves {percentage(saved)} of the computation"
+        cost = f"saves {percentage(saved)} of the computation by routing"
     elif saved < 0:
-        cost = f"takes {percentage(-saved)} more computation than the full network alone"
+        cost = f"takes {percentage(-saved)} more computation by routing"
     else:
-        cost = "saves no computation"
-    what = (
-        f"{report['name']} sorts texts into {classes:,} classes; routing each input to the width that it needs {cost}"
-    )
+        cost = "saves no computation by routing"
+    what = f"The model \u201c{report['name']}\u201d sorts texts into {classes:,} classes and {cost}"
     if not report["labelled"]:
-        return f"{what}, and {percentage(routed['accuracy'])} of its answers are the full network's."
+        return f"{what}; {percentage(routed['accuracy'])} of its answers are the full network\u2019s."
     gap = round(routed["accuracy"], 3) - round(full, 3)
-    than = "as accurate as" if abs(gap) < 5e-4 else f"{points(gap)} {'above' if gap > 0 else 'below'}"
-    return f"{what}, and {percentage(routed['accuracy'])} of its answers are right: {than} the full network."
+    than = "that of" if abs(gap) < 5e-4 else f"{points(gap)} {'above' if gap > 0 else 'below'}"
+    return f"{what}, at {percentage(routed['accuracy'])} accuracy: {than} its full network."
 
 
 def render_page(report: dict[str, Any]) -> str:
