@@ -103,5 +103,5 @@ def _draw_bars(axes: Any, chart: BarChart, style: str) -> None:
         color = GAIN if bar["negative"] else STYLES[style]["color"]
         if bar["width"]:
             axes.add_patch(Rectangle((bar["x"], bar["y"] + 22), max(bar["width"], 1.5), chart.height, color=color))
-    if chart.zero is not None:
-        axes.plot([chart.zero, chart.zero], [0, chart.size[1]], color=INK, linewidth=0.8)
+        if chart.zero is not None:
+            axes.plot([chart.zero, chart.zero], [bar["y"] + 20, bar["y"] + 38], color=INK, linewidth=0.8)

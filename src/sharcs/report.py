@@ -29,7 +29,7 @@ __all__ = ["build_report"]
 LISTED = 20  # inputs
 PER_WIDTH = 6  # examples
 WORST = 50  # classes or values of a column
-TEXT_LENGTH = 400  # characters that are kept of a text
+TEXT_LENGTH = 280  # characters that are kept of a text
 VALUE_LENGTH = 80  # of a class's name or a column's value
 
 # What HTML may not hold.
