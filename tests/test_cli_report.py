@@ -262,6 +262,32 @@ def test_a_thousand_classes_are_capped_and_counted(thousand):
     assert "x" * 100 not in text
 
 
+def test_one_row_and_text_pairs(toys, tmp_path):
+    data = write_csv(tmp_path / "one.csv", [read_csv(toys.pair_train)[0] | {"text_pair": "<b>so</b>"}])
+    text = make(toys.pair_model, data, tmp_path / "report.html")
+    assert '<p class="text pair" dir="auto">&lt;b&gt;so&lt;/b&gt;</p>' in text
+    assert "Measured on 1 input of" in text
+    assert "text pairs" in error_message(
+        sharcs("report", toys.model, "--data", data, "--output", tmp_path / "x.html")
+    )
+    (tmp_path / "none.csv").write_text("text,text_pair,label\n")
+    message = error_message(sharcs("report", toys.pair_model, "--data", tmp_path / "none.csv", "--output", "x.html"))
+    assert "none.csv" in message
+
+
+def test_a_network_of_one_width(toys, data, tmp_path):
+    model = SharcsForSequenceClassification.from_encoder(toys.encoder, widths=(1.0,), num_labels=2)
+    tokenizer = load_tokenizer(toys.encoder)
+    tokenizer.model_max_length = 16
+    texts = load_texts(str(data))
+    model.config.id2label = {0: "bad", 1: "good"}
+    found = build_report(TrainedModel(model.eval(), tokenizer, Columns()), texts, "plain")
+    page = Page(render_page(found))
+    assert [numbers[0] for _, numbers in page.tables["shares"][1:]] == [1.0]
+    assert (page.numbers["same"], page.numbers["narrow"], page.numbers["overthinking-count"]) == (1, 0, 0)
+    assert "The network confidently contradicts the label." in page.words
+
+
 @pytest.mark.parametrize(
     ("ratio", "accuracy", "full", "says"),
     [
