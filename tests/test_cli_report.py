@@ -75,7 +75,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Make 120 labelled rows, some of them nasty, with a column of sources."""
-    rows = [{**row, "source": f"desk <{number % 3}>"} for number, row in enumerate(toy_rows(120, seed=2))]
+    rows = [
+        {**row, "source": ("desk <0>", "desk <1>", "新聞 $x$")[n % 3]} for n, row in enumerate(toy_rows(120, seed=2))
+    ]
     for row, text in zip(rows, NASTY, strict=False):
         row["text"] = text.replace("\x00", "").replace("\x08", "\x07")  # which csv can hold
     return write_csv(tmp_path_factory.mktemp("report") / "data.csv", rows)
@@ -90,7 +92,9 @@ def calibrated(toys, data, tmp_path_factory):
 
 
 def make(folder, data, output, *options):
-    succeeds("report", folder, "--data", data, "--output", output, *options)
+    run = succeeds("report", folder, "--data", data, "--output", output, *options)
+    assert run.out == ""
+    assert "sharcs: note" not in run.err
     return output.read_text(encoding="utf-8")
 
 
@@ -120,7 +124,7 @@ def test_numbers_are_those_of_evaluate(calibrated, data, tmp_path):
     assert sum(numbers[0] for _, numbers in by_class) == found["samples"] == 120
     assert sum(numbers[0] * numbers[2] for _, numbers in by_class) / 120 == pytest.approx(routed["accuracy"])
     by_source = page.tables["groups"][1:]
-    assert {name for name, _ in by_source} == {"desk <0>", "desk <1>", "desk <2>"}
+    assert {name for name, _ in by_source} == {"desk <0>", "desk <1>", "新聞 $x$"}
     assert sum(numbers[0] * numbers[1] for _, numbers in by_source) / 120 == pytest.approx(full["accuracy"])
     same, wrong, *_ = (numbers[0] for _, numbers in page.tables["agreement"][1:])
     assert same + wrong == pytest.approx(page.numbers["same"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from sharcs.charts import BarChart, LineChart
@@ -49,7 +50,9 @@ def draw_figure(figure: Figure, path: Path) -> None:
     legend = LEGEND_ROW * (len(chart.series) + 1) if isinstance(chart, LineChart) else 0.0
     whole = height + TITLE_HEIGHT + legend
     # Texts are anybody's: a dollar sign begins no formula.
-    with plt.rc_context({"text.parse_math": False, "font.size": FONT, "text.color": INK}):
+    with plt.rc_context({"text.parse_math": False, "font.size": FONT, "text.color": INK}), warnings.catch_warnings():
+        # Class names may be in a script that matplotlib's own font lacks; the page has them right.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         picture = plt.figure(figsize=((width + 40) / 72, (whole + 20) / 72))
         try:
             axes = picture.add_axes(
