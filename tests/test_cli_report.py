@@ -137,6 +137,7 @@ def test_reading_order_and_what_the_page_may_load(calibrated, data, tmp_path):
     assert page.headings.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(page.headings))
     assert ("html", {"lang": "en"}) in page.tags
+    assert ("link", {"rel": "icon", "href": "data:,"}) in page.tags  # else a browser with windows asks for an icon
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "iframe", "object", "embed", "img", "form", "base"}
     for tag, attrs in page.tags:
