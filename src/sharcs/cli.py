@@ -33,6 +33,7 @@ from sharcs.cli_options import (
     say,
     texts_of,
 )
+from sharcs.cli_report import report
 from sharcs.data import TextData, tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation import accuracy_report, run_all_widths
@@ -181,6 +182,7 @@ def predict(
 
 
 app.command()(calibrate)
+app.command()(report)
 
 
 def main() -> None:
