@@ -2,6 +2,7 @@
 
     python benchmarks/core_study.py run --set sst2 --method plain --seed 0
     python benchmarks/core_study.py all --workers 2 --minutes 90   # resumes: finished runs are skipped
+    python benchmarks/core_study.py memory                         # peak memory, of short trainings of their own
 
 Each run is a process of its own and writes benchmarks/results/core/SET-METHOD-SEED.json when it ends;
 benchmarks/core_summary.py makes the table and the picture of them. --tune measures on a tenth of train: the learning
@@ -31,13 +32,17 @@ SETS = ("sst2", "sick", "banking77", "mrpc")
 METHODS = ("plain", "paper")
 SEEDS = (0, 1, 2)
 EPOCHS = 10
+MEMORY_ROWS, MEMORY_EPOCHS = 1000, 3  # with a window of 1 epoch, so that two of them have every width and a router
 FOLDER = RESULTS / "core"
 
 
-def arguments(folder: str, seed: int, epochs: int, learning_rate: float) -> SharcsTrainingArguments:
+def arguments(
+    folder: str, seed: int, epochs: int, learning_rate: float, window: int | None = None
+) -> SharcsTrainingArguments:
     return SharcsTrainingArguments(
         folder,
         recipe="paper",
+        window=window,
         seed=seed,
         num_train_epochs=epochs,
         learning_rate=learning_rate,
@@ -93,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
             for entry in trainer.state.log_history
             if any(k.startswith("share") for k in entry)
         ]
-    result |= {"optimiser_steps": trainer.state.global_step, "peak_megabytes": peak_megabytes(), **machine()}
+    result |= {"optimiser_steps": trainer.state.global_step, **machine()}
     save(Path(args.output) if args.output else path_of(args.set, args.method, args.seed), result)
     print(json.dumps({k: v for k, v in result.items() if k != "report"}))
 
@@ -101,6 +106,38 @@ def run(args: argparse.Namespace) -> None:
 def spent(start: float) -> dict[str, float]:
     """Seconds by the clock and on the processors: the latter hardly depend on what else the machine does."""
     return {"train_seconds": time.time() - start, "train_cpu_seconds": processor_seconds()}
+
+
+def peak(args: argparse.Namespace) -> None:
+    """Train on the longest rows, in which any peak is, and note the peak memory of the process."""
+    torch.set_num_threads(1)
+    train, _, names = splits(args.set, 0, False)
+    longest = sorted(range(len(train)), key=lambda row: -train[row]["length"])[:MEMORY_ROWS]
+    transformers.set_seed(0)
+    settings = arguments(f"/tmp/sharcs-core-memory-{args.set}-{args.method}", 0, MEMORY_EPOCHS, 1e-4, window=1)
+    common = {"args": settings, "train_dataset": train.select(longest), "data_collator": collator()}
+    if args.method == "plain":
+        model = AutoModelForSequenceClassification.from_pretrained(minilm_path(), num_labels=len(names))
+        Trainer(model=model, **common).train()
+    else:
+        routed = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=len(names))
+        SharcsTrainer(model=routed, **common).train()
+    result = {"set": args.set, "method": args.method, "rows": MEMORY_ROWS, "epochs": MEMORY_EPOCHS}
+    save(memory_path_of(args.set, args.method), result | {"peak_megabytes": peak_megabytes(), **machine()})
+
+
+def memory(args: argparse.Namespace) -> None:
+    """Measure what is missing, each training in a process of its own."""
+    commands = [
+        (f"core-memory-{name}-{method}", [__file__, "peak", "--set", name, "--method", method])
+        for name, method in itertools.product(SETS, METHODS)
+        if not memory_path_of(name, method).exists()
+    ]
+    run_processes(commands, workers=args.workers, minutes=60)
+
+
+def memory_path_of(name: str, method: str) -> Path:
+    return FOLDER / "memory" / f"{name}-{method}.json"
 
 
 def path_of(name: str, method: str, seed: int) -> Path:
@@ -136,8 +173,12 @@ def main() -> None:
     one.add_argument("--output")
     every.add_argument("--workers", type=int, default=2)
     every.add_argument("--minutes", type=float, default=90)
+    short, every_peak = commands.add_parser("peak"), commands.add_parser("memory")
+    short.add_argument("--set", required=True)
+    short.add_argument("--method", choices=METHODS, required=True)
+    every_peak.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
-    {"run": run, "all": everything}[args.command](args)
+    {"run": run, "all": everything, "peak": peak, "memory": memory}[args.command](args)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ ENCODERS = {
     "distilbert": _config("distilbert", feed_forward="hidden_dim"),
     "electra": _config("electra", embedding_size=20),
     "mpnet": _config("mpnet", pad_token_id=1),
+    "data2vec-text": _config("data2vec-text", pad_token_id=1),
+    "roformer": _config("roformer", embedding_size=20),
 }
 
 
@@ -172,6 +174,7 @@ class SlicedCopy:
         with torch.no_grad():
             for key, parameter in self.shared().items():
                 parameter.copy_(corner(self.plain.get_parameter(key), parameter.shape))
+                parameter.requires_grad_(True)  # RoFormer's table of sines gets a gradient, but not when it is new
             for norm, private in self.norm_pairs(routed):
                 norm.load_state_dict(private.state_dict())
 

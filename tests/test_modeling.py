@@ -229,7 +229,7 @@ def test_gradients_agree_with_finite_differences(family, plain_path):
 
     loss().backward()
     generator = torch.Generator().manual_seed(0)
-    step, compared = 1e-5, 0
+    step, compared = 1e-6, 0  # small, so that no neuron of the router switches within it
     for parameter in model.parameters():
         if parameter.grad is None or torch.rand((), generator=generator) > 0.2:
             continue

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
-from transformers import BertConfig, GPT2Config
+from transformers import BertConfig, DistilBertConfig, GPT2Config
 
 from encoders import ENCODERS, WIDTHS, Size, corner, load_plain, plain_layers
 from sharcs.errors import InputError
@@ -51,6 +51,12 @@ def test_narrow_config_counts_whole_heads_of_unchanged_size(heads, width, expect
 def test_narrow_config_without_a_known_feed_forward_size_is_refused():
     with pytest.raises(InputError, match=r"gpt2.*feed-forward size"):
         narrow_config(GPT2Config(), 0.5)
+
+
+def test_a_size_that_the_file_names_and_the_class_does_not_is_left_alone():
+    stray = DistilBertConfig(dim=32, n_heads=4, hidden_dim=48, intermediate_size=3072)
+    narrow = narrow_config(stray, 0.5)
+    assert (narrow.hidden_dim, narrow.intermediate_size) == (24, 3072)
 
 
 @pytest.mark.parametrize("full", [(6,), (4, 6), (3, 4, 5)])

@@ -130,11 +130,19 @@ def losses_by(applied: Applied, values: Sequence[str], labelled: bool) -> list[d
     Returns:
         For each value ``value``, ``rows``, ``disagreement`` and ``accuracy_drop`` (None without labels).
     """
-    found = []
-    column = np.asarray(values, dtype=object)
-    for value in sorted(set(values)):
-        here = column == value
-        drop = float(applied.lost[0, here].mean() - applied.gained[0, here].mean()) if labelled else None
-        disagreement = float(applied.disagrees[0, here].mean())
-        found.append({"value": value, "rows": int(here.sum()), "disagreement": disagreement, "accuracy_drop": drop})
+    names = sorted(set(values))
+    number_of = {name: number for number, name in enumerate(names)}
+    group = np.array([number_of[value] for value in values])
+    rows = np.bincount(group)
+
+    def share(of: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.bincount(group, weights=of, minlength=len(names)) / rows
+
+    drops = share(applied.lost[0]) - share(applied.gained[0])
+    found = [
+        {"value": name, "rows": int(count), "disagreement": float(unlike), "accuracy_drop": float(drop)}
+        for name, count, unlike, drop in zip(names, rows, share(applied.disagrees[0]), drops, strict=True)
+    ]
+    if not labelled:
+        found = [entry | {"accuracy_drop": None} for entry in found]
     return sorted(found, key=lambda entry: (entry["accuracy_drop"] or 0.0, entry["disagreement"]), reverse=True)

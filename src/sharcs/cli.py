@@ -36,6 +36,7 @@ from sharcs.cli_options import (
     say,
     texts_of,
 )
+from sharcs.cli_report import report
 from sharcs.data import TextData, tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation import accuracy_report, run_all_widths
@@ -186,6 +187,7 @@ def predict(
 app.command()(calibrate)
 app.command()(export)
 app.command()(benchmark)
+app.command()(report)
 
 
 def main() -> None:

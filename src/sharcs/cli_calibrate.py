@@ -24,6 +24,7 @@ from sharcs.cli_options import (
     PairOption,
     TextOption,
     columns_of,
+    groups_of,
     out,
     percent,
     progress_bar,
@@ -90,7 +91,7 @@ def calibrate(
     needs_labels = constraint.kind == "max_accuracy_drop"
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     texts = texts_of(trained, data, columns, labelled=needs_labels)
-    groups = None if group_column is None else _groups(texts, group_column)
+    groups = None if group_column is None else groups_of(texts, group_column)
     trial = _trial(trained, texts, constraint, needs_labels)
     names = [str(name) for _, name in sorted((trained.model.config.id2label or {}).items())]
     found = choose_policy(trial, constraint, len(names))
@@ -124,13 +125,6 @@ def _constraint(limits: dict[str, float | None], confidence: float, per_class: b
         raise InputError(f"{len(given) or 'none'} of {options} given; give exactly one")
     ((kind, limit),) = given.items()
     return Constraint(kind, limit, confidence, per_class)
-
-
-def _groups(texts: TextData, column: str) -> list[str]:
-    if column not in texts.table.column_names:
-        names = ", ".join(repr(name) for name in texts.table.column_names[:20])
-        raise InputError(f"{texts.source}: no column {column!r}; it has {names}; name one with --group-column")
-    return ["" if value is None else str(value) for value in texts.table.column(column).to_pylist()]
 
 
 def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs_labels: bool) -> Trial:

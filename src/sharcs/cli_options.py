@@ -27,6 +27,7 @@ __all__ = [
     "check_pairs",
     "columns_of",
     "err",
+    "groups_of",
     "out",
     "percent",
     "progress_bar",
@@ -96,6 +97,18 @@ def check_pairs(trained: TrainedModel, data: str, has_pairs: bool) -> None:
     """
     if has_pairs and trained.columns.text_pair is None:
         raise InputError(f"{data}: has text pairs, but the model was trained on single texts; drop the second column")
+
+
+def groups_of(texts: TextData, column: str) -> list[str]:
+    """Take a column whose values split the rows into groups.
+
+    Raises:
+        InputError: If there is none of this name.
+    """
+    if column not in texts.table.column_names:
+        names = ", ".join(repr(name) for name in texts.table.column_names[:20])
+        raise InputError(f"{texts.source}: no column {column!r}; it has {names}; name one with --group-column")
+    return ["" if value is None else str(value) for value in texts.table.column(column).to_pylist()]
 
 
 @contextmanager

@@ -63,6 +63,7 @@ def run_all_widths(
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
     blend: float | None = None,
+    on_logits: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> WidthOutputs:
     """Run every input at every width.
 
@@ -73,6 +74,9 @@ def run_all_widths(
         batch_size: Inputs a batch; they are ordered by length, so that little is padded.
         on_batch: Called with the number of inputs after each batch, for a progress bar.
         blend: Weight of the narrow answer where an input goes on; by default the policy's.
+        on_logits: Called after each batch, for what needs more than the answers: with the inputs' indices, int64
+            ``[batch]``, the logits of every width, ``[widths, batch, labels]``, and those that an input is given
+            which goes on to full width after each, of the same shape.
 
     Returns:
         Tensors on the CPU.
@@ -86,7 +90,7 @@ def run_all_widths(
         batch_size=batch_size,
         collate_fn=lambda batch: collate([model_inputs(row) for row in batch]),
     )
-    predictions, scores, escalated, router_logits = [], [], [], []
+    predictions, scores, escalated, router_logits, done = [], [], [], [], 0
     policy, problem_type = model.config.routing_policy, model.config.problem_type
     if blend is not None:
         policy = replace(policy, blend=blend)
@@ -100,6 +104,9 @@ def run_all_widths(
         predictions.append(best.indices.T)
         scores.append(best.values.T)
         router_logits.append(outputs.router_logits.float())
+        if on_logits:
+            on_logits(order[done : done + len(predictions[-1])], every, mixed)
+        done += len(predictions[-1])
         if on_batch:
             on_batch(len(predictions[-1]))
     back = order.argsort()

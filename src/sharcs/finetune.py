@@ -22,7 +22,7 @@ from sharcs.errors import InputError, first_line
 from sharcs.hardness import confidence_bands
 from sharcs.modeling import SharcsForSequenceClassification
 from sharcs.training import SharcsTrainer
-from sharcs.training_arguments import PAPER, RECIPES, SharcsTrainingArguments, recipe_of
+from sharcs.training_arguments import DEFAULT_WINDOW, PAPER, RECIPES, SharcsTrainingArguments, recipe_of
 from sharcs.training_state import last_complete_checkpoint
 
 if TYPE_CHECKING:
@@ -211,6 +211,11 @@ def _check_numbers(job: TrainingJob) -> None:
         if getattr(job, option) is not None and getattr(job, option) < 1:
             raise InputError(f"--{option.replace('_', '-')} {getattr(job, option)}: has to be at least 1")
     confidence_bands(job.widths, job.bands)
+    window = DEFAULT_WINDOW if job.window is None else job.window
+    if job.recipe == PAPER and window >= (job.epochs or 0):
+        raise InputError(
+            f"--window {window}: has to be below --epochs {job.epochs:g}: the router learns in the epochs after it"
+        )
 
 
 def _classes_of_fine_tuned(encoder_path: str, names: list[str], job: TrainingJob) -> list[str]:
@@ -259,7 +264,7 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
     return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
 
 
-POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"}
 
 
 def _check_same_shape(train: TextData, other: TextData) -> None:

@@ -47,7 +47,10 @@ def narrow_config(config: PreTrainedConfig, width: float) -> PreTrainedConfig:
     Raises:
         InputError: If the configuration names no feed-forward size that is known here.
     """
-    field = next((name for name in FEED_FORWARD_FIELDS if isinstance(getattr(config, name, None), int)), None)
+    present = [name for name in FEED_FORWARD_FIELDS if isinstance(getattr(config, name, None), int)]
+    # A configuration keeps whatever a file names; what its class declares is what the layers are built from.
+    declared = [name for name in present if hasattr(type(config), name)]
+    field = next(iter(declared or present), None)
     if field is None:
         raise InputError(
             f"{config.model_type}: the config has no feed-forward size ({' or '.join(FEED_FORWARD_FIELDS)}), "

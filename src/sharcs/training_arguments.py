@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from sharcs.errors import InputError
 
-__all__ = ["PAPER", "PLUS", "RECIPES", "SharcsTrainingArguments", "recipe_of"]
+__all__ = ["DEFAULT_WINDOW", "PAPER", "PLUS", "RECIPES", "SharcsTrainingArguments", "recipe_of"]
 
 PLUS = "sharcs+"
 PAPER = "paper"
@@ -34,8 +34,8 @@ RECIPES = {
     PLUS: Recipe(epochs=5, learning_rate=5e-5, router_at=1 / 6),
 }
 DEFAULT_WINDOW = 3
-# Sub-networks need about so many updates, whatever the size of the data; an epoch of them takes a fifth of the time of
-# one of the full network or less, so that all of them take no longer than its fine-tuning does.
+# Sub-networks need about so many updates, whatever the size of the data; an epoch of them takes a fifth of the time
+# of one of the full network or less, so that all of them take no longer than its fine-tuning does.
 SUBNETWORK_UPDATES = 1600
 SUBNETWORK_EPOCHS = (8, 20)
 
