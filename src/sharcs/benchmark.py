@@ -38,9 +38,9 @@ PILOT = 32  # texts
 MEMORY_TEXTS = 512
 
 # Of the time: a share for many texts at once, and for each batch size. Of the counts: the least and the most.
-MANY_SHARE, MANY = 0.4, (128, 2000)
+MANY_SHARE, MANY = 0.4, (64, 2000)
 BATCH_SHARE = {1: 0.25, 8: 0.1, 32: 0.1, 128: 0.15}
-BATCHES = {1: (16, 200), 8: (4, 25), 32: (3, 12), 128: (2, 6)}
+BATCHES = {1: (16, 200), 8: (3, 25), 32: (2, 12), 128: (1, 6)}
 
 
 @dataclass(frozen=True, slots=True)
