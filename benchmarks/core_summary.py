@@ -55,8 +55,10 @@ def row(name: str, runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[st
     }
 
 
-def memory_ratio(name: str) -> float:
-    """Divide the peak of the paper's recipe by that of plain fine-tuning, in trainings without other memory."""
+def memory_ratio(name: str) -> float | None:
+    """Divide the peak of the paper's recipe by that of plain fine-tuning; None before it is measured."""
+    if not all(memory_path_of(name, method).exists() for method in ("paper", "plain")):
+        return None
     paper, plain = (json.loads(memory_path_of(name, method).read_text()) for method in ("paper", "plain"))
     return float(paper["peak_megabytes"]) / float(plain["peak_megabytes"])
 
@@ -64,6 +66,8 @@ def memory_ratio(name: str) -> float:
 def cell(key: str, value: Any) -> str:
     if key == "seeds":
         return ", ".join(str(seed) for seed in value)
+    if value is None:
+        return "not yet"
     if key in ("time", "memory"):
         return f"{value:.2f}"
     return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
