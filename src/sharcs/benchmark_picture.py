@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from sharcs.plotting import pyplot, save_picture
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["draw_benchmark"]
 
@@ -16,12 +20,7 @@ def draw_benchmark(report: dict[str, Any], path: str | Path, title: str) -> None
         path: The picture, .png or .svg; written beside and renamed.
         title: Shown above.
     """
-    # Here, because it takes a second to import and most commands draw nothing.
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     rows = report["rows"]
     names = [row["name"] for row in rows]
     colours = ["tab:blue" if name.startswith("routed") else "tab:gray" for name in names]
@@ -51,8 +50,4 @@ def draw_benchmark(report: dict[str, Any], path: str | Path, title: str) -> None
     ratio.set_xlabel("time over that of the full network in PyTorch")
     ratio.legend(fontsize="small")
     figure.suptitle(title)
-    target = Path(path)
-    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
-    figure.savefig(partial, dpi=150)
-    plt.close(figure)
-    partial.replace(target)
+    save_picture(figure, path)

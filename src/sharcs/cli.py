@@ -232,7 +232,7 @@ def _bands(options: list[str]) -> dict[float, tuple[float, float]] | None:
 
 def _report(trained: TrainedModel, data: TextData, json_file: Path | None, width: float | None) -> None:
     model, tokenizer = trained.model, trained.tokenizer
-    label2id = {str(name): int(index) for index, name in (model.config.id2label or {}).items()}
+    label2id = model.config.class_indices
     rows = tokenise(data, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
     with progress_bar("evaluating", len(rows)) as advance:
         outputs = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), on_batch=advance)

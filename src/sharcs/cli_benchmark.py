@@ -71,7 +71,7 @@ def benchmark(
 
 def _classes(trained: TrainedModel, texts: TextData) -> list[int] | None:
     """Number the labels, if the texts have labels that the model knows."""
-    label2id = {str(name): int(index) for index, name in (trained.model.config.id2label or {}).items()}
+    label2id = trained.model.config.class_indices
     if texts.labels is None or not set(texts.labels) <= label2id.keys():
         return None
     return [label2id[label] for label in texts.labels]

@@ -130,7 +130,7 @@ def _constraint(limits: dict[str, float | None], confidence: float, per_class: b
 def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs_labels: bool) -> Trial:
     """Run every width on the texts, and measure times if they are to be kept within a limit."""
     model, tokenizer = trained.model, trained.tokenizer
-    label2id = {str(name): int(index) for index, name in (model.config.id2label or {}).items()}
+    label2id = model.config.class_indices
     # Labels that are not asked for are used where they make sense, to show what a policy does to accuracy.
     labelled = needs_labels or (texts.labels is not None and set(texts.labels) <= label2id.keys())
     longest = tokenizer.model_max_length

@@ -113,6 +113,11 @@ class SharcsConfig(PreTrainedConfig):
         """The policy as an object."""
         return RoutingPolicy(**(self.policy or {}))
 
+    @property
+    def class_indices(self) -> dict[str, int]:
+        """The classes' indices by their names, as text."""
+        return {str(name): int(index) for index, name in (self.id2label or {}).items()}
+
     def index_of(self, width: float) -> int:
         """Find the index of ``width`` among the widths.
 

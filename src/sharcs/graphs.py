@@ -54,8 +54,8 @@ class Trunk(nn.Module):
         return call.router_logits, call.hidden
 
 
-class Tail(nn.Module):
-    """Layers k+1..L at one width, and the head.
+class _AtOneWidth(nn.Module):
+    """What ends with the answer of one width.
 
     Args:
         model: The routed network.
@@ -68,26 +68,18 @@ class Tail(nn.Module):
         """Take over the network."""
         super().__init__()
         self.model, self.width = model, width
+
+
+class Tail(_AtOneWidth):
+    """Layers k+1..L at one width, and the head."""
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """Map the output of layer k, ``[batch, tokens, hidden]``, and the mask to logits ``[batch, labels]``."""
         return self.model(hidden=hidden, attention_mask=attention_mask, width=self.width).logits  # type: ignore[no-any-return]
 
 
-class Dense(nn.Module):
-    """One width from tokens to logits, without a router.
-
-    Args:
-        model: The routed network.
-        width: The width.
-    """
-
-    outputs = ("logits",)
-
-    def __init__(self, model: SharcsForSequenceClassification, width: float) -> None:
-        """Take over the network."""
-        super().__init__()
-        self.model, self.width = model, width
+class Dense(_AtOneWidth):
+    """One width from tokens to logits, without a router."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Map tokens ``[batch, tokens]`` to logits ``[batch, labels]``."""

@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from sharcs.charts import BarChart, LineChart
+from sharcs.plotting import pyplot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,12 +40,7 @@ def draw_figure(figure: Figure, path: Path) -> None:
         figure: From :func:`sharcs.report_figures.figures_of`.
         path: The picture.
     """
-    # Here, because it takes a second to import and most commands draw nothing.
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     chart = figure.chart
     width, height = chart.size
     legend = LEGEND_ROW * (len(chart.series) + 1) if isinstance(chart, LineChart) else 0.0

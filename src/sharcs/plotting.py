@@ -5,7 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["draw_curve"]
+__all__ = ["draw_curve", "pyplot", "save_picture"]
+
+
+def pyplot() -> Any:
+    """Import matplotlib without a screen, only now: it takes a second, and most commands draw nothing."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def save_picture(figure: Any, path: str | Path) -> None:
+    """Write a figure as .png or .svg, beside and renamed, and close it."""
+    target = Path(path)
+    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
+    figure.savefig(partial, dpi=150)
+    pyplot().close(figure)
+    partial.replace(target)
 
 
 def draw_curve(report: dict[str, Any], path: str | Path, title: str) -> None:
@@ -16,12 +35,7 @@ def draw_curve(report: dict[str, Any], path: str | Path, title: str) -> None:
         path: The picture, .png or .svg; written beside and renamed.
         title: Shown above.
     """
-    # Here, because it takes a second to import and most commands draw nothing.
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     percent = 100.0
     curve = report["curve"]
@@ -64,8 +78,4 @@ def draw_curve(report: dict[str, Any], path: str | Path, title: str) -> None:
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    target = Path(path)
-    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
-    figure.savefig(partial, dpi=150)
-    plt.close(figure)
-    partial.replace(target)
+    save_picture(figure, path)

@@ -113,6 +113,9 @@ class SharcsTrainer(Trainer):
             return None
         if "length" in getattr(self.train_dataset, "column_names", ()):
             return list(self.train_dataset["length"])
+        return self._token_counts()
+
+    def _token_counts(self) -> list[int]:
         return [len(row["input_ids"]) for row in self.train_dataset]
 
     def _generator(self, epoch: int, purpose: int) -> torch.Generator:
@@ -181,7 +184,8 @@ class SharcsTrainer(Trainer):
             return
         self._subnetworks = SubnetworkPhase(self.model, self._teacher)
         if self._teacher is None:
-            order = sorted(range(len(self.train_dataset)), key=lambda i: -len(self.train_dataset[i]["input_ids"]))
+            lengths = self._lengths or self._token_counts()
+            order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
             size = self.args.per_device_eval_batch_size
             with self.accelerator.autocast():
                 ranking = self._importance_batches() if self.args.importance_samples else None
