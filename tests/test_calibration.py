@@ -15,7 +15,7 @@ from sharcs.choice import Constraint
 from sharcs.evaluation import run_all_widths
 from sharcs.frontier import build_frontier, policy_for_budget
 from sharcs.latency import measure_times
-from sharcs.trials import Times, Trial, forcing_weight
+from sharcs.trials import Times, Trial, forcing_weight, policy_paths
 from tiny import collate, tiny_model, toy_rows
 
 
@@ -150,6 +150,19 @@ def test_the_frontier_holds_what_nothing_beats(trial, constraint):
     assert risks[-1] == 0
     beaten = [RoutingPolicy(3.0), RoutingPolicy(3.0, 0.9), RoutingPolicy(3.0, 0.9)]
     assert len(build_frontier(trial, beaten)) == 2
+
+
+def test_the_frontier_is_chosen_without_the_blend(trial):
+    """A blend that changes many answers changes what is reported of the policies, not which they are."""
+    draw = torch.Generator().manual_seed(0)
+    shape = trial.outputs.escalated.shape
+    strange = torch.where(torch.rand(shape, generator=draw) < 0.4, 0, trial.outputs.escalated)
+    blended = replace(trial, outputs=replace(trial.outputs, escalated=strange))
+    policies = [policy for path in policy_paths(trial) for policy in path]
+    found, expected = (build_frontier(of, policies) for of in (blended, trial.unblended()))
+    settings = ("cost_weight", "escalation_threshold", "blend", "cost_ratio")
+    assert [[p[name] for name in settings] for p in found] == [[p[name] for name in settings] for p in expected]
+    assert [p["disagreement"] for p in found] != [p["disagreement"] for p in expected]
 
 
 def test_a_budget_picks_what_spends_the_most_within_it(bert_path, found):

@@ -124,6 +124,19 @@ def test_the_full_network_is_that_of_fine_tuning_alone_bit_for_bit(tmp_path):
         assert torch.equal(found, plain.eval()(**batch).logits)
 
 
+def test_in_the_second_phase_dropout_is_on_in_the_sub_networks_alone(tmp_path):
+    model, found = tiny_model(), []
+
+    def note(model, _args, kwargs):
+        if kwargs.get("narrow_only"):
+            own = set(model.tail.private.modules())
+            found.append({(module in own, module.training) for module in model.modules()})
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    trainer_for(tmp_path, model, toy_rows(ROWS), **PLUS).train()
+    assert found == [{(True, True), (False, False)}] * (NARROW_EPOCHS * STEPS)
+
+
 def test_an_encoder_that_is_fine_tuned_already_is_left_as_it_is(tmp_path):
     model = tiny_model()
     before, batch = full_weights(model), collate(toy_rows(ROWS))
