@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sharcs import SharcsForSequenceClassification
@@ -44,22 +43,32 @@ class Size:
 
 
 def _config(model_type, feed_forward="intermediate_size", **extra):
+    """Build configurations of one architecture; what depends on the size is given as a function of it."""
+
     def build(size: Size = Size()):
-        return AutoConfig.for_model(
-            model_type,
-            hidden_size=size.hidden,
-            num_attention_heads=size.heads,
-            num_hidden_layers=size.layers,
-            vocab_size=VOCABULARY,
-            max_position_embeddings=40,
-            num_labels=NUM_LABELS,
-            **{feed_forward: size.feed_forward},
-            **extra,
-        )
+        settings = {
+            "hidden_size": size.hidden,
+            "num_attention_heads": size.heads,
+            "num_hidden_layers": size.layers,
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": 40,
+            "num_labels": NUM_LABELS,
+            feed_forward: size.feed_forward,
+        }
+        settings |= {name: value(size) if callable(value) else value for name, value in extra.items()}
+        return AutoConfig.for_model(model_type, **settings)
 
     return build
 
 
+DEBERTA = {
+    "relative_attention": True,
+    "position_buckets": 4,
+    "norm_rel_ebd": "layer_norm",
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "pooler_hidden_size": lambda size: size.hidden,
+}
 ENCODERS = {
     "bert": _config("bert"),
     "roberta": _config("roberta", pad_token_id=1),
@@ -70,7 +79,27 @@ ENCODERS = {
     "mpnet": _config("mpnet", pad_token_id=1),
     "data2vec-text": _config("data2vec-text", pad_token_id=1),
     "roformer": _config("roformer", embedding_size=20),
+    "modernbert": _config("modernbert", pad_token_id=0, local_attention=4, global_attn_every_n_layers=2),
+    "deberta-v2": _config("deberta-v2", **DEBERTA),
+    "deberta-v2-conv": _config("deberta-v2", **DEBERTA | {"share_att_key": False, "conv_kernel_size": 3}),
+    "albert": _config("albert", embedding_size=20),
+    "nomic": _config("nomic_bert"),
+    "eurobert": _config(
+        # Two heads share a key and a value.
+        "eurobert",
+        pad_token_id=0,
+        num_attention_heads=lambda size: 2 * size.heads,
+        num_key_value_heads=lambda size: size.heads,
+    ),
+    "esm": _config("esm", pad_token_id=1, mask_token_id=4, position_embedding_type="rotary", token_dropout=True),
 }
+# Where the output of the last layer goes through a norm, and linear layers that hold several behind each other.
+FINAL_NORMS = {"modernbert": "final_norm", "eurobert": "norm", "esm": "encoder.emb_layer_norm_after"}
+FUSED = {"Wqkv": 3, "Wi": 2}
+# Their layers need more than hidden states: positions, of which the encoder has the table.
+HANDED_MORE = ("modernbert", "deberta-v2", "deberta-v2-conv", "nomic", "eurobert", "esm")
+# They compute something in single precision whatever the weights are in, which finite differences don't forgive.
+SINGLE_PRECISION = ("modernbert", "deberta-v2", "deberta-v2-conv", "eurobert", "nomic", "esm")
 
 
 def attention_implementations(family):
@@ -105,7 +134,8 @@ def load_plain(path, **kwargs):
 def load_routed(path, widths=WIDTHS, seed=1, **kwargs):
     """Wrap the classifier, with random values in all that wrapping adds: fresh norms agree between the widths."""
     model = SharcsForSequenceClassification.from_encoder(path, widths=widths, router_layer=ROUTER_LAYER, **kwargs)
-    for offset, added in enumerate((model.tail.router, model.tail.entry_norms, model.tail.norms)):
+    tail = model.tail
+    for offset, added in enumerate((tail.router, tail.entry_norms, tail.norms, tail.exit_norms)):
         randomise(added, seed + offset)
     return model.eval()
 
@@ -132,17 +162,21 @@ def row_of(batch, row):
 
 
 def plain_layers(model):
-    """Find a plain model's layers by its parameters' names."""
-    name = next(match[1] for key in model.state_dict() if (match := re.match(r"(.*?\.layer)\.\d+\.", key)))
-    return model.get_submodule(name)
+    """List what a plain model runs as its layers, found by its parameters' names; ALBERT runs one several times."""
+    pattern = r"(.*?\.(?:layers?|albert_layer_groups))\.\d+\."
+    name = next(match[1] for key in model.state_dict() if (match := re.match(pattern, key)))
+    modules = list(model.get_submodule(name))
+    return modules * (Size().layers // len(modules))
 
 
-def routed_key(key, k=ROUTER_LAYER):
+def is_norm(module):
+    """Tell norms from other modules."""
+    return "Norm" in type(module).__name__
+
+
+def routed_key(key):
     """Translate a plain parameter's name into the routed model's."""
-    match = re.fullmatch(r"(.*?\.layer)\.(\d+)\.(.*)", key)
-    if match is None or int(match[2]) < k:
-        return f"encoder.{key}"
-    return f"encoder.{match[1]}.{k}.layers.{int(match[2]) - k}.{match[3]}"
+    return f"encoder.{key}"
 
 
 def corner(tensor, shape):
@@ -152,53 +186,89 @@ def corner(tensor, shape):
     return tensor.detach().clone()
 
 
+def fused_in(name):
+    """Tell how many linear layers a weight holds behind each other."""
+    return next((count for part, count in FUSED.items() if f".{part}." in name), 1)
+
+
 class SlicedCopy:
     """The sub-network of one width as a plain Hugging Face model of the narrow size, with weights cut out once.
 
-    Layers 1..k, embeddings and head are a copy of the plain model; layers k+1..L are a separate plain model whose
-    configuration comes from ``ENCODERS``, not from narrowing. Private norms are copied from the routed model.
+    Layers 1..k, embeddings and head are a copy of the plain model; layers k+1..L are those of a separate plain model
+    whose configuration comes from ``ENCODERS``, not from narrowing, and whose layer k is overwritten with what the
+    plain one gives. Private norms are copied from the routed model.
     """
 
     def __init__(self, family, path, routed, width_index, **kwargs):
         """Cut the weights; keyword arguments go to ``from_pretrained``."""
         self.width_index = width_index
         self.plain = load_plain(path, **kwargs).to(routed.dtype)
-        size = Size()
-        narrow_size = size.narrow(WIDTHS[width_index])
-        config = ENCODERS[family](replace(narrow_size, layers=size.layers - ROUTER_LAYER))
-        if hasattr(config, "embedding_size"):
-            config.embedding_size = config.hidden_size  # what comes in is narrow already
+        narrow_size = Size().narrow(WIDTHS[width_index])
+        config = ENCODERS[family](narrow_size)
+        if family == "albert":
+            config.num_hidden_groups = narrow_size.layers  # each position has norms of its own
         self.dense = AutoModelForSequenceClassification.from_config(config, **kwargs).eval().to(routed.dtype)
         self.entry = copy.deepcopy(routed.tail.entry_norms[width_index])
-        self.hidden, self.padding = narrow_size.hidden, size.hidden - narrow_size.hidden
+        self.hidden, self.padding = narrow_size.hidden, Size().hidden - narrow_size.hidden
+        self.final_norm = FINAL_NORMS.get(family)
         with torch.no_grad():
-            for key, parameter in self.shared().items():
-                parameter.copy_(corner(self.plain.get_parameter(key), parameter.shape))
+            for key, parameter in self.shared():
+                pieces = self.plain.get_parameter(key).chunk(fused_in(key))
+                shape = (len(parameter) // len(pieces), *parameter.shape[1:])
+                parameter.copy_(torch.cat([corner(piece, shape) for piece in pieces]))
                 parameter.requires_grad_(True)  # RoFormer's table of sines gets a gradient, but not when it is new
             for norm, private in self.norm_pairs(routed):
                 norm.load_state_dict(private.state_dict())
+        if family.startswith("deberta"):
+            full = self.plain.base_model.encoder.get_rel_embedding
+            self.dense.base_model.encoder.get_rel_embedding = lambda: full()[..., : self.hidden]
 
         layers = plain_layers(self.plain)
-        self.dense.base_model.embeddings.forward = lambda *args, **kwargs: self.entry(self.at_router)
-        layers[ROUTER_LAYER - 1].register_forward_hook(self._keep)
-        layers[-1].register_forward_hook(self._replace)
+        for model, hook in ((self.plain, self._keep), (self.dense, self._enter)):
+            if family == "deberta-v2-conv":
+                model.base_model.encoder.conv.register_forward_hook(hook)  # follows layer 1
+            else:
+                self.hook(plain_layers(model), ROUTER_LAYER - 1, hook)
+        if self.final_norm is None:
+            self.hook(layers, len(layers) - 1, self._replace)
+        else:
+            self.plain.base_model.get_submodule(self.final_norm).register_forward_hook(self._replace)
+
+    @staticmethod
+    def hook(layers, position, hook):
+        """Hook one position; a layer that runs at several is hooked at the calls that count."""
+        calls = iter(range(10**9))
+        alike = len(layers) if layers[0] is layers[-1] else 1
+
+        def counted(module, args, output):
+            return hook(module, args, output) if next(calls) % alike == position % alike else None
+
+        layers[position].register_forward_hook(counted)
 
     def norm_pairs(self, routed):
         """Pair the copy's norms with the routed model's private ones."""
-        for position, layer in enumerate(plain_layers(self.dense)):
-            norms = [module for module in layer.modules() if isinstance(module, nn.LayerNorm)]
-            yield from zip(norms, routed.tail.norms[self.width_index][position], strict=True)
+        tail = routed.tail
+        for layer, own in zip(plain_layers(self.dense)[ROUTER_LAYER:], tail.norms[self.width_index], strict=True):
+            norms = [module for module in layer.modules() if is_norm(module)]
+            yield from zip(norms, own, strict=True)
+        if self.final_norm is not None:
+            yield self.dense.base_model.get_submodule(self.final_norm), tail.exit_norms[self.width_index]
 
     def shared(self):
-        """Map the plain model's name of each weight that is cut to the copy's own parameter."""
-        found = {}
-        norms = {id(p) for m in self.dense.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
+        """Pair the plain model's name of each weight that is cut with the copy's own parameter."""
+        found = []
+        norms = {id(p) for m in self.dense.modules() if is_norm(m) for p in m.parameters()}
         base = self.dense.base_model_prefix
+        elsewhere = re.compile("embedding|embed_tokens|pooler|contact_head|conv")
         for key, parameter in self.dense.named_parameters():
-            if not key.startswith(f"{base}.") or "embeddings" in key or "pooler" in key or id(parameter) in norms:
+            if not key.startswith(f"{base}.") or elsewhere.search(key) or id(parameter) in norms:
                 continue
-            match = re.fullmatch(r"(.*?\.layer)\.(\d+)\.(.*)", key)
-            found[f"{match[1]}.{int(match[2]) + ROUTER_LAYER}.{match[3]}" if match else key] = parameter
+            match = re.fullmatch(r"(.*?\.(?:layers?|albert_layer_groups))\.(\d+)\.(.*)", key)
+            if match is not None and int(match[2]) < ROUTER_LAYER:
+                continue
+            if match is not None and "albert" in match[1]:
+                key = f"{match[1]}.0.{match[3]}"
+            found.append((key, parameter))
         return found
 
     def __call__(self, **batch):
@@ -212,17 +282,23 @@ class SlicedCopy:
         for key, parameter in self.plain.named_parameters():
             if parameter.grad is not None:
                 expected[routed_key(key)] = parameter.grad.clone()
-        for key, parameter in self.shared().items():
-            shape = self.plain.get_parameter(key).shape
-            behind = [size - cut for size, cut in zip(shape, parameter.shape, strict=True)]
-            full = F.pad(parameter.grad, [pad for size in reversed(behind) for pad in (0, size)])
-            name = routed_key(key)
+        for key, parameter in self.shared():
+            size, fused = self.plain.get_parameter(key).shape, fused_in(key)
+            pieces = []
+            for piece in parameter.grad.chunk(fused):
+                behind = [full - cut for full, cut in zip((size[0] // fused, *size[1:]), piece.shape, strict=True)]
+                pieces.append(F.pad(piece, [pad for count in reversed(behind) for pad in (0, count)]))
+            full, name = torch.cat(pieces), routed_key(key)
             expected[name] = expected[name] + full if name in expected else full
         return expected
 
     def _keep(self, module, args, output):
         hidden = output[0] if isinstance(output, tuple) else output
         self.at_router = hidden[..., : self.hidden]
+
+    def _enter(self, module, args, output):
+        hidden = self.entry(self.at_router)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     def _replace(self, module, args, output):
         padded = F.pad(self.dense.base_model(**self.inputs).last_hidden_state, (0, self.padding))

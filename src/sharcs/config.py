@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from sharcs.architectures import head_groups, layers_config
 from sharcs.errors import InputError
 from sharcs_runtime.policy import RoutingPolicy
 
@@ -84,7 +85,7 @@ class SharcsConfig(PreTrainedConfig):
         except (TypeError, ValueError):
             raise InputError(f"widths {self.widths!r}: have to be numbers, like (0.25, 1.0)") from None
         if self.router_layer is None:
-            self.router_layer = default_router_layer(self.encoder.num_hidden_layers)
+            self.router_layer = default_router_layer(layers_config(self.encoder).num_hidden_layers)
         if self.policy is None:
             self.policy = {"cost_weight": 0.0}
         self._validate_widths()
@@ -138,20 +139,23 @@ class SharcsConfig(PreTrainedConfig):
             raise InputError(f"widths {widths}: each has to be above 0 and at most 1; correct the list")
         if any(low >= high for low, high in pairwise(widths)):
             raise InputError(f"widths {widths}: they have to ascend without repeats; sort the list")
-        heads = int(self.encoder.num_attention_heads)  # type: ignore[union-attr]
+        assert isinstance(self.encoder, PreTrainedConfig)
+        sizes = layers_config(self.encoder)
+        heads = head_groups(sizes)
+        kind = "attention heads" if heads == sizes.num_attention_heads else "groups of attention heads"
         for width in widths:
             whole = round(width * heads)
             if whole < 1 or abs(width - whole / heads) > WIDTH_TOLERANCE:
                 choices = ", ".join(f"{count / heads:.3g}" for count in range(1, heads + 1))
                 raise InputError(
-                    f"widths {widths}: {width:g} of {heads} attention heads is no whole number of heads; "
-                    f"choose from {choices}"
+                    f"widths {widths}: {width:g} of {heads} {kind} is no whole number of them; choose from {choices}"
                 )
         if len({round(width * heads) for width in widths}) < len(widths):
-            raise InputError(f"widths {widths}: two of them give the same number of the {heads} heads")
+            raise InputError(f"widths {widths}: two of them give the same number of the {heads} {kind}")
 
     def _validate_router(self) -> None:
-        layers = int(self.encoder.num_hidden_layers)  # type: ignore[union-attr]
+        assert isinstance(self.encoder, PreTrainedConfig)
+        layers = int(layers_config(self.encoder).num_hidden_layers)
         if type(self.router_layer) is not int or not 1 <= self.router_layer <= layers - 1:
             raise InputError(
                 f"router_layer {self.router_layer}: has to be from 1 to {layers - 1}, since the encoder has "

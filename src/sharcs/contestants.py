@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sharcs.artifacts import best_device, open_model
@@ -122,8 +121,7 @@ def plain_network(model: SharcsForSequenceClassification) -> PreTrainedModel:
     """Copy the full network out of the routed one, as the Hugging Face model that it was before."""
     encoder = copy.deepcopy(model.encoder)
     (routed,) = [module for module in encoder.modules() if isinstance(module, RoutedLayers)]
-    layers = [*(routed[index] for index in range(len(routed) - 1)), *routed[len(routed) - 1].layers]  # type: ignore[misc]
-    replace_layers(encoder, routed, nn.ModuleList(layers))
+    replace_layers(encoder, routed, routed.plain())
     return encoder
 
 

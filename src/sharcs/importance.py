@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sharcs.architectures import head_groups, layers_config
 from sharcs.calls import trunk_layers
 from sharcs.errors import InputError
-from sharcs.layers import LayerParts, layer_parts
+from sharcs.layers import LayerParts, Projection, layer_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from transformers import PreTrainedConfig
 
     from sharcs.modeling import SharcsForSequenceClassification
 
@@ -33,6 +36,7 @@ class Importance:
         hidden: Of every hidden dimension, Σ over batches, tokens and the outputs h of layers k..L of |h·∂loss/∂h|:
             ``[hidden]``.
         heads: Of every head, Σ over batches of |∂loss/∂(its mask)|: ``[heads]`` for each layer after the router.
+            Heads that share a key and a value have one mask.
         neurons: Of every feed-forward neuron, Σ over batches of |Σ w·∂loss/∂w|, over its incoming and over its
             outgoing weights: ``[neurons]`` for each of these layers.
     """
@@ -53,18 +57,18 @@ def measure_importance(model: SharcsForSequenceClassification, batches: Iterable
         InputError: If the layers were changed since the encoder was wrapped (adapters, say).
     """
     tail = model.tail
-    layers = _parts_of(tail.layers, tail.hidden_size, model.encoder.config.model_type)
-    device, heads = layers[0].output.weight.device, tail.num_heads
+    layers = _parts_of(tail.layers, model.encoder.config)
+    device, heads = layers[0].output.weight.device, head_groups(layers_config(model.encoder.config))
     scores = Importance(
         hidden=torch.zeros(tail.hidden_size, device=device),
         heads=[torch.zeros(heads, device=device) for _ in layers],
-        neurons=[torch.zeros(parts.up.out_features, device=device) for parts in layers],
+        neurons=[torch.zeros(parts.down.in_features, device=device) for parts in layers],
     )
-    masks = [torch.ones(heads, device=device, dtype=p.up.weight.dtype, requires_grad=True) for p in layers]
-    wanted = [[mask, parts.up.weight, parts.down.weight] for parts, mask in zip(layers, masks, strict=True)]
-    for parts, tensors in zip(layers, wanted, strict=True):
-        if parts.up.bias is not None:
-            tensors.append(parts.up.bias)
+    masks = [torch.ones(heads, device=device, dtype=p.down.weight.dtype, requires_grad=True) for p in layers]
+    wanted = [
+        [mask, parts.down.weight, *(tensor for up in parts.up for tensor in up.linear.parameters())]
+        for parts, mask in zip(layers, masks, strict=True)
+    ]
     flat = [tensor for tensors in wanted for tensor in tensors]
     # Weights that the caller froze are measured all the same.
     frozen = [tensor for tensor in flat if not tensor.requires_grad]
@@ -82,12 +86,18 @@ def measure_importance(model: SharcsForSequenceClassification, batches: Iterable
             # Only what is asked for: layers 1..k and the embeddings need no gradient.
             gradients = iter(torch.autograd.grad(loss, [*flat, *hidden]))
             for index, tensors in enumerate(wanted):
-                _, up, down, *bias = tensors
+                _, down, *up = tensors
                 scores.heads[index].add_(next(gradients).abs())
-                incoming = (up * next(gradients)).sum(dim=1)
                 outgoing = (down * next(gradients)).sum(dim=0)
-                for values in bias:
-                    incoming = incoming + values * next(gradients)
+                # Of a gated neuron, all that leads into it: a row of its input's weights and one of its gate's.
+                incoming = torch.zeros_like(outgoing)
+                for tensor in up:
+                    by_row = (
+                        (tensor * next(gradients)).flatten(1).sum(dim=1)
+                        if tensor.ndim > 1
+                        else tensor * next(gradients)
+                    )
+                    incoming = incoming + by_row.view(-1, len(outgoing)).sum(dim=0)
                 scores.neurons[index].add_((incoming.abs() + outgoing.abs()).detach())
             for states, gradient in zip(hidden, gradients, strict=True):
                 scores.hidden.add_((states * gradient).detach().abs().float().sum(dim=(0, 1)))
@@ -113,31 +123,35 @@ def reorder_by_importance(model: SharcsForSequenceClassification, batches: Itera
     Raises:
         InputError: As :func:`measure_importance`.
     """
-    tail, model_type = model.tail, model.encoder.config.model_type
+    tail, config = model.tail, model.encoder.config
     scores = measure_importance(model, batches)
-    layers = _parts_of(tail.layers, tail.hidden_size, model_type)
+    layers = _parts_of(tail.layers, config)
     bias = _shared_head_bias(model)
     if bias is None:
         head_orders = [of_layer.argsort(descending=True, stable=True) for of_layer in scores.heads]
     else:
         # The heads of all layers share this bias, so they can only move together, those of layers 1..k included.
         order = torch.stack(scores.heads).sum(dim=0).argsort(descending=True, stable=True)
-        for parts in _parts_of(trunk_layers(model.encoder), tail.hidden_size, model_type):
+        for parts in _parts_of(trunk_layers(model.encoder), config):
             permute_heads(parts, order)
         with torch.no_grad():
             bias.weight.copy_(bias.weight[:, order])
         head_orders = [order] * len(layers)
+    done: set[nn.Module] = set()
     for parts, order, of_neurons in zip(layers, head_orders, scores.neurons, strict=True):
+        if parts.down in done:
+            continue  # a layer that the encoder runs several times
+        done.add(parts.down)
         permute_heads(parts, order)
         permute_neurons(parts, of_neurons.argsort(descending=True, stable=True))
 
 
-def _parts_of(layers: Iterable[nn.Module], hidden: int, model_type: str) -> list[LayerParts]:
-    found = [layer_parts(layer, hidden) for layer in layers]
+def _parts_of(layers: Iterable[nn.Module], config: PreTrainedConfig) -> list[LayerParts]:
+    found = [layer_parts(layer, config) for layer in layers]
     if any(parts is None for parts in found):
         raise InputError(
-            f"{model_type}: its layers were changed, and the roles of their projections can't be told any more; "
-            "train with importance_samples=0 to leave heads and neurons in their order"
+            f"{config.model_type}: its layers were changed, and the roles of their projections can't be told any "
+            "more; train with importance_samples=0 to leave heads and neurons in their order"
         )
     return [parts for parts in found if parts is not None]
 
@@ -176,22 +190,23 @@ def _shared_head_bias(model: SharcsForSequenceClassification) -> nn.Embedding | 
 
 @torch.no_grad()
 def permute_heads(parts: LayerParts, order: Tensor) -> None:
-    """Put the heads of a layer into another order, in place; it computes the same."""
-    size = parts.output.in_features // len(order)
-    index = (order.unsqueeze(1) * size + torch.arange(size, device=order.device)).flatten()
-    for linear in parts.inputs:
-        _permute_rows(linear, index)
-    parts.output.weight.copy_(parts.output.weight[:, index])
+    """Put the heads of a layer, or their groups, into another order, in place; it computes the same."""
+    for projection in parts.inputs:
+        _permute_rows(projection, order)
+    by_head: Tensor = parts.output.weight.unflatten(1, (len(order), -1))
+    parts.output.weight.copy_(by_head[:, order].flatten(1))
 
 
 @torch.no_grad()
 def permute_neurons(parts: LayerParts, order: Tensor) -> None:
     """Put the feed-forward neurons of a layer into another order, in place; it computes the same."""
-    _permute_rows(parts.up, order)
+    for projection in parts.up:
+        _permute_rows(projection, order)
     parts.down.weight.copy_(parts.down.weight[:, order])
 
 
-def _permute_rows(linear: nn.Linear, index: Tensor) -> None:
-    linear.weight.copy_(linear.weight[index])
-    if linear.bias is not None:
-        linear.bias.copy_(linear.bias[index])
+def _permute_rows(projection: Projection, order: Tensor) -> None:
+    """Reorder what the rows belong to, in every one of the projections that are fused."""
+    for tensor in projection.linear.parameters():
+        units: Tensor = tensor.unflatten(0, (projection.blocks, len(order), -1))
+        tensor.copy_(units[:, order].flatten(0, 2))

@@ -7,12 +7,35 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from sharcs.architectures import architecture_of, body_of, head_groups, layers_config
 from sharcs.errors import InputError
+from sharcs.narrow import is_norm
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["LayerParts", "check_architecture", "find_layers", "layer_parts", "replace_layers"]
+__all__ = [
+    "LayerParts",
+    "Projection",
+    "check_architecture",
+    "find_layers",
+    "in_order",
+    "layer_parts",
+    "replace_layers",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A linear layer whose rows belong to heads or to feed-forward neurons.
+
+    Attributes:
+        linear: The layer.
+        blocks: How many times its rows go through all of them: 3 where query, key and value are fused.
+    """
+
+    linear: nn.Linear
+    blocks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +45,13 @@ class LayerParts:
     Attributes:
         inputs: Query, key and value; their rows belong to heads.
         output: The attention's output projection; its columns belong to heads.
-        up: Its rows are the feed-forward neurons.
+        up: Their rows are the feed-forward neurons; two where a gate has a projection of its own.
         down: Its columns are.
     """
 
-    inputs: list[nn.Linear]
+    inputs: list[Projection]
     output: nn.Linear
-    up: nn.Linear
+    up: list[Projection]
     down: nn.Linear
 
 
@@ -38,15 +61,24 @@ def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     Raises:
         InputError: If there is none, or more than one.
     """
-    depth = encoder.config.num_hidden_layers
+    body, repeated = body_of(encoder), architecture_of(encoder.config).repeated_layers
+    if repeated is not None:
+        return body.get_submodule(repeated)  # type: ignore[return-value]
+    depth = layers_config(encoder.config).num_hidden_layers
     found = [
         module
-        for module in encoder.base_model.modules()
+        for module in body.modules()
         if isinstance(module, nn.ModuleList) and len(module) == depth and len({type(m) for m in module}) == 1
     ]
     if len(found) != 1:
         raise refusal(encoder, f"{len(found)} lists of {depth} equal layers, and narrowing needs one")
     return found[0]
+
+
+def in_order(layers: nn.ModuleList, config: PreTrainedConfig) -> list[nn.Module]:
+    """List what runs as layers 1..L: the modules, or each of a few several times."""
+    depth = layers_config(config).num_hidden_layers
+    return [layers[int(position / (depth / len(layers)))] for position in range(depth)]  # as ALBERT rounds
 
 
 def replace_layers(encoder: PreTrainedModel, layers: nn.ModuleList, replacement: nn.ModuleList) -> None:
@@ -57,26 +89,55 @@ def replace_layers(encoder: PreTrainedModel, layers: nn.ModuleList, replacement:
                 setattr(module, name, replacement)
 
 
-def layer_parts(layer: nn.Module, hidden: int) -> LayerParts | None:
+def layer_parts(layer: nn.Module, config: PreTrainedConfig) -> LayerParts | None:
     """Tell the roles from shapes and definition order, which the supported architectures share.
 
     Args:
-        layer: One encoder layer.
-        hidden: d of the full network.
+        layer: One encoder layer of the full network.
+        config: The encoder's configuration.
 
     Returns:
-        The parts, or None if the layer is built in another way: fused projections, gates, adapters.
+        The parts, or None if the layer is built in another way: unknown fused projections, adapters.
     """
-    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
-    square = [m for m in linears if m.in_features == m.out_features == hidden]
-    up = [m for m in linears if m.in_features == hidden and m not in square]
-    down = [m for m in linears if m.out_features == hidden and m not in square]
-    if len(square) == 6 and not up and not down:
+    architecture, sizes = architecture_of(config), layers_config(config)
+    hidden = sizes.hidden_size
+    # Fewer keys and values than queries: of a size of their own.
+    shared = hidden * head_groups(sizes) // sizes.num_attention_heads
+    inputs: list[Projection] = []
+    up: list[Projection] = []
+    positions: list[Projection] = []
+    square, wide, down = [], [], []
+    for name, module in layer.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        last = name.rpartition(".")[-1]
+        if last in architecture.fused_inputs:
+            inputs.append(Projection(module, architecture.fused_inputs[last]))
+        elif last in architecture.fused_up:
+            up.append(Projection(module, architecture.fused_up[last]))
+        elif last in architecture.position_projections:
+            positions.append(Projection(module))
+        elif module.in_features == module.out_features == hidden:
+            square.append(module)
+        elif module.in_features == hidden and module.out_features == shared:
+            inputs.append(Projection(module))
+        elif module.in_features == hidden:
+            wide.append(module)
+        elif module.out_features == hidden:
+            down.append(module)
+        else:
+            return None
+    if len(square) == 6 and not (inputs or up or wide or down):
         # A feed-forward size of d: the last two are its projections.
-        square, up, down = square[:4], [square[4]], [square[5]]
-    if (len(square), len(up), len(down), len(linears)) != (4, 1, 1, 6):
+        square, wide, down = square[:4], [square[4]], [square[5]]
+    inputs += [Projection(linear) for linear in square[:-1]]
+    up += [Projection(linear) for linear in wide]
+    if not square or sum(projection.blocks for projection in inputs) != 3 or len(down) != 1:
         return None
-    return LayerParts(inputs=square[:3], output=square[3], up=up[0], down=down[0])
+    neurons = down[0].in_features
+    if not 1 <= len(up) <= 2 or any(p.linear.out_features != p.blocks * neurons for p in up):
+        return None
+    return LayerParts(inputs=inputs + positions, output=square[-1], up=up, down=down[0])
 
 
 def check_architecture(encoder: PreTrainedModel) -> None:
@@ -85,21 +146,24 @@ def check_architecture(encoder: PreTrainedModel) -> None:
     Raises:
         InputError: If the encoder has such a thing; the message names it.
     """
-    hidden = encoder.config.hidden_size
+    config, architecture = encoder.config, architecture_of(encoder.config)
     layers = find_layers(encoder)
     inside = set(layers.modules())
-    if any(layer_parts(layer, hidden) is None for layer in layers):
-        raise refusal(
-            encoder,
-            "layers of another build than query, key, value, output and two feed-forward projections of their own",
-        )
-    for name, module in encoder.base_model.named_modules():
+    if any(layer_parts(layer, config) is None for layer in layers):
+        raise refusal(encoder, "layers of another build than attention and feed-forward projections of their own")
+    hidden = layers_config(config).hidden_size
+    for name, module in body_of(encoder).named_modules():
         if module in inside or "embeddings" in name.split("."):
             continue
-        if "Norm" in type(module).__name__:
+        if is_norm(module) and name != architecture.final_norm and name not in architecture.harmless_norms:
             # The zeros behind a narrow output would change its statistics.
             raise refusal(encoder, f"a norm beside its layers ({name})")
-        if isinstance(module, nn.Embedding) and module.embedding_dim == hidden:
+        if (
+            isinstance(module, nn.Embedding)
+            and module.embedding_dim == hidden
+            and not architecture.hidden_arguments
+            and module is not encoder.get_input_embeddings()
+        ):
             raise refusal(encoder, f"embeddings that its layers read ({name})")
 
 

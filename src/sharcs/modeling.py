@@ -10,12 +10,13 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
-from sharcs.calls import RoutedLayers, RoutingCall, TrunkDone, select_rows, skip_when_continuing
+from sharcs.architectures import architecture_of, body_of
+from sharcs.calls import RoutedLayers, RoutingCall, TrunkDone, own_where_narrow, select_rows, skip_when_continuing
 from sharcs.config import SharcsConfig
 from sharcs.cost import continuation_coefficients, cost_coefficients, relative_cost
 from sharcs.errors import InputError
 from sharcs.frontier import policy_for_budget
-from sharcs.layers import check_architecture, find_layers, replace_layers
+from sharcs.layers import check_architecture, find_layers, in_order, replace_layers
 from sharcs.outputs import SharcsOutput
 from sharcs.router import blended, choose_width, confidence, unsure
 from sharcs.subnetworks import RoutedTail
@@ -68,11 +69,16 @@ class SharcsForSequenceClassification(PreTrainedModel):
         )
         config.encoder = self.encoder.config
         check_architecture(self.encoder)
-        layers = find_layers(self.encoder)
-        k = int(config.router_layer or 0)
-        self._tail = [RoutedTail(list(layers[k:]), self.encoder.config, config)]
-        replace_layers(self.encoder, layers, RoutedLayers([*layers[:k], self._tail[0]]))
-        for name, module in self.encoder.base_model.named_children():
+        architecture, body = architecture_of(self.encoder.config), body_of(self.encoder)
+        modules = find_layers(self.encoder)
+        layers, k = in_order(modules, self.encoder.config), int(config.router_layer or 0)
+        final_norm = None if architecture.final_norm is None else body.get_submodule(architecture.final_norm)
+        self._tail = [RoutedTail(layers[k:], self.encoder.config, config, final_norm)]
+        repeated = architecture.repeated_layers is not None
+        replace_layers(self.encoder, modules, RoutedLayers(layers, self._tail[0], repeated=repeated))
+        if final_norm is not None:
+            own_where_narrow(final_norm)
+        for name, module in body.named_children():
             if name == "embeddings":
                 skip_when_continuing(module)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -142,11 +148,11 @@ class SharcsForSequenceClassification(PreTrainedModel):
 
     def cost_coefficients(self) -> Tensor:
         """FLOPs as polynomials in the length; see :func:`sharcs.cost.cost_coefficients`."""
-        return cost_coefficients(self.encoder, self.encoder.base_model, self.tail)
+        return cost_coefficients(self.encoder, self.tail)
 
     def continuation_coefficients(self) -> Tensor:
         """FLOPs of escalation; see :func:`sharcs.cost.continuation_coefficients`."""
-        return continuation_coefficients(self.encoder, self.encoder.base_model, self.tail)
+        return continuation_coefficients(self.encoder, self.tail)
 
     def prepare_for_inference(self) -> None:
         """Copy the sub-networks into plain layers; see :meth:`RoutedTail.prepare_for_inference`."""

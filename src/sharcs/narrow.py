@@ -7,31 +7,43 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from sharcs.architectures import head_groups, layers_config
 from sharcs.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from transformers import PreTrainedConfig
 
+    from sharcs.architectures import Architecture
+
 __all__ = [
+    "Arguments",
+    "Cut",
     "build_layer",
     "build_twin",
+    "is_norm",
+    "map_arguments",
     "named_tensors",
-    "narrow_argument",
     "narrow_config",
     "norm_names",
     "prefix",
     "slice_parameters",
+    "states_of",
 ]
+
+# What an encoder hands to a layer besides the hidden states: by position, and by name.
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 # The feed-forward size has no standard name in transformers' attribute maps.
 FEED_FORWARD_FIELDS = ("intermediate_size", "hidden_dim")
+FEED_FORWARD_RATIO = "mlp_ratio"  # of the hidden size: it scales by itself
 
 
 def narrow_config(config: PreTrainedConfig, width: float) -> PreTrainedConfig:
@@ -39,29 +51,34 @@ def narrow_config(config: PreTrainedConfig, width: float) -> PreTrainedConfig:
 
     Args:
         config: Configuration of the full encoder.
-        width: Fraction of the heads, rounded to whole ones.
+        width: Fraction of the heads, rounded to whole ones; of the groups that share a key and a value, if there are.
 
     Returns:
-        A new configuration of the same class.
+        A new configuration of what the layers are built from.
 
     Raises:
         InputError: If the configuration names no feed-forward size that is known here.
     """
-    present = [name for name in FEED_FORWARD_FIELDS if isinstance(getattr(config, name, None), int)]
+    full = layers_config(config)
+    groups = head_groups(full)
+    kept = round(width * groups)
+    fraction = kept / groups
+    narrow = copy.deepcopy(full)
+    narrow.num_attention_heads = round(full.num_attention_heads * fraction)
+    narrow.hidden_size = round(full.hidden_size * fraction)
+    if getattr(full, "num_key_value_heads", None) is not None:
+        narrow.num_key_value_heads = kept
+    present = [name for name in FEED_FORWARD_FIELDS if isinstance(getattr(full, name, None), int)]
     # A configuration keeps whatever a file names; what its class declares is what the layers are built from.
-    declared = [name for name in present if hasattr(type(config), name)]
+    declared = [name for name in present if hasattr(type(full), name)]
     field = next(iter(declared or present), None)
-    if field is None:
+    if field is not None:
+        setattr(narrow, field, max(1, round(getattr(full, field) * fraction)))
+    elif not hasattr(full, FEED_FORWARD_RATIO):
         raise InputError(
             f"{config.model_type}: the config has no feed-forward size ({' or '.join(FEED_FORWARD_FIELDS)}), "
             "so its layers can't be narrowed; choose another encoder"
         )
-    heads = round(width * config.num_attention_heads)
-    fraction = heads / config.num_attention_heads
-    narrow = copy.deepcopy(config)
-    narrow.num_attention_heads = heads
-    narrow.hidden_size = round(config.hidden_size * fraction)
-    setattr(narrow, field, max(1, round(getattr(config, field) * fraction)))
     return narrow
 
 
@@ -87,39 +104,89 @@ def build_twin(layer: nn.Module, config: PreTrainedConfig, index: int) -> nn.Mod
         return build_layer(layer, config, index)
 
 
-def prefix(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """View the leading corner of ``tensor`` that has ``shape``; gradients land in the full tensor."""
-    return tensor[tuple(slice(0, size) for size in shape)] if tensor.shape != shape else tensor
+def prefix(tensor: Tensor, shape: torch.Size, blocks: int = 1) -> Tensor:
+    """Cut the leading corner of ``tensor`` that has ``shape``; gradients land in the full tensor.
+
+    Args:
+        tensor: A weight or a bias.
+        shape: What the narrow layer has in its place.
+        blocks: How many projections it holds behind each other, from each of which the corner is cut.
+    """
+    if tensor.shape == shape:
+        return tensor
+    if blocks > 1:
+        rows = shape[0] // blocks
+        each: Tensor = tensor.unflatten(0, (blocks, -1))
+        return each[(slice(None), slice(rows), *(slice(size) for size in shape[1:]))].flatten(0, 1)
+    return tensor[tuple(slice(0, size) for size in shape)]
 
 
-def slice_parameters(layer: nn.Module, twin: nn.Module) -> dict[str, Tensor]:
+def slice_parameters(layer: nn.Module, twin: nn.Module, architecture: Architecture) -> dict[str, Tensor]:
     """Map every parameter and buffer name of ``twin`` to the prefix slice of ``layer``'s tensor of that name.
 
-    The twin's own shapes say where to cut. The slices are views, so the weights are shared.
+    The twin's own shapes say where to cut. The weights are shared: slices are views, but for projections that are
+    fused into one.
     """
     full = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
-    return {name: prefix(full[name], narrow.shape) for name, narrow in named_tensors(twin)}
+    blocks = {**architecture.fused_inputs, **architecture.fused_up}
+    return {
+        name: prefix(full[name], narrow.shape, blocks.get(name.split(".")[-2], 1) if "." in name else 1)
+        for name, narrow in named_tensors(twin)
+    }
 
 
 def norm_names(layer: nn.Module) -> list[str]:
     """Name the normalisation modules inside ``layer``, in definition order."""
-    return [name for name, module in layer.named_modules() if "Norm" in type(module).__name__]
+    return [name for name, module in layer.named_modules() if is_norm(module)]
 
 
-def narrow_argument(value: Any, heads: int, kept: slice | Tensor) -> Any:
-    """Cut what an encoder hands to each of its layers besides the hidden states.
+def is_norm(module: nn.Module) -> bool:
+    """Tell a normalisation by its class's name: some encoders bring their own."""
+    return "Norm" in type(module).__name__
 
-    Position biases carry the heads in their second dimension, ``[batch, heads, queries, keys]``; masks have size 1
-    there and everything else passes as it is.
 
-    Args:
-        value: One argument.
-        heads: Heads of the full network.
-        kept: The heads that the narrow layer has.
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What of the full network a narrow layer has, to cut what an encoder hands to each of its layers.
+
+    Attributes:
+        num_heads: Heads of the full network.
+        heads: Those that the narrow layer has.
+        hidden: The hidden dimensions that it has.
+        hidden_arguments: See :class:`~sharcs.architectures.Architecture`.
     """
-    if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == heads > 1:
-        return value[:, kept]
-    return value
+
+    num_heads: int
+    heads: slice | Tensor
+    hidden: slice | Tensor
+    hidden_arguments: tuple[str, ...]
+
+    def __call__(self, name: str | int, value: Any) -> Any:
+        """Cut one argument.
+
+        Position biases carry the heads in their second dimension, ``[batch, heads, queries, keys]``; masks have size
+        1 there, and everything else passes as it is.
+        """
+        if name in self.hidden_arguments and value is not None:
+            return value[..., self.hidden]
+        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == self.num_heads > 1:
+            return value[:, self.heads]
+        return value
+
+
+def map_arguments(given: Arguments, change: Callable[[str | int, Any], Any]) -> Arguments:
+    """Change each argument of a layer, of which ``change`` is told the name, or the position, and the value."""
+    args, kwargs = given
+    return (
+        tuple(change(position, value) for position, value in enumerate(args)),
+        {name: change(name, value) for name, value in kwargs.items()},
+    )
+
+
+def states_of(output: Any) -> Tensor:
+    """Take the hidden states from what a layer returns: a tensor, or a tuple that starts with it."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,16 +11,18 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sharcs.architectures import architecture_of, layers_config
 from sharcs.calls import TrunkDone, current_call, select_rows
 from sharcs.dense import DenseLayers
-from sharcs.narrow import build_twin, narrow_argument, narrow_config, norm_names, slice_parameters
-from sharcs.private import PrivateSubnetwork
+from sharcs.narrow import Cut, build_twin, map_arguments, narrow_config, norm_names, slice_parameters, states_of
+from sharcs.private import PrivateSubnetwork, entry_norm
 from sharcs.router import Router
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from sharcs.config import SharcsConfig
+    from sharcs.narrow import Arguments
 
 __all__ = ["RoutedTail"]
 
@@ -31,38 +35,61 @@ class RoutedTail(nn.Module):
     (:class:`~sharcs.private.PrivateSubnetwork`). Width 1.0 runs the layers as they are, so the full network is the
     pretrained one.
 
+    The layers themselves stay registered with the encoder's own list (:class:`~sharcs.calls.RoutedLayers`).
+
     Args:
-        layers: Layers k+1..L of the full network; taken over, not copied.
+        layers: Layers k+1..L of the full network; the encoder's own, not copied.
         encoder_config: The full encoder's configuration.
         config: Widths, router layer and router size.
+        final_norm: The norm that the last layer's output goes through, of encoders that have one.
     """
 
-    def __init__(self, layers: list[nn.Module], encoder_config: PreTrainedConfig, config: SharcsConfig) -> None:
-        """Take over the layers, create router and private norms."""
+    def __init__(
+        self,
+        layers: list[nn.Module],
+        encoder_config: PreTrainedConfig,
+        config: SharcsConfig,
+        final_norm: nn.Module | None = None,
+    ) -> None:
+        """Keep the layers, create router and private norms."""
         super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.hidden_size: int = encoder_config.hidden_size
-        self.num_heads: int = encoder_config.num_attention_heads
+        self._layers = (nn.ModuleList(layers),)  # in a tuple, so that they aren't registered a second time
+        sizes = layers_config(encoder_config)
+        self.architecture = architecture_of(encoder_config)
+        self.hidden_size: int = sizes.hidden_size
+        self.num_heads: int = sizes.num_attention_heads
+        self.form: int | None = None  # of what the layers return, once one has shown it: see RoutingCall
         self.dense: DenseLayers | None = None
         self.narrow_widths = list(config.widths)[:-1]
         self.router_layer = int(config.router_layer or 0)
         self.router = Router(self.hidden_size, config.router_hidden_size, len(config.widths))
-        self.entry_norms, self.norms = nn.ModuleList(), nn.ModuleList()
+        self.entry_norms, self.norms, self.exit_norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.private = nn.ModuleList()
         self.build_twins(encoder_config)
         if config.private_weights:
             self.give_private_weights(encoder_config)
         else:
-            epsilon = getattr(encoder_config, "layer_norm_eps", 1e-12)
-            self.entry_norms.extend(nn.LayerNorm(narrow.hidden_size, eps=epsilon) for narrow in self.narrow_configs)
+            self.entry_norms.extend(entry_norm(narrow) for narrow in self.narrow_configs)
             self.norms.extend(
-                nn.ModuleList(_private_norms(layer, twin) for layer, twin in zip(self.layers, twins, strict=True))
+                nn.ModuleList(
+                    nn.ModuleList(_private_norms(layer, twin)) for layer, twin in zip(self.layers, twins, strict=True)
+                )
                 for twins in self.twins
             )
-        for norm in [*self.entry_norms.modules(), *self.norms.modules()]:
+            self.exit_norms.extend(
+                _narrow_norm(final_norm, narrow.hidden_size)
+                for narrow in self.narrow_configs
+                if final_norm is not None
+            )
+        for norm in [*self.entry_norms.modules(), *self.norms.modules(), *self.exit_norms.modules()]:
             norm._is_hf_initialized = True  # type: ignore[assignment]  # else transformers resets them to ones
         like = next(self.layers.parameters())
         self.to(device=like.device, dtype=like.dtype)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Layers k+1..L of the full network."""
+        return self._layers[0]
 
     def build_twins(self, encoder_config: PreTrainedConfig) -> None:
         """Build the parameterless twin of every layer at every narrow width; again after a config change."""
@@ -70,7 +97,9 @@ class RoutedTail(nn.Module):
         if self.private:
             for subnetwork in self.private:
                 # Its layers read it whenever they run.
-                subnetwork.config._attn_implementation = encoder_config._attn_implementation  # type: ignore[union-attr]
+                subnetwork.config._attn_implementation = (  # type: ignore[union-attr]
+                    layers_config(encoder_config)._attn_implementation
+                )
             return
         # A plain list hides the twins from the state dict and the optimiser: their weights are slices.
         self.twins: list[list[nn.Module]] = [
@@ -132,7 +161,8 @@ class RoutedTail(nn.Module):
             for narrow in self.narrow_configs
         )
         self.private.to(device=like.device, dtype=like.dtype).train(self.training)
-        self.entry_norms, self.norms, self.twins = nn.ModuleList(), nn.ModuleList(), []
+        self.entry_norms, self.norms, self.exit_norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.twins = []
         self.dense = None
 
     def running_at(self, width_index: int) -> list[nn.Module]:
@@ -152,48 +182,48 @@ class RoutedTail(nn.Module):
             Values for every parameter and buffer name of the twin.
         """
         twin = self.twins[width_index][position]
-        values = slice_parameters(self.layers[position], twin)
+        values = slice_parameters(self.layers[position], twin, self.architecture)
         norms: nn.ModuleList = self.norms[width_index][position]  # type: ignore[index]
         for name, norm in zip(norm_names(twin), norms, strict=True):
             for key, value in norm.named_parameters():
                 values[f"{name}.{key}"] = value
         return values
 
-    def run(self, width_index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, width_index: int, hidden: Tensor, arguments: list[Arguments]) -> Tensor:
         """Run the sub-network at one width on a whole batch.
 
         Args:
             width_index: Index of the width.
             hidden: Output of layer k, ``[batch, tokens, hidden]``.
-            args: What the encoder hands to each layer besides, by position.
-            kwargs: The same, by name.
+            arguments: What the encoder hands to each layer besides, by position and by name.
 
         Returns:
-            ``[batch, tokens, hidden]``, zeros behind a narrow part that shares its weights; in a tuple if the layers
-            return tuples.
+            ``[batch, tokens, hidden]``, zeros behind a narrow part that shares its weights.
         """
-        output: Any = hidden
         if width_index == len(self.narrow_widths):
-            for layer in self.layers:
-                output = layer(_states(output), *args, **kwargs)
-            return output
+            for layer, (args, kwargs) in zip(self.layers, arguments, strict=True):
+                hidden = states_of(layer(hidden, *args, **kwargs))
+            return hidden
         if self.private:
-            return self.private[width_index](hidden, args, kwargs)
+            return self.private[width_index](hidden, arguments)  # type: ignore[no-any-return]
         narrow = self.narrow_configs[width_index]
-        heads = slice(narrow.num_attention_heads)
-        args = tuple(narrow_argument(value, self.num_heads, heads) for value in args)
-        kwargs = {key: narrow_argument(value, self.num_heads, heads) for key, value in kwargs.items()}
-        output = self.entry_norms[width_index](hidden[..., : narrow.hidden_size])
+        cut = Cut(
+            self.num_heads,
+            slice(narrow.num_attention_heads),
+            slice(narrow.hidden_size),
+            self.architecture.hidden_arguments,
+        )
+        hidden = self.entry_norms[width_index](hidden[..., : narrow.hidden_size])
         dense = self._dense_layers(width_index)
-        for position, twin in enumerate(self.twins[width_index]):
+        for position, (twin, given) in enumerate(zip(self.twins[width_index], arguments, strict=True)):
+            args, kwargs = map_arguments(given, cut)
             if dense is not None:
-                output = dense[position](_states(output), *args, **kwargs)
+                hidden = states_of(dense[position](hidden, *args, **kwargs))
             else:
                 weights = self.parameters_at(width_index, position)
-                output = functional_call(twin, weights, (_states(output), *args), kwargs)
+                hidden = states_of(functional_call(twin, weights, (hidden, *args), kwargs))
         # Zeros behind the narrow output equal cutting the inputs of the head's first Linear.
-        padded = F.pad(_states(output), (0, self.hidden_size - narrow.hidden_size))
-        return (padded, *output[1:]) if isinstance(output, tuple) else padded
+        return F.pad(hidden, (0, self.hidden_size - narrow.hidden_size))
 
     def route(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Run the router on the output of layer k: ``[batch, tokens, hidden]`` to logits ``[batch, widths]``."""
@@ -201,8 +231,16 @@ class RoutedTail(nn.Module):
             attention_mask = torch.ones(hidden.shape[:2], device=hidden.device)
         return self.router(hidden, attention_mask)  # type: ignore[no-any-return]
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Route, split the batch by width, run each group's sub-network and scatter the results back."""
+    def forward(self, hidden: Tensor, arguments: list[Arguments]) -> Tensor:
+        """Route, split the batch by width, run each group's sub-network and scatter the results back.
+
+        Args:
+            hidden: Output of layer k, ``[batch, tokens, hidden]``; not read in a call that continues.
+            arguments: What the encoder hands to each layer besides, by position and by name.
+
+        Returns:
+            The last layers' outputs, ``[batch, tokens, hidden]``.
+        """
         call = current_call()
         if call.hidden is not None:
             hidden = call.hidden
@@ -220,42 +258,77 @@ class RoutedTail(nn.Module):
             raise TrunkDone
         if index is None and len(hidden) == 1:
             index = int(call.width_index)
+        if index is None:
+            # One sort, and one wait for the group sizes.
+            order = torch.argsort(call.width_index, stable=True)
+            counts = torch.bincount(call.width_index, minlength=len(self.narrow_widths) + 1).tolist()
+            if max(counts) == len(hidden):
+                index = counts.index(len(hidden))
+        groups: list[tuple[int, Tensor | None]]
         if index is not None:
-            return self.run(index, hidden, args, kwargs)
-        # One sort, and one wait for the group sizes.
-        order = torch.argsort(call.width_index, stable=True)
-        counts = torch.bincount(call.width_index, minlength=len(self.narrow_widths) + 1).tolist()
-        if max(counts) == len(hidden):
-            return self.run(counts.index(len(hidden)), hidden, args, kwargs)
-        groups: list[Tensor] = []
-        in_tuple = False
-        for index, rows in enumerate(order.split(counts)):
-            if len(rows):
-                group_args = tuple(select_rows(value, rows, len(hidden)) for value in args)
-                group_kwargs = {key: select_rows(value, rows, len(hidden)) for key, value in kwargs.items()}
-                output = self.run(index, hidden[rows], group_args, group_kwargs)
-                in_tuple = isinstance(output, tuple)
-                groups.append(_states(output))
-        merged = torch.cat(groups)[torch.argsort(order)]
-        return (merged,) if in_tuple else merged
+            groups = [(index, None)]
+            merged = self.run(index, hidden, arguments)
+        else:
+            groups, outputs = [], []
+            for index, rows in enumerate(order.split(counts)):
+                if len(rows):
+                    chosen = _Rows(rows, len(hidden), self.architecture.hidden_arguments)
+                    own = [map_arguments(given, chosen) for given in arguments]
+                    outputs.append(self.run(index, hidden[rows], own))
+                    groups.append((index, rows))
+            merged = torch.cat(outputs)[torch.argsort(order)]
+        if self.exit_norms:
+            call.normalise = functools.partial(self._normalise, groups)
+        return merged
+
+    def _normalise(self, groups: list[tuple[int, Tensor | None]], hidden: Tensor, full: Tensor) -> Tensor:
+        """Put each sub-network's own final norm in the place of the full network's.
+
+        Args:
+            groups: The widths that ran, and the rows that each ran on; None for all.
+            hidden: What the encoder's final norm was given, ``[batch, tokens, hidden]``.
+            full: What it made of it.
+
+        Returns:
+            ``full``, with the rows of narrow widths replaced: their narrow part normalised, zeros behind it.
+        """
+        for index, rows in groups:
+            if index == len(self.narrow_widths):
+                continue
+            size = self.narrow_configs[index].hidden_size
+            own = self.exit_norms[index](hidden[..., :size] if rows is None else hidden[rows, :, :size])
+            own = F.pad(own, (0, self.hidden_size - size))
+            full = own if rows is None else full.index_copy(0, rows, own)
+        return full
 
 
-def _private_norms(layer: nn.Module, twin: nn.Module) -> nn.ModuleList:
+class _Rows:
+    """Take some inputs' rows of what each layer is handed, once of what all of them are handed alike."""
+
+    def __init__(self, rows: Tensor, batch: int, without_rows: tuple[str, ...]) -> None:
+        self.rows, self.batch, self.without_rows = rows, batch, without_rows
+        self.taken: dict[int, Any] = {}
+
+    def __call__(self, name: str | int, value: Any) -> Any:
+        if name in self.without_rows:
+            return value
+        if id(value) not in self.taken:
+            self.taken[id(value)] = select_rows(value, self.rows, self.batch)
+        return self.taken[id(value)]
+
+
+def _private_norms(layer: nn.Module, twin: nn.Module) -> list[nn.Module]:
     """Create one sub-network's own norms of a layer, starting as the prefixes of the pretrained ones."""
-    modules = dict(twin.named_modules())
-    values = slice_parameters(layer, twin)
-    norms = nn.ModuleList()
-    for name in norm_names(twin):
-        norm = modules[name]
-        private = type(norm)(norm.normalized_shape, eps=norm.eps)
-        with torch.no_grad():
-            for key, parameter in private.named_parameters():
-                parameter.copy_(values[f"{name}.{key}"])
-        norms.append(private)
-    return norms
+    full, narrow = dict(layer.named_modules()), dict(twin.named_modules())
+    return [_narrow_norm(full[name], len(next(narrow[name].parameters()))) for name in norm_names(twin)]
 
 
-def _states(output: Any) -> Tensor:
-    """Take the hidden states from what a layer returns: a tensor, or a tuple that starts with it."""
-    states: Tensor = output[0] if isinstance(output, tuple) else output
-    return states
+@torch.no_grad()
+def _narrow_norm(norm: nn.Module, size: int) -> nn.Module:
+    """Copy a norm's first dimensions."""
+    own = copy.deepcopy(norm)
+    for name, parameter in own.named_parameters():
+        setattr(own, name, nn.Parameter(parameter[:size].clone()))
+    if isinstance(own, nn.LayerNorm):
+        own.normalized_shape = (size,)
+    return own
