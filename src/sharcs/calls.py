@@ -90,11 +90,11 @@ def current_call() -> RoutingCall:
     return _CALL.get()
 
 
-class RoutedLayers(nn.ModuleList):
+class RoutedLayers(nn.Module):
     """The encoder's list of layers: 1..k as they are, a slot in the place of each later one, and the routed tail.
 
     The layers are registered by their own names, so a wrapped encoder's weights are called what they were called.
-    A call that continues sees the slots alone.
+    In a call that continues, slots stand for layers 1..k, too.
 
     Args:
         layers: All L layers in their order; fewer modules may come several times.
@@ -111,15 +111,13 @@ class RoutedLayers(nn.ModuleList):
         self.add_module("tail", tail)
         self._order, self._repeated = layers, repeated
         depth = len(layers) - tail.router_layer  # type: ignore[operator]
-        self._slots = [Slot(tail, layer, index == depth - 1) for index, layer in enumerate(layers[-depth:])]
         self.trunk = layers[:-depth]
+        self._slots = [Slot(tail, layer, position) for position, layer in enumerate(layers)]
         self.trunk[-1].register_forward_hook(_remember_form)
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the layers that the current call has to run."""
-        call = _CALL.get(None)
-        continues = call is not None and call.hidden is not None
-        return iter(self._slots if continues else [*self.trunk, *self._slots])
+        """Iterate over what runs at each position in the current call."""
+        return iter([self._at(position) for position in range(len(self._order))])
 
     def __len__(self) -> int:
         """Count the positions: L; of repeated layers, the modules."""
@@ -131,9 +129,12 @@ class RoutedLayers(nn.ModuleList):
             return list(self)[index]
         call = current_call()
         position, call.requests = call.requests, call.requests + 1
-        if position >= len(self.trunk):
-            return self._slots[position - len(self.trunk)]
-        return _pass_by if call.hidden is not None else self.trunk[position]
+        return self._at(position)
+
+    def _at(self, position: int) -> Any:
+        call = _CALL.get(None)
+        runs = position < len(self.trunk) and (call is None or call.hidden is None)
+        return self.trunk[position] if runs else self._slots[position]
 
     def plain(self) -> nn.ModuleList:
         """Make the list that the encoder had before."""
@@ -141,28 +142,33 @@ class RoutedLayers(nn.ModuleList):
 
 
 class Slot:
-    """What stands for one layer after the router: it keeps what the layer is handed, and the last one runs the tail.
+    """What stands for a layer that doesn't run where the encoder has it.
+
+    After the router, it keeps what the layer is handed, and the last one runs the tail. Before, it stands for a
+    layer that ran in an earlier call.
 
     No module, since it has nothing of its own: what encoders read of a layer, they read of the layer itself.
 
     Args:
         tail: The routed tail.
         layer: The layer that it stands for.
-        is_last: Whether it stands for layer L.
+        position: That layer's, from 0.
     """
 
-    def __init__(self, tail: Any, layer: nn.Module, is_last: bool) -> None:
+    def __init__(self, tail: Any, layer: nn.Module, position: int) -> None:
         """Keep them."""
-        self.tail, self.layer, self.is_last = tail, layer, is_last
+        self.tail, self.layer, self.position = tail, layer, position - tail.router_layer
 
     def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Take what the encoder hands to the layer; the hidden states pass to the next slot as they are."""
         call = current_call()
-        call.arguments.append((args, kwargs))
+        if self.position >= 0:
+            call.arguments.append((args, kwargs))
         if call.form is None:
             call.form = self.tail.form if self.tail.form is not None else self._form(hidden, args, kwargs)
         self.tail.form = call.form
-        states = self.tail(hidden, call.arguments) if self.is_last else hidden
+        is_last = self.position == len(self.tail.layers) - 1
+        states = self.tail(hidden, call.arguments) if is_last else hidden
         return states if call.form == 0 else (states, *[None] * (call.form - 1))
 
     def __getattr__(self, name: str) -> Any:
@@ -185,12 +191,6 @@ def _remember_form(module: nn.Module, args: Any, output: Any) -> None:
     call = _CALL.get(None)
     if call is not None:
         call.form = _form_of(output)
-
-
-def _pass_by(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Stand for a layer of the trunk in a call that continues."""
-    form = current_call().form or 0
-    return hidden if form == 0 else (hidden, *[None] * (form - 1))
 
 
 def _form_of(output: Any) -> int:

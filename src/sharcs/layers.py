@@ -81,7 +81,7 @@ def in_order(layers: nn.ModuleList, config: PreTrainedConfig) -> list[nn.Module]
     return [layers[int(position / (depth / len(layers)))] for position in range(depth)]  # as ALBERT rounds
 
 
-def replace_layers(encoder: PreTrainedModel, layers: nn.ModuleList, replacement: nn.ModuleList) -> None:
+def replace_layers(encoder: PreTrainedModel, layers: nn.Module, replacement: nn.Module) -> None:
     """Put ``replacement`` into the place where the encoder keeps ``layers``."""
     for module in encoder.modules():
         for name, child in module.named_children():
@@ -152,18 +152,17 @@ def check_architecture(encoder: PreTrainedModel) -> None:
     if any(layer_parts(layer, config) is None for layer in layers):
         raise refusal(encoder, "layers of another build than attention and feed-forward projections of their own")
     hidden = layers_config(config).hidden_size
+    try:
+        words = encoder.get_input_embeddings()
+    except NotImplementedError:
+        raise refusal(encoder, "no table of words") from None
     for name, module in body_of(encoder).named_modules():
-        if module in inside or "embeddings" in name.split("."):
+        if module in inside or module is words or "embeddings" in name.split("."):
             continue
         if is_norm(module) and name != architecture.final_norm and name not in architecture.harmless_norms:
             # The zeros behind a narrow output would change its statistics.
             raise refusal(encoder, f"a norm beside its layers ({name})")
-        if (
-            isinstance(module, nn.Embedding)
-            and module.embedding_dim == hidden
-            and not architecture.hidden_arguments
-            and module is not encoder.get_input_embeddings()
-        ):
+        if isinstance(module, nn.Embedding) and module.embedding_dim == hidden and not architecture.hidden_arguments:
             raise refusal(encoder, f"embeddings that its layers read ({name})")
 
 

@@ -20,6 +20,7 @@ from sharcs.layers import check_architecture, find_layers, in_order, replace_lay
 from sharcs.outputs import SharcsOutput
 from sharcs.router import blended, choose_width, confidence, unsure
 from sharcs.subnetworks import RoutedTail
+from sharcs.trial import plain_answer, try_out
 
 if TYPE_CHECKING:
     import os
@@ -136,9 +137,11 @@ class SharcsForSequenceClassification(PreTrainedModel):
 
         settings(copy.deepcopy(encoder_config))  # wrong settings are refused before any weights are read
         encoder = AutoModelForSequenceClassification.from_pretrained(name_or_path, config=encoder_config, **kwargs)
-        # As from_pretrained: ready for use, not for training.
+        inputs, expected = plain_answer(encoder)
         model = cls(settings(encoder.config), encoder=encoder)
+        # As from_pretrained: ready for use, not for training.
         model.train(False)
+        try_out(model, inputs, expected)
         return model
 
     @property

@@ -1,0 +1,87 @@
+"""A first run of an encoder that was just wrapped, so that what can't be routed is refused at once and not later.
+
+What :mod:`sharcs.layers` reads off the modules says nothing of the encoder's own code between them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sharcs.cost import flops
+from sharcs.layers import refusal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from sharcs.modeling import SharcsForSequenceClassification
+
+__all__ = ["plain_answer", "try_out"]
+
+TOKENS = 6
+# Of the cost by formula from the counted one, and of an answer from what it should be.
+COST_TOLERANCE, TOLERANCE = 0.01, 0.05
+
+
+@torch.no_grad()
+def plain_answer(encoder: PreTrainedModel) -> tuple[dict[str, Tensor], Tensor]:
+    """Run an encoder before it is wrapped.
+
+    Returns:
+        The inputs, ``[1, tokens]``, and its logits, ``[1, labels]``.
+
+    Raises:
+        InputError: If it can't run on token ids alone.
+    """
+    encoder.train(False)
+    vocabulary = int(encoder.config.vocab_size)
+    ids = torch.randint(vocabulary, (1, TOKENS), generator=torch.Generator().manual_seed(0)).to(encoder.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    try:
+        return inputs, encoder(**inputs).logits
+    except Exception as error:  # whatever an unknown encoder's code may raise
+        raise refusal(encoder, f"code that fails on tokens alone ({_in_short(error)})") from error
+
+
+@torch.no_grad()
+def try_out(model: SharcsForSequenceClassification, inputs: dict[str, Tensor], expected: Tensor) -> None:
+    """Run the wrapped encoder at every width, from the start and from the kept output of layer k.
+
+    Args:
+        model: The routed network, in evaluation mode.
+        inputs: From :func:`plain_answer`.
+        expected: The plain encoder's logits.
+
+    Raises:
+        InputError: If something fails, full width isn't the plain encoder, or the cost isn't what the formula says.
+    """
+    encoder, tokens = model.encoder, inputs["attention_mask"].sum(dim=1)
+    cost = flops(model.cost_coefficients(), tokens.cpu())[0]
+    for index, width in enumerate(model.config.widths):
+        try:
+            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+                model(**inputs, width=width)
+            direct: Any = model(**inputs, width=width)
+            hidden = model(**inputs, trunk_only=True).hidden
+            continued = model(hidden=hidden, attention_mask=inputs["attention_mask"], width=width)
+        except Exception as error:  # whatever an unknown encoder's code may raise
+            raise refusal(encoder, f"code that fails at width {width:g} ({_in_short(error)})") from error
+        if width == 1.0 and not torch.equal(direct.logits, expected):
+            raise refusal(encoder, "code around its layers that computes something else once they are routed")
+        if not torch.allclose(direct.logits, continued.logits, rtol=TOLERANCE, atol=TOLERANCE):
+            raise refusal(encoder, "code between its layers, which inputs that continue from layer k would miss")
+        counted = counter.get_total_flops()
+        if abs(counted - float(cost[index])) > COST_TOLERANCE * counted:
+            raise refusal(
+                encoder,
+                f"matrix products beside its projections (at width {width:g} {counted} FLOPs, "
+                f"of which {float(cost[index]):.0f} are known)",
+            )
+
+
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
