@@ -85,11 +85,12 @@ ENCODERS = {
     "albert": _config("albert", embedding_size=20),
     "nomic": _config("nomic_bert"),
     "eurobert": _config(
-        # Two heads share a key and a value.
+        # Two heads share a key and a value, and all heads together don't have the hidden size.
         "eurobert",
         pad_token_id=0,
         num_attention_heads=lambda size: 2 * size.heads,
         num_key_value_heads=lambda size: size.heads,
+        head_dim=2,
     ),
     "esm": _config("esm", pad_token_id=1, mask_token_id=4, position_embedding_type="rotary", token_dropout=True),
 }

@@ -15,7 +15,7 @@ from sharcs.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["Architecture", "architecture_of", "body_of", "head_groups", "layers_config"]
+__all__ = ["Architecture", "architecture_of", "body_of", "head_groups", "head_size", "layers_config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,16 @@ def layers_config(config: PreTrainedConfig) -> PreTrainedConfig:
                 f"{config.model_type}: the config has no {name}; it is no transformer encoder, choose one"
             )
     return found
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """Find the size of one attention head; of most encoders, all heads together have the hidden size.
+
+    Args:
+        config: The configuration that the layers are built from.
+    """
+    own = getattr(config, "head_dim", None)
+    return int(config.hidden_size // config.num_attention_heads if own is None else own)
 
 
 def head_groups(config: PreTrainedConfig) -> int:

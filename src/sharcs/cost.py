@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sharcs.architectures import architecture_of, body_of, layers_config
+from sharcs.architectures import architecture_of, body_of, head_size, layers_config
 from sharcs.calls import trunk_layers
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def _layers(running: list[nn.Module], config: PreTrainedConfig, count: int | Non
     """
     linears = sum(_linear(m) for module in running for m in module.modules() if isinstance(m, nn.Linear))
     layers = len(running) if count is None else count
-    # Scores and weighted values: each T² products over all heads' sizes, which sum to the hidden size.
-    attention = [0.0, linears, layers * 2 * 2.0 * config.hidden_size]
+    # Scores and weighted values: each T² products over all heads' sizes.
+    attention = [0.0, linears, layers * 2 * 2.0 * config.num_attention_heads * head_size(config)]
     return torch.tensor(attention, dtype=torch.float64) + layers * _relative_positions(config)
 
 

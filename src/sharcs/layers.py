@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from sharcs.architectures import architecture_of, body_of, head_groups, layers_config
+from sharcs.architectures import architecture_of, body_of, head_groups, head_size, layers_config
 from sharcs.errors import InputError
 from sharcs.narrow import is_norm
 
@@ -100,13 +100,13 @@ def layer_parts(layer: nn.Module, config: PreTrainedConfig) -> LayerParts | None
         The parts, or None if the layer is built in another way: unknown fused projections, adapters.
     """
     architecture, sizes = architecture_of(config), layers_config(config)
-    hidden = sizes.hidden_size
-    # Fewer keys and values than queries: of a size of their own.
-    shared = hidden * head_groups(sizes) // sizes.num_attention_heads
+    hidden, all_heads = sizes.hidden_size, sizes.num_attention_heads * head_size(sizes)
+    # Where heads share a key and a value, these are smaller than the query.
+    from_hidden = {all_heads, head_groups(sizes) * head_size(sizes)} - {hidden}
     inputs: list[Projection] = []
     up: list[Projection] = []
     positions: list[Projection] = []
-    square, wide, down = [], [], []
+    square, wide, down, output = [], [], [], []
     for name, module in layer.named_modules():
         if not isinstance(module, nn.Linear):
             continue
@@ -119,8 +119,10 @@ def layer_parts(layer: nn.Module, config: PreTrainedConfig) -> LayerParts | None
             positions.append(Projection(module))
         elif module.in_features == module.out_features == hidden:
             square.append(module)
-        elif module.in_features == hidden and module.out_features == shared:
+        elif module.in_features == hidden and module.out_features in from_hidden:
             inputs.append(Projection(module))
+        elif module.in_features == all_heads != hidden == module.out_features:
+            output.append(module)
         elif module.in_features == hidden:
             wide.append(module)
         elif module.out_features == hidden:
@@ -130,14 +132,16 @@ def layer_parts(layer: nn.Module, config: PreTrainedConfig) -> LayerParts | None
     if len(square) == 6 and not (inputs or up or wide or down):
         # A feed-forward size of d: the last two are its projections.
         square, wide, down = square[:4], [square[4]], [square[5]]
-    inputs += [Projection(linear) for linear in square[:-1]]
+    if all_heads == hidden:
+        square, output = square[:-1], square[-1:]
+    inputs += [Projection(linear) for linear in square]
     up += [Projection(linear) for linear in wide]
-    if not square or sum(projection.blocks for projection in inputs) != 3 or len(down) != 1:
+    if sum(projection.blocks for projection in inputs) != 3 or len(output) != 1 or len(down) != 1:
         return None
     neurons = down[0].in_features
     if not 1 <= len(up) <= 2 or any(p.linear.out_features != p.blocks * neurons for p in up):
         return None
-    return LayerParts(inputs=inputs + positions, output=square[-1], up=up, down=down[0])
+    return LayerParts(inputs=inputs + positions, output=output[0], up=up, down=down[0])
 
 
 def check_architecture(encoder: PreTrainedModel) -> None:
