@@ -33,7 +33,7 @@ PAPER_EPOCHS = 7  # its router has no labels in the first three
 CASCADES = {"cascade-tfidf": "tfidf", "cascade-2-layers": "first-2-layers"}
 STATIC = {"plain": None, "first-2-layers": 2, "first-3-layers": 3, "first-4-layers": 4}
 METHODS = (
-    "plain", "sharcs+", *early_exit.SIGNALS, *(name for name in STATIC if name != "plain"), "dynabert",
+    "plain", "first-2-layers", "sharcs+", *early_exit.SIGNALS, "first-3-layers", "first-4-layers", "dynabert",
     "tfidf", *CASCADES, "paper",
 )  # fmt: skip
 FOLDER = RESULTS / "quality"
@@ -204,12 +204,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def waiting(seeds: dict[str, tuple[int, ...]], sets: list[str]) -> list[tuple[str, str, int]]:
-    """What is missing, seed by seed and set by set, networks that others start from first."""
+    """What is missing, seed by seed and method by method, networks that others start from long before these."""
     return [
         (name, method, seed)
         for seed in SEEDS
-        for name in sets
         for method in METHODS
+        for name in sets
         if seed in seeds.get(method, (0,)) and not (FOLDER / f"{name}-{method}-{seed}.json").exists()
     ]
 

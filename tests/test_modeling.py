@@ -33,6 +33,7 @@ from encoders import (
 from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification, SharcsOutput
 from sharcs.calls import trunk_layers
 from sharcs.cost import flops
+from sharcs.trial import plain_answer, try_out
 
 NARROW = range(len(WIDTHS) - 1)
 LENGTHS = [4, 9, 1, 6]
@@ -657,6 +658,33 @@ def test_an_architecture_that_cant_be_narrowed_is_refused_by_name(tmp_path, name
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=name):
         SharcsForSequenceClassification.from_encoder(tmp_path, router_layer=1)
+
+
+def test_the_first_run_compares_full_width_with_the_plain_encoder(bert_path):
+    plain = load_plain(bert_path)
+    inputs, expected = plain_answer(plain)
+    assert torch.equal(expected, run(plain, inputs).logits)
+    model = load_routed(bert_path)
+    try_out(model, inputs, expected)
+    with pytest.raises(InputError, match="bert.*something else once they are routed"):
+        try_out(model, inputs, expected + 1e-6)
+
+
+def test_the_first_run_finds_code_that_inputs_miss_which_continue(bert_path):
+    model = load_routed(bert_path)
+    inputs, expected = plain_answer(load_plain(bert_path))
+    ran = []
+    model.encoder.bert.encoder.layer[0].register_forward_hook(lambda *_: ran.append(1))
+    skip = {"first": True}
+
+    def add(module, args):
+        return (args[0] + 1,) if ran and ran.pop() and not skip["first"] else None
+
+    model.encoder.bert.pooler.register_forward_pre_hook(add)
+    try_out(model, inputs, expected)
+    skip["first"] = False
+    with pytest.raises(InputError, match="bert.*continue from layer k would miss"):
+        try_out(model, inputs, run(model, inputs, width=1.0).logits)
 
 
 def test_an_encoder_with_two_lists_of_layers_is_refused(bert_path):
