@@ -122,7 +122,8 @@ def main() -> None:
         panel.grid(alpha=0.3)
     for panel in axes.flat[len(pairs) :]:
         panel.set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(RESULTS / "core.png", dpi=110)
     print(f"wrote {RESULTS / 'core.json'} and core.png; runs are in {FOLDER}")
 

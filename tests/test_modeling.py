@@ -666,7 +666,7 @@ def test_the_first_run_compares_full_width_with_the_plain_encoder(bert_path):
     assert torch.equal(expected, run(plain, inputs).logits)
     model = load_routed(bert_path)
     try_out(model, inputs, expected)
-    with pytest.raises(InputError, match="bert.*something else once they are routed"):
+    with pytest.raises(InputError, match=r"bert.*something else once they are routed"):
         try_out(model, inputs, expected + 1e-6)
 
 
@@ -683,7 +683,7 @@ def test_the_first_run_finds_code_that_inputs_miss_which_continue(bert_path):
     model.encoder.bert.pooler.register_forward_pre_hook(add)
     try_out(model, inputs, expected)
     skip["first"] = False
-    with pytest.raises(InputError, match="bert.*continue from layer k would miss"):
+    with pytest.raises(InputError, match=r"bert.*continue from layer k would miss"):
         try_out(model, inputs, run(model, inputs, width=1.0).logits)
 
 
