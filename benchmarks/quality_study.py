@@ -162,7 +162,7 @@ def bounds(outputs: Outputs, name: str, costs: list[float]) -> list[dict[str, fl
     gain = right[-1].int() - right[0].int()
     # The oracle sends on first what only the full network answers right, and never what it would spoil.
     best_first = gain.argsort(descending=True, stable=True)[: int((gain >= 0).sum())]
-    extra = outputs.cost[-1] - outputs.cost[0]
+    extra = outputs.full - outputs.cost[0]  # who is sent there at once doesn't pay for the first stage
 
     def at(order: torch.Tensor, spend: float) -> float:
         goes = order[extra[order].cumsum(0) <= spend * outputs.full.sum() - outputs.cost[0].sum()]
@@ -197,8 +197,13 @@ def run(args: argparse.Namespace) -> None:
     }  # fmt: skip
     if args.method in ours.SIGNALS:
         metric = metric_of(args.set)
-        stages = [float(metric(test.labels.numpy(), of.numpy())) for of in test.predictions]
-        result |= {"stages": stages, "bounds": bounds(test, args.set, [row["cost"] for row in chosen])}
+        alone = test.logits[-1] if test.full_logits is None else test.full_logits
+        of_width = [float(metric(test.labels.numpy(), of.argmax(-1).numpy())) for of in (test.logits[0], alone)]
+        result |= {
+            "narrow": of_width[0],
+            "full": of_width[1],
+            "bounds": bounds(test, args.set, [row["cost"] for row in chosen]),
+        }
     save(FOLDER / f"{args.set}-{args.method}-{args.seed}.json", result)
     print({key: result[key] for key in ("set", "method", "seed", "mean_over_budgets", "train_cpu_seconds")})
 

@@ -59,8 +59,8 @@ def row(name: str, method: str, runs: list[dict[str, Any]], plain: dict[int, flo
         result[f"loss_at_{budget:g}"] = mean(against) if against else None
     result["train_cpu_seconds"] = mean([run["train_cpu_seconds"] for run in runs])
     if "bounds" in runs[0]:
-        result["full_width"] = mean([run["stages"][-1] for run in runs])
-        result["narrow"] = mean([run["stages"][0] for run in runs])
+        result["full_width"] = mean([run["full"] for run in runs])
+        result["narrow"] = mean([run["narrow"] for run in runs])
         gains, rooms = [], []
         for run in runs:
             for point, bound in zip(run["at_budgets"], run["bounds"], strict=True):

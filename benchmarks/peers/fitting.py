@@ -16,6 +16,11 @@ from sharcs.data import model_inputs
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
+def training_columns(rows: Any) -> Any:
+    """Leave the texts away; batches are put together by length."""
+    return rows.select_columns([name for name in (*INPUTS, "labels", "length") if name in rows.column_names])
+
+
 def settings(folder: str, seed: int, epochs: float, learning_rate: float) -> dict[str, Any]:
     return {
         "output_dir": folder,
@@ -66,7 +71,7 @@ def fit(
         model=model,
         # Else the trainer drops what the model's forward doesn't name.
         args=TrainingArguments(**arguments, remove_unused_columns=False),
-        train_dataset=rows.select_columns([*INPUTS, "labels", "length"]),  # by length, batches are put together
+        train_dataset=training_columns(rows),
         data_collator=lambda some: collate([{k: v for k, v in row.items() if k != "length"} for row in some]),
         callbacks=[best],
     )

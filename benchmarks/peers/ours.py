@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, TrainerCallback
 
 from common import collator
-from peers.fitting import INPUTS, KeepBest, run_all, settings
+from peers.fitting import KeepBest, run_all, settings, training_columns
 from peers.outputs import Outputs, budget_score
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
 from sharcs.builtin import minilm_path
@@ -32,8 +34,20 @@ def outputs_of(model: SharcsForSequenceClassification, rows: Any, recipe: str) -
         return found.width_logits.float(), found.router_logits.float().unsqueeze(0)
 
     (logits, router_logits), lengths = run_all(answer, rows)
-    router_logits, costs = router_logits[0], Costs.of(model, lengths)
-    full, labels = costs.full, torch.tensor(rows["labels"])
+    return stages_of(model, logits, router_logits[0], lengths, torch.tensor(rows["labels"]), recipe)
+
+
+def stages_of(
+    model: SharcsForSequenceClassification,
+    logits: Tensor,
+    router_logits: Tensor,
+    lengths: Tensor,
+    labels: Tensor,
+    recipe: str,
+) -> Outputs:
+    """The same from every width's logits ``[widths, inputs, labels]`` and the router's ``[inputs, widths]``."""
+    costs = Costs.of(model, lengths)
+    full = costs.full
     if recipe == "paper":
         score = torch.sigmoid(router_logits.double())
         signal = (score[:, 0] - score[:, -1]) / (costs.relative[:, -1] - costs.relative[:, 0])
@@ -46,7 +60,7 @@ def outputs_of(model: SharcsForSequenceClassification, rows: Any, recipe: str) -
     answers = torch.stack([narrow, torch.where(went_on, blended(logits[-1], narrow, policy), logits[-1])])
     cost_first = costs.spent(first, first)
     spent = torch.stack([cost_first, costs.spent(first, torch.full_like(first, logits.shape[0] - 1))])
-    return Outputs(answers, spent, full, labels)
+    return Outputs(answers, spent, full, labels, full_logits=logits[-1])
 
 
 class Bounded(TrainerCallback):
@@ -71,6 +85,7 @@ def train(
     epochs: float,
     rate: float,
     encoder: str | None = None,
+    widths: Sequence[float] = (0.25, 1.0),
 ) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
     """Train by a recipe; by the paper's, the epoch is chosen on held-out rows.
 
@@ -78,7 +93,7 @@ def train(
     """
     source = encoder or minilm_path()
     layer = RECIPES[recipe].router_layer(AutoConfig.from_pretrained(source).num_hidden_layers)
-    model = SharcsForSequenceClassification.from_encoder(source, num_labels=labels, router_layer=layer)
+    model = SharcsForSequenceClassification.from_encoder(source, num_labels=labels, router_layer=layer, widths=widths)
     shares = Bounded()
     callbacks: list[Any] = [shares]
     if recipe == "paper":
@@ -90,7 +105,7 @@ def train(
         args=SharcsTrainingArguments(
             recipe=recipe, **settings(f"/tmp/sharcs-ours-{name}-{seed}", seed, epochs, rate)
         ),
-        train_dataset=train_rows.select_columns([*INPUTS, "labels", "length"]),
+        train_dataset=training_columns(train_rows),
         data_collator=collator(),
         callbacks=callbacks,
     )

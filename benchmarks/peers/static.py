@@ -176,6 +176,19 @@ class DynaBert(nn.Module):
         return Outputs(logits, spent, cost.plain(self.config, lengths, self.labels), torch.tensor(rows["labels"]))
 
 
+def ordering_batches(train_rows: Any, collate: Any, seed: int) -> list[dict[str, Tensor]]:
+    """Batches of 1,024 training rows, to measure importance on."""
+    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+    generator = torch.Generator().manual_seed(seed)
+    sample = torch.randperm(len(train_rows), generator=generator)[:1024].tolist()
+    return [
+        collate(
+            [{key: train_rows[i][key] for key in names if key in train_rows[i]} for i in sample[start : start + 32]]
+        )
+        for start in range(0, len(sample), 32)
+    ]
+
+
 def train_dynabert(
     teacher: FirstLayers,
     name: str,
@@ -187,16 +200,7 @@ def train_dynabert(
     epochs: float,
     rate: float,
 ) -> tuple[DynaBert, dict[str, Any]]:
-    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
-    generator = torch.Generator().manual_seed(seed)
-    sample = torch.randperm(len(train_rows), generator=generator)[:1024].tolist()
-    batches = [
-        collate(
-            [{key: train_rows[i][key] for key in names if key in train_rows[i]} for i in sample[start : start + 32]]
-        )
-        for start in range(0, len(sample), 32)
-    ]
-    model = DynaBert(teacher, batches)
+    model = DynaBert(teacher, ordering_batches(train_rows, collate, seed))
     metric = metric_of(name)
 
     def score() -> float:
