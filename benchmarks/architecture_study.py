@@ -7,7 +7,7 @@
 Each encoder is fine-tuned (4 epochs, the best one on a tenth of train), then gets its narrow network by sharcs+, as
 in quality_study.py, whose splits, budgets and counter these are. The FLOPs ratio is over the encoder's own full
 network, a compressed one's too. Ports are MiniLM written as another architecture (ports.py). Compressed: the first 4
-and 3 layers, distilled from the fine-tuned network; DynaBERT's width 0.5; the 8 most important of 12 heads, fine-tuned
+and 3 layers, distilled from the fine-tuned network; DynaBERT's width 0.5; the 8 most important of 12 heads, tuned
 again; int8 by ONNX Runtime of the routed network. Runs go to benchmarks/results/architectures.
 """
 
