@@ -11,15 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
+from sharcs import DriftMonitor
+from sharcs.answers import answer_at_all_widths
 from sharcs.config import RoutingPolicy
+from sharcs.engine import InferenceEngine
 from sharcs.errors import InputError
+from sharcs.evaluation import accuracy_report, run_all_widths
 from sharcs.hardness import narrowest_sure
 from sharcs.losses import Task
 from sharcs.modeling import SharcsForSequenceClassification
 from sharcs.tasks import task_of
+from sharcs.trials import Trial
 from tiny import TASKS, Spy, arguments, collate, rows_of, task_model, task_rows, tiny_encoder, toy_rows, trainer_for
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+OTHERS = [task for task in TASKS if task != "one label"]
 WEIGHTS = {"one label": [0.5, 3.0], "labels": [0.5, 3.0, 1.5]}
 CASES = [(task, None) for task in TASKS] + list(WEIGHTS.items())
 ROWS = 24
@@ -370,3 +376,79 @@ def test_a_regression_whose_policy_escalates_is_refused(tmp_path):
     model.config.policy = {"escalation_threshold": 0.5}
     with pytest.raises(InputError, match="a regression has no confidence"):
         trainer_for(tmp_path, model, task_rows("number", 8))
+
+
+# Evaluation
+
+
+def multi_label_model():
+    """Build a model whose answers differ among widths, and that escalates half of them."""
+    model = task_model("labels", widths=(0.25, 0.5, 1.0))
+    with torch.no_grad():
+        head = model.encoder.classifier
+        head.bias.sub_(model.eval()(**collate(task_rows("labels", 40)), all_widths=True).width_logits.mean((0, 1)))
+        head.weight.mul_(9)
+        head.bias.mul_(9)
+    model.config.policy = {"cost_weight": 9.0, "escalation_threshold": 0.6, "blend": 0.4}
+    return model
+
+
+def test_several_labels_are_right_if_all_are():
+    model, rows = multi_label_model(), task_rows("labels", 40)
+    labels = collate(rows)["labels"]
+    outputs = run_all_widths(model, rows, collate, batch_size=8)
+    report = accuracy_report(model, outputs, labels)
+    answers = {}
+    for way in (0.25, 0.5, 1.0, None):
+        answers[way] = []
+        for row in rows:
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([row["input_ids"]]), width=way).logits[0].tolist()
+            answers[way].append([float(sigmoid(x) > 0.5) for x in logits])
+    truth = [row["labels"] for row in rows]
+    share = {way: sum(a == b for a, b in zip(found, truth, strict=True)) / 40 for way, found in answers.items()}
+    assert len({str(found) for found in answers.values()}) == 4
+    assert [entry["accuracy"] for entry in report["widths"]] == pytest.approx([share[w] for w in (0.25, 0.5, 1.0)])
+    assert report["routed"]["accuracy"] == pytest.approx(share[None])
+    some = [any(answers[way][row] == truth[row] for way in (0.25, 0.5, 1.0)) for row in range(40)]
+    assert report["oracle"]["accuracy"] == pytest.approx(sum(some) / 40)
+    part = accuracy_report(model, outputs.take(torch.arange(10, 20)), labels[10:20])
+    assert part["full"]["accuracy"] == pytest.approx(fmean(answers[1.0][row] == truth[row] for row in range(10, 20)))
+
+
+def test_scores_of_several_labels_are_those_that_the_policy_compares():
+    model, rows = multi_label_model(), task_rows("labels", 40)
+    outputs = run_all_widths(model, rows, collate)
+    with torch.no_grad():
+        first, last = (model(**collate(rows))[name] for name in ("first_width_index", "width_index"))
+    sure = outputs.scores[torch.arange(40), first] >= 0.6
+    assert torch.equal(first == last, sure)
+    assert 5 < sure.sum() < 35
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(40), torch.zeros(40, 2), torch.full((40, 3), 0.5)])
+def test_labels_of_another_form_than_the_answers_are_refused(labels):
+    model = multi_label_model()
+    with pytest.raises(InputError, match="each input needs 3 zeros and ones"):
+        accuracy_report(model, run_all_widths(model, task_rows("labels", 40), collate), labels)
+
+
+def test_a_regression_has_no_accuracy():
+    for task in ("number", "numbers"):
+        with pytest.raises(InputError, match="problem_type regression: its answers are not right or wrong"):
+            run_all_widths(task_model(task), task_rows(task, 8), collate)
+
+
+@pytest.mark.parametrize("task", OTHERS)
+def test_what_speaks_of_one_class_refuses_other_models(task):
+    model, rows = task_model(task), task_rows(task, 8)
+    outputs = run_all_widths(multi_label_model(), task_rows("labels", 8), collate)
+    uses = [
+        lambda: Trial.of(model, outputs, None, 16),
+        lambda: answer_at_all_widths(model, rows, collate, None),
+        lambda: InferenceEngine(model, None),
+        lambda: DriftMonitor(0.1).predict(model, collate(rows)),
+    ]
+    for use in uses:
+        with pytest.raises(InputError, match="no classifier with one label for each input"):
+            use()
