@@ -41,9 +41,10 @@ from sharcs.artifacts import TrainedModel, open_model
 from sharcs.benchmark import run_benchmark
 from sharcs.columns import Columns
 from sharcs.config import SharcsConfig
+from sharcs.curve import curve_policies
 from sharcs.data import load_texts, tokenise
 from sharcs.engine import InferenceEngine
-from sharcs.evaluation import Costs, curve_policies, route, run_all_widths
+from sharcs.evaluation import Costs, route, run_all_widths
 from sharcs.modeling import SharcsForSequenceClassification
 
 FOLDER = RESULTS / "speed"

@@ -168,11 +168,11 @@ def test_the_seed_decides_the_model(toys, tmp_path):
     assert weights["one"] != weights["two"]
 
 
-def fine_tuned(toys, folder, names):
+def fine_tuned(toys, folder, names, **settings):
     """Save a plain classifier with random weights, as if it were fine-tuned, and its tokenizer."""
     classes = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_pretrained(toys.encoder, **classes).save_pretrained(folder)
+    AutoModelForSequenceClassification.from_pretrained(toys.encoder, **classes, **settings).save_pretrained(folder)
     AutoTokenizer.from_pretrained(toys.encoder).save_pretrained(folder)
     return folder
 
@@ -197,6 +197,9 @@ def test_without_epochs_a_model_has_to_be_fine_tuned_on_the_same_classes(toys, t
     message = error_message(sharcs(*command, fine_tuned(toys, tmp_path / "plain", ["good", "awful"])))
     assert "'good', 'awful'" in message
     assert "'bad'" in message
+    several = fine_tuned(toys, tmp_path / "several", ["good", "bad"], problem_type="multi_label_classification")
+    message = error_message(sharcs(*command, several))
+    assert "no classifier with one label for each input (problem_type multi_label_classification)" in message
     assert not (tmp_path / "routed").exists()
     message = error_message(sharcs(*command, toys.encoder, "--recipe", "paper"))
     assert "at least 1" in message

@@ -594,6 +594,17 @@ def nan_weights(folder):
     save_file(weights, path, metadata={"format": "pt"})
 
 
+def problem(problem_type):
+    """Be a model for another problem type, with a policy that it may have."""
+
+    def broken(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"problem_type": problem_type, "policy": {"cost_weight": 0.0}}
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return broken
+
+
 MODELS = [
     # what is wrong, how a model's directory comes to it, what the message says beside the directory
     ("absent", shutil.rmtree, ["no such directory", "sharcs train"]),
@@ -620,6 +631,8 @@ MODELS = [
     ("training.json is a list", replace("training.json", "[]"), ["training.json"]),
     ("training.json of nothing", replace("training.json", "{}"), ["training.json"]),
     ("NaN weights", nan_weights, ["train again"]),
+    ("several labels", problem("multi_label_classification"), ["no classifier with one label", "from Python"]),
+    ("a regression", problem("regression"), ["no classifier with one label", "from Python"]),
 ]
 
 

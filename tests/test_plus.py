@@ -12,12 +12,24 @@ from transformers import TrainerCallback
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
 from sharcs.hardness import narrowest_sure
-from sharcs.losses import distillation_loss, divergence, router_loss, true_class_probability
+from sharcs.losses import SINGLE_LABEL, Task, router_loss
 from sharcs.training_arguments import RECIPES, SharcsTrainingArguments
-from tiny import arguments, collate, rows_of, tiny_encoder, tiny_model, toy_rows, trainer_for
+from tiny import (
+    TASKS,
+    arguments,
+    collate,
+    rows_of,
+    task_model,
+    task_rows,
+    tiny_encoder,
+    tiny_model,
+    toy_rows,
+    trainer_for,
+)
 
 ROWS, EPOCHS, NARROW_EPOCHS = 44, 2, 3
 STEPS = -(-ROWS // 8)
+ONE_LABEL = Task(SINGLE_LABEL)
 PLUS = {
     "recipe": "sharcs+",
     "window": None,
@@ -69,10 +81,10 @@ def trained(request, tmp_path_factory):
     return trainer, seen
 
 
-def full_logits_of(model):
+def full_logits_of(model, rows=None):
     """Answers of the full network, by row."""
     with torch.no_grad():
-        return model.eval()(**collate(toy_rows(ROWS)), width=1.0).logits
+        return model.eval()(**collate(rows or toy_rows(ROWS)), width=1.0).logits
 
 
 def slow_loss(output, labels, teacher):
@@ -105,12 +117,14 @@ def test_first_the_full_network_is_trained_and_then_the_narrow_ones_by_it(traine
     assert len(logged) == (EPOCHS + NARROW_EPOCHS) * STEPS
 
 
-def test_the_full_network_is_that_of_fine_tuning_alone_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("task", TASKS)
+def test_the_full_network_is_that_of_fine_tuning_alone_bit_for_bit(tmp_path, task):
     """Against the plain encoder, trained on the same batches and random numbers by a loop of its own."""
-    model, plain = tiny_model(), tiny_encoder()
+    rows, (problem_type, count) = task_rows(task, ROWS), TASKS[task]
+    model, plain = task_model(task), tiny_encoder(labels=count, problem_type=problem_type)
     seen, rates, states = Seen(model), Rates(), []
     model.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()) if model.training else None)
-    trainer_for(tmp_path, model, toy_rows(ROWS), callbacks=[rates], **PLUS | {"max_grad_norm": 0.0}).train()
+    trainer_for(tmp_path, model, rows, callbacks=[rates], **PLUS | {"max_grad_norm": 0.0}).train()
     optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=0.0, fused=True)
     plain.train()
     for step, (ids, labels, _) in enumerate(seen.passes[: EPOCHS * STEPS]):
@@ -119,7 +133,7 @@ def test_the_full_network_is_that_of_fine_tuning_alone_bit_for_bit(tmp_path):
         plain(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    found, batch = full_logits_of(model), collate(toy_rows(ROWS))
+    found, batch = full_logits_of(model, rows), collate(rows)
     with torch.no_grad():
         assert torch.equal(found, plain.eval()(**batch).logits)
 
@@ -243,7 +257,7 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(tmp_path, step):
 
 def test_the_full_network_is_no_pupil_of_the_narrow_ones():
     narrow, teacher = torch.randn(2, 5, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
-    distillation_loss(narrow, teacher, torch.tensor([0, 1, 2, 0, 1])).backward()
+    ONE_LABEL.distillation_loss(narrow, teacher, torch.tensor([0, 1, 2, 0, 1])).backward()
     assert teacher.grad is None
     assert (narrow.grad.abs().sum(dim=(1, 2)) > 0).all()
 
@@ -255,13 +269,13 @@ def test_divergence_equals_its_definition(rows):
     student, teacher = rows[:, :2], rows[:, 2:]
     p, q = teacher.softmax(1), student.softmax(1)
     expected = (p * (p / q).log()).sum() / len(rows)
-    assert divergence(student, teacher).item() == pytest.approx(expected.item(), abs=1e-4)
+    assert ONE_LABEL.divergence(student, teacher).item() == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_probability_of_the_true_class_of_several_widths():
     logits = torch.tensor([[[0.0, 0.0]], [[100.0, 0.0]]])
-    assert true_class_probability(logits, torch.tensor([0])).tolist() == [[0.5], [1.0]]
-    assert true_class_probability(logits[0], torch.tensor([1])).tolist() == [0.5]
+    assert ONE_LABEL.confidence(logits, torch.tensor([0])).tolist() == [[0.5], [1.0]]
+    assert ONE_LABEL.confidence(logits[0], torch.tensor([1])).tolist() == [0.5]
 
 
 def test_router_loss_of_an_undecided_router_is_log_two():

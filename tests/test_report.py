@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from sharcs.answers import Answers, answer_at_all_widths
 from sharcs.charts import bar_chart, ticks
 from sharcs.config import RoutingPolicy
-from sharcs.evaluation import Costs, WidthOutputs, curve_weights, route, run_all_widths
+from sharcs.curve import curve_weights
+from sharcs.evaluation import Costs, WidthOutputs, route, run_all_widths
 from sharcs.findings import agreement, example_rows, harm_by, overthinking_rows, wrong_label_rows
 from sharcs.reliability import reliability
 from sharcs.report_figures import percentage

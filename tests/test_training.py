@@ -475,19 +475,6 @@ def test_a_trainer_without_training_data_evaluates(tmp_path):
 # What is refused
 
 
-def test_a_regression_is_refused(tmp_path):
-    with pytest.raises(InputError, match="problem_type"):
-        trainer_for(tmp_path, tiny_model(labels=1), toy_rows(8))
-
-
-@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
-def test_other_problems_than_single_label_classification_are_refused(tmp_path, problem_type):
-    model = tiny_model()
-    model.config.problem_type = problem_type
-    with pytest.raises(InputError, match="problem_type"):
-        trainer_for(tmp_path, model, toy_rows(8))
-
-
 @pytest.mark.parametrize(
     "settings",
     [

@@ -40,10 +40,11 @@ CONFIGS = {
 }
 
 
-def tiny_encoder(kind="bert", *, layers=3, labels=2, seed=0):
+def tiny_encoder(kind="bert", *, layers=3, labels=2, problem_type=None, seed=0):
     """Build a plain classifier with random weights, dropout on."""
     config = CONFIGS[kind](layers)
     config.num_labels = labels
+    config.problem_type = problem_type
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(config)
     with torch.no_grad():
@@ -53,9 +54,9 @@ def tiny_encoder(kind="bert", *, layers=3, labels=2, seed=0):
     return model
 
 
-def tiny_model(kind="bert", *, widths=(0.25, 1.0), router_layer=1, layers=3, labels=2, seed=0):
+def tiny_model(kind="bert", *, widths=(0.25, 1.0), router_layer=1, layers=3, labels=2, problem_type=None, seed=0):
     """Build a routed classifier with random weights."""
-    encoder = tiny_encoder(kind, layers=layers, labels=labels, seed=seed)
+    encoder = tiny_encoder(kind, layers=layers, labels=labels, problem_type=problem_type, seed=seed)
     config = SharcsConfig(
         encoder=encoder.config,
         widths=list(widths),
@@ -63,6 +64,7 @@ def tiny_model(kind="bert", *, widths=(0.25, 1.0), router_layer=1, layers=3, lab
         router_hidden_size=16,
         id2label=encoder.config.id2label,
         label2id=encoder.config.label2id,
+        problem_type=problem_type,
     )
     return SharcsForSequenceClassification(config, encoder=encoder)
 
@@ -84,6 +86,39 @@ def toy_rows(count, *, seed=0):
         tokens = [1, 10 + number // 16, 26 + number % 16, sign, *noise.tolist(), 2]
         rows.append({"input_ids": tokens, "attention_mask": [1] * len(tokens), "labels": label})
     return rows
+
+
+# What trains a model of each problem type: the rows' labels, and how many the model has.
+TASKS = {
+    "one label": ("single_label_classification", 2),
+    "labels": ("multi_label_classification", 3),
+    "number": ("regression", 1),
+    "numbers": ("regression", 2),
+}
+
+
+def task_rows(task, count, *, seed=0):
+    """Make rows of :func:`toy_rows` with the labels of one of ``TASKS``, which their fourth token decides.
+
+    Every fourth row has random labels there as well.
+    """
+    problem_type, _ = TASKS[task]
+    rows, generator = toy_rows(count, seed=seed), torch.Generator().manual_seed(seed)
+    if problem_type == "single_label_classification":
+        return rows
+    values = {"labels": [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]], "number": [-2.0, 1.0, 4.0]}
+    values["numbers"] = [[-2.0, 3.0], [1.0, -1.0], [4.0, 0.5]]
+    for number, row in enumerate(rows):
+        kind, sign = torch.randint(0, 3, (2,), generator=generator).tolist()
+        row["labels"] = values[task][kind]
+        row["input_ids"][3] = 3 + (sign if number % 4 == 0 else kind)
+    return rows
+
+
+def task_model(task, **settings):
+    """Build the routed classifier for one of ``TASKS``."""
+    problem_type, labels = TASKS[task]
+    return tiny_model(labels=labels, problem_type=problem_type, **settings)
 
 
 def rows_of(input_ids):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from sharcs.evaluation import Costs, WidthOutputs, route, run_all_widths
+from sharcs.tasks import require_one_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
@@ -83,7 +84,11 @@ def answer_at_all_widths(
         collate: Pads rows into a batch.
         labels: True classes, int64 ``[inputs]``, or None.
         on_batch: Called with the number of inputs after each batch.
+
+    Raises:
+        InputError: If the model doesn't name one class for each input.
     """
+    require_one_label(model.config, "a report")
     shape = (len(rows), len(model.config.widths))
     # Of the labels' and the answers' classes alone: all probabilities of a thousand classes would fill the memory.
     of_labels, of_escalated = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)

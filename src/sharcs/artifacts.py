@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from sharcs.columns import Columns
 from sharcs.errors import InputError, first_line
 from sharcs.modeling import SharcsForSequenceClassification
+from sharcs.tasks import require_one_label
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,7 +74,8 @@ def open_model(folder: str | Path) -> TrainedModel:
         Model, tokenizer and column names.
 
     Raises:
-        InputError: If the directory is missing, holds no model, an unfinished one, or none of ours.
+        InputError: If the directory is missing, holds no model, an unfinished one, none of ours, or one that the
+            command line has no use for: it speaks of one class for each input.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -104,6 +106,7 @@ def open_model(folder: str | Path) -> TrainedModel:
         # transformers would leave random values there.
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{folder}: its weights lack {missing}; train again")
+    require_one_label(model.config, f"{folder}")
     check_finite(model, f"{folder}")
     model.to(best_device())  # type: ignore[arg-type]
     return TrainedModel(model.train(False), tokenizer, _columns(folder))

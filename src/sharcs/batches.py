@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
-__all__ = ["WidthBatchSampler", "single_width_batches"]
+__all__ = ["NumberedRows", "WidthBatchSampler", "collate_numbered", "single_width_batches"]
+
+
+class NumberedRows(Dataset[dict[str, Any]]):
+    """A data set whose rows carry their number, the stable id of a sample."""
+
+    def __init__(self, rows: Any) -> None:
+        """Wrap a map-style data set."""
+        self.rows = rows
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return a row with its ``sample_id``."""
+        return {**self.rows[index], "sample_id": index}
+
+
+def collate_numbered(collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Any:
+    """Make a collator keep the ``sample_id`` of :class:`NumberedRows`: int64 ``[batch]``."""
+
+    def with_ids(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        ids = torch.tensor([row.pop("sample_id") for row in rows])
+        return {**collate(rows), "sample_id": ids}
+
+    return with_ids
 
 
 def single_width_batches(

@@ -9,18 +9,42 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sharcs.config import BLEND, RoutingPolicy, SharcsConfig
 from sharcs.hardness import narrowest_sure
 from sharcs.importance import measure_importance
-from sharcs.losses import distillation_loss, router_loss, true_class_probability
+from sharcs.losses import REGRESSION, router_loss
+from sharcs.schedule import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor, nn
 
+    from sharcs.losses import Task
     from sharcs.modeling import SharcsForSequenceClassification
+    from sharcs.subnetworks import RoutedTail
 
-__all__ = ["SubnetworkPhase"]
+__all__ = ["SubnetworkPhase", "phases_of", "set_policy"]
+
+# Of the learning rate: what is small and starts far from its end learns faster.
+SUBNETWORK_RATE, ROUTER_RATE = 5, 10
+# Start narrow unless the router finds it hopeless, and let an unsure answer continue.
+PLUS_POLICY = {"cost_weight": 1.0, "escalation_threshold": 0.9, "blend": BLEND}
+
+
+def set_policy(config: SharcsConfig) -> None:
+    """Give a model that has the default policy the one of ``sharcs+``.
+
+    A regression keeps the default, the router's argmax: nothing would correct a start that is too narrow.
+    """
+    if config.routing_policy == RoutingPolicy() and config.problem_type != REGRESSION:
+        config.policy = dict(PLUS_POLICY)
+
+
+def phases_of(tail: RoutedTail, start: float, epochs: float) -> dict[nn.Parameter, Phase]:
+    """Say when and how fast sub-networks and router learn: from the epoch ``start`` on, for ``epochs``."""
+    of_both = {SUBNETWORK_RATE: tail.private.parameters(), ROUTER_RATE: tail.router.parameters()}
+    return {p: Phase(start, epochs, rate) for rate, parameters in of_both.items() for p in parameters}
 
 
 class SubnetworkPhase:
@@ -28,12 +52,14 @@ class SubnetworkPhase:
 
     Args:
         model: The routed network; its full width is fine-tuned.
+        task: What it was fine-tuned for.
         teacher: The full network's logits on every training row, ``[rows, labels]``, if the phase is taken up again.
     """
 
-    def __init__(self, model: SharcsForSequenceClassification, teacher: Tensor | None = None) -> None:
+    def __init__(self, model: SharcsForSequenceClassification, task: Task, teacher: Tensor | None = None) -> None:
         """Freeze."""
         self.model = model
+        self.task = task
         self.teacher = teacher
         learning = {*model.tail.private.parameters(), *model.tail.router.parameters()}
         self._frozen = [p for p in model.parameters() if p.requires_grad and p not in learning]
@@ -75,9 +101,9 @@ class SubnetworkPhase:
         outputs, labels = model(**inputs, all_widths=True, narrow_only=True), inputs["labels"]
         teacher = self.teacher[sample_ids.cpu()].to(labels.device)
         narrow = outputs.width_logits.float()
-        confidences = true_class_probability(torch.cat([narrow, teacher.unsqueeze(0)]), labels)
+        confidences = self.task.confidence(torch.cat([narrow, teacher.unsqueeze(0)]), labels)
         router = router_loss(outputs.router_logits, narrowest_sure(confidences.T))
-        return outputs, distillation_loss(narrow, teacher, labels), router
+        return outputs, self.task.distillation_loss(narrow, teacher, labels), router
 
     def end(self) -> None:
         """Thaw what was frozen."""

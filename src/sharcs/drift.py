@@ -23,6 +23,7 @@ from scipy import special
 from sharcs.calls import select_rows
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
+from sharcs.tasks import require_one_label
 from sharcs.trials import forcing_weight
 
 if TYPE_CHECKING:
@@ -164,7 +165,11 @@ class DriftMonitor:
 
         Returns:
             The policy's answers; the full width's after an alarm, if the monitor falls back.
+
+        Raises:
+            InputError: If the model doesn't name one class for each input; use :meth:`draw` and :meth:`record`.
         """
+        require_one_label(model.config, "DriftMonitor.predict")
         if self.alarm and self.fall_back:
             return model(**batch, width=1.0)  # type: ignore[no-any-return]
         outputs: SharcsOutput = model(**batch)

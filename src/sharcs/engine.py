@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharcs.data import encode, token_limit
 from sharcs.pool import Pool
+from sharcs.tasks import require_one_label
 from sharcs_runtime.engine import PooledEngine, Prediction, Routing, Tokens, WholeAnswers
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class InferenceEngine(PooledEngine[Tensor]):
         """Take over the settings.
 
         Raises:
-            InputError: If the network has no such width.
+            InputError: If the network has no such width, or doesn't name one class for each input.
         """
+        require_one_label(model.config, "InferenceEngine")
         super().__init__(forced=width is not None, batch_tokens=batch_tokens, window=window)
         self.model = model
         self.tokenizer = tokenizer

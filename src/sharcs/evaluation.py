@@ -10,8 +10,13 @@ from torch.utils.data import DataLoader
 
 from sharcs.config import RoutingPolicy
 from sharcs.cost import flops
+from sharcs.curve import curve_policies
 from sharcs.data import model_inputs
-from sharcs.router import blended, choose_width, unsure
+from sharcs.errors import InputError
+from sharcs.label_sets import label_set, look_up, number_sets
+from sharcs.losses import MULTI_LABEL, REGRESSION
+from sharcs.router import blended, choose_width, confidence, unsure
+from sharcs.tasks import problem_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sized
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Costs", "WidthOutputs", "accuracy_report", "route", "run_all_widths"]
 
 RANDOM_DRAWS = 20
-CURVE_POINTS = 41
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,14 @@ class WidthOutputs:
     """What every width says about every input, in input order.
 
     Attributes:
-        predictions: Predicted class, int64 ``[inputs, widths]``.
-        scores: Its probability, the answer's confidence, ``[inputs, widths]``.
+        predictions: Predicted class, int64 ``[inputs, widths]``; of several labels, the number of their set.
+        scores: Its probability, the answer's confidence, ``[inputs, widths]``; of several labels, the least sure
+            one's.
         escalated: Class that an input is given that goes on to full width after each width, int64
             ``[inputs, widths]``; blended as the model's policy says. In the last column it is the full network's.
         router_logits: ``[inputs, widths]``.
         lengths: Real tokens, int64 ``[inputs]``.
+        label_sets: The sets of labels by number, bool ``[sets, labels]``; None where there is one label.
     """
 
     predictions: Tensor
@@ -44,6 +50,7 @@ class WidthOutputs:
     escalated: Tensor
     router_logits: Tensor
     lengths: Tensor
+    label_sets: Tensor | None = None
 
     def answers(self, first: Tensor, last: Tensor) -> Tensor:
         """Look up the class of inputs that run ``first`` and then ``last``: ``[..., inputs]``, like both of them."""
@@ -52,7 +59,12 @@ class WidthOutputs:
 
     def take(self, rows: Tensor) -> WidthOutputs:
         """Keep some of the inputs."""
-        return WidthOutputs(*(getattr(self, name)[rows] for name in self.__slots__))
+        of_inputs = {name: getattr(self, name)[rows] for name in self.__slots__ if name != "label_sets"}
+        return replace(self, **of_inputs)
+
+    def truth(self, labels: Tensor) -> Tensor:
+        """Bring true labels into the form of the predictions: int64 ``[inputs]``."""
+        return labels if self.label_sets is None else look_up(self.label_sets, labels)
 
 
 @torch.inference_mode()
@@ -80,7 +92,16 @@ def run_all_widths(
 
     Returns:
         Tensors on the CPU.
+
+    Raises:
+        InputError: If the model is a regression, whose answers are not right or wrong.
     """
+    policy, problem_type = model.config.routing_policy, problem_type_of(model.config)
+    if problem_type == REGRESSION:
+        raise InputError(
+            "problem_type regression: its answers are not right or wrong; compare model(**batch, all_widths=True) by "
+            "an error of your own"
+        )
     model.train(False)
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])  # type: ignore[attr-defined]
     order = lengths.argsort(descending=True, stable=True)
@@ -91,7 +112,6 @@ def run_all_widths(
         collate_fn=lambda batch: collate([model_inputs(row) for row in batch]),
     )
     predictions, scores, escalated, router_logits, done = [], [], [], [], 0
-    policy, problem_type = model.config.routing_policy, model.config.problem_type
     if blend is not None:
         policy = replace(policy, blend=blend)
     for batch in loader:
@@ -99,10 +119,15 @@ def run_all_widths(
         outputs = model(**inputs, all_widths=True)
         every = outputs.width_logits.float()
         mixed = torch.stack([blended(every[-1], narrow, policy, problem_type) for narrow in every[:-1]] + [every[-1]])
-        escalated.append(mixed.argmax(dim=-1).T)
-        best = outputs.width_logits.float().softmax(dim=-1).max(dim=-1)  # [widths, batch]
-        predictions.append(best.indices.T)
-        scores.append(best.values.T)
+        if problem_type == MULTI_LABEL:
+            escalated.append(label_set(mixed).transpose(0, 1))  # [batch, widths, labels]
+            predictions.append(label_set(every).transpose(0, 1))
+            scores.append(confidence(every, problem_type).T)
+        else:
+            escalated.append(mixed.argmax(dim=-1).T)
+            best = every.softmax(dim=-1).max(dim=-1)  # [widths, batch]
+            predictions.append(best.indices.T)
+            scores.append(best.values.T)
         router_logits.append(outputs.router_logits.float())
         if on_logits:
             on_logits(order[done : done + len(predictions[-1])], every, mixed)
@@ -110,12 +135,16 @@ def run_all_widths(
         if on_batch:
             on_batch(len(predictions[-1]))
     back = order.argsort()
+    answers, label_sets = torch.stack([torch.cat(predictions), torch.cat(escalated)]).cpu(), None
+    if problem_type == MULTI_LABEL:
+        label_sets, answers = number_sets(answers)
     return WidthOutputs(
-        predictions=torch.cat(predictions).cpu()[back],
+        predictions=answers[0, back],
         scores=torch.cat(scores).cpu()[back],
-        escalated=torch.cat(escalated).cpu()[back],
+        escalated=answers[1, back],
         router_logits=torch.cat(router_logits).cpu()[back],
         lengths=lengths,
+        label_sets=label_sets,
     )
 
 
@@ -175,7 +204,8 @@ def accuracy_report(
     Args:
         model: The routed network, for its widths, policy and costs.
         outputs: From :func:`run_all_widths`.
-        labels: True classes, int64 ``[inputs]``.
+        labels: True classes, int64 ``[inputs]``; of several labels, zeros and ones ``[inputs, labels]``, all of which
+            have to be right.
         width: Routes every input to this width; by default the configured policy routes.
         seed: For the random router.
 
@@ -184,8 +214,12 @@ def accuracy_report(
         same shares at random (mean of 20 draws), and where the policy escalates, which pays for a narrow answer and
         a full one, as many inputs more to full width as the same cost allows; ``oracle`` takes the cheapest width
         that is right, and the cheapest of all where none is. Accuracies are fractions, costs FLOPs an input.
+
+    Raises:
+        InputError: If the labels don't fit the answers.
     """
     widths, policy = list(model.config.widths), model.config.routing_policy
+    labels = outputs.truth(labels)
     correct = outputs.predictions == labels.unsqueeze(1)  # [inputs, widths]
     costs = Costs.of(model, outputs.lengths)
 
@@ -247,41 +281,3 @@ def _random_routings(costs: Costs, first: Tensor, last: Tensor, seed: int) -> It
             added = (costs.widths[:, full] - spent)[order].cumsum(0)
             drawn[order[added <= target - spent.sum()]] = full
         yield drawn
-
-
-def curve_policies(outputs: WidthOutputs, costs: Costs, policy: RoutingPolicy) -> list[RoutingPolicy]:
-    """Choose the policies that sweep from all inputs narrow to all inputs full, by the configured policy's means.
-
-    Where it escalates, the threshold moves, along the quantiles of the confidences; else the cost weight.
-    """
-    if not policy.escalates:
-        weights = curve_weights(outputs.router_logits, costs.relative)
-        return [replace(policy, cost_weight=weight) for weight in weights]
-    confidences = outputs.scores[:, :-1].double().flatten()
-    if len(confidences) == 0:
-        return [policy]
-    inner = torch.quantile(confidences, torch.linspace(0, 1, CURVE_POINTS).double()).tolist()
-    thresholds = sorted({0.0, *inner, policy.escalation_threshold or 0.0, 1.0})
-    return [replace(policy, escalation_threshold=threshold) for threshold in thresholds]
-
-
-def curve_weights(router_logits: Tensor, relative: Tensor) -> list[float]:
-    """Choose the cost weights that sweep the policy evenly from all inputs narrow to all inputs full.
-
-    An input changes between two widths where their scores' difference equals λ times their costs' difference, so the
-    quantiles of those λ move equal shares of the inputs.
-
-    Returns:
-        Ascending weights, with 0, the paper's policy, among them.
-    """
-    if relative.shape[1] == 1:
-        return [0.0]
-    scores = torch.sigmoid(router_logits.double())
-    critical = []
-    for low in range(relative.shape[1]):
-        for high in range(low + 1, relative.shape[1]):
-            critical.append((scores[:, low] - scores[:, high]) / (relative[:, low] - relative[:, high]))
-    every = torch.cat(critical)
-    inner = torch.quantile(every[:: max(1, len(every) // 1_000_000)], torch.linspace(0, 1, CURVE_POINTS).double())
-    ends = torch.tensor([every.min() - 1e-6, every.max() + 1e-6, 0.0])
-    return sorted(set(torch.cat([inner, ends]).tolist()))

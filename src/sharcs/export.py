@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from sharcs.artifacts import write_json
 from sharcs.errors import InputError, first_line
 from sharcs.graphs import Dense, Tail, Trunk, check_graph, require_onnx, to_int8, write_graph
+from sharcs.tasks import require_one_label
 from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT, TOKENIZER_FILE
 from sharcs_runtime.policy import RoutingPolicy
 
@@ -73,9 +74,11 @@ def export_model(
         on_graph: Called with 1 after each graph, for a progress bar.
 
     Raises:
-        InputError: If a package is missing, the network has no such width, its tokenizer is not of the ``tokenizers``
-            library, a graph doesn't compute what PyTorch does, or the directory can't be written.
+        InputError: If the model doesn't name one class for each input, a package is missing, the network has no such
+            width, its tokenizer is not of the ``tokenizers`` library, a graph doesn't compute what PyTorch does, or
+            the directory can't be written.
     """
+    require_one_label(model.config, "export")
     require_onnx()
     check_export_path(output)
     index = None if width is None else model.config.index_of(width)

@@ -85,7 +85,7 @@ def narrowest_sure(confidences: Tensor) -> Tensor:
     widths in it.
 
     Args:
-        confidences: Of every width in the true class, ``[batch, widths]``.
+        confidences: Of every width in the truth, ``[batch, widths]``; see :meth:`sharcs.losses.Task.confidence`.
 
     Returns:
         float32 ``[batch, widths]``, a single one in every row: at the first width from a confidence of 0.8, at the
@@ -128,7 +128,7 @@ class ConfidenceHistory:
         Args:
             epoch: The epoch's number, from 0.
             sample_ids: int64 ``[batch]``.
-            confidences: Probability of the true class, ``[batch]``.
+            confidences: Of the sample's answer in the truth, ``[batch]``.
         """
         column = epoch % self.values.shape[1]
         self.values[sample_ids.cpu(), column] = confidences.detach().float().cpu()

@@ -1,8 +1,9 @@
-"""What a training step minimises, for each recipe."""
+"""What a training step minimises, and how sure an answer is of the truth, for each problem type."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,22 +11,119 @@ import torch.nn.functional as F  # noqa: N812
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["distillation_loss", "divergence", "router_loss", "true_class_probability"]
+__all__ = ["MULTI_LABEL", "REGRESSION", "SINGLE_LABEL", "Task", "router_loss"]
+
+# As Hugging Face configurations name them.
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
 
 
-def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
-    """Look up the confidence in the true class.
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A problem type, and what its losses take from the training labels; see :func:`sharcs.tasks.task_of`.
 
-    Args:
-        logits: ``[..., batch, labels]``.
-        labels: int64 ``[batch]``.
+    Labels are int64 class indices ``[batch]`` of one label, and floats ``[batch, labels]`` of several; those of a
+    regression are floats ``[batch, labels]``, or ``[batch]`` where there is one output.
 
-    Returns:
-        float32 ``[..., batch]``, without gradient.
+    Attributes:
+        problem_type: As in Hugging Face configurations.
+        class_weights: Of the classes in the cross-entropy; of several labels, of their positives in the binary
+            cross-entropy. ``[labels]``, or None.
+        variance: Of each output's training labels, ``[labels]``; regressions alone have it.
     """
-    probability = logits.detach().float().softmax(dim=-1)
-    index = labels.expand(probability.shape[:-1]).unsqueeze(-1)
-    return probability.gather(-1, index).squeeze(-1)
+
+    problem_type: str
+    class_weights: Tensor | None = None
+    variance: Tensor | None = None
+
+    def confidence(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Measure how sure an answer is of the truth: exp(−loss of the sample).
+
+        It is the probability of the true class (paper, section 3.1), and extends it to the other problem types:
+
+        - of several labels, the geometric mean of the probabilities that each label is given to be as it is;
+        - of a regression, exp(−squared error / variance of the training labels), the mean over outputs in the
+          exponent. It doesn't hang on the labels' unit; 0.8 is an error of 0.47 standard deviations, and e⁻¹ one of a
+          standard deviation, as who always answers the mean makes.
+
+        Class weights play no part: a class that matters more is not harder for it.
+
+        Args:
+            logits: ``[..., batch, labels]``.
+            labels: See the class.
+
+        Returns:
+            float32 ``[..., batch]`` from 0 to 1, without gradient.
+        """
+        logits = logits.detach().float()
+        if self.problem_type != SINGLE_LABEL:
+            return (-self._sample_losses(logits, labels)).exp()
+        # Not through the logarithm, whose rounding would show.
+        index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
+        return logits.softmax(dim=-1).gather(-1, index).squeeze(-1)
+
+    def loss(self, outputs: Any, labels: Tensor) -> Tensor:
+        """Take a pass's task loss: the model's own, a scalar, unless classes are weighted."""
+        return outputs.loss if self.class_weights is None else self.narrow_loss(outputs.logits, labels)
+
+    def narrow_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the task loss of logits ``[batch, labels]``, a scalar.
+
+        It is the cross-entropy, weighted by torch's rules (a mean by weight; positives times ``pos_weight``), or the
+        mean squared error over the labels' variance, which puts it on one scale with the divergence.
+        """
+        logits, weights = logits.float(), None if self.class_weights is None else self.class_weights.to(logits.device)
+        if self.problem_type == SINGLE_LABEL:
+            return F.cross_entropy(logits, labels, weight=weights)
+        if self.problem_type == MULTI_LABEL:
+            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
+        return self._sample_losses(logits, labels).mean()
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Measure how far the student's answer is from the teacher's, which gets no gradient.
+
+        Kullback–Leibler divergence from the teacher's probabilities; of several labels, the mean over their Bernoulli
+        distributions. Of a regression, the squared difference over the training labels' variance, mean over outputs.
+
+        Args:
+            student: Logits, ``[batch, labels]``.
+            teacher: Logits, ``[batch, labels]``.
+
+        Returns:
+            Mean over the batch, a scalar.
+        """
+        student, teacher = student.float(), teacher.detach().float()
+        if self.problem_type == REGRESSION:
+            return self._sample_losses(student, teacher).mean()
+        if self.problem_type == SINGLE_LABEL:
+            log_probabilities, target = student.log_softmax(dim=-1), teacher.log_softmax(dim=-1)
+            return F.kl_div(log_probabilities, target, reduction="batchmean", log_target=True)
+        log_probabilities, target = (F.logsigmoid(torch.stack([x, -x])) for x in (student, teacher))
+        return F.kl_div(log_probabilities, target, reduction="sum", log_target=True) / student.numel()
+
+    def distillation_loss(self, narrow_logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """Sum up the task loss of every narrow width, and its divergence from the full network.
+
+        Args:
+            narrow_logits: ``[narrow widths, batch, labels]``.
+            teacher: The full network's logits, ``[batch, labels]``.
+            labels: See the class.
+
+        Returns:
+            The sum over widths, a scalar.
+        """
+        return torch.stack(
+            [self.narrow_loss(logits, labels) + self.divergence(logits, teacher) for logits in narrow_logits]
+        ).sum()
+
+    def _sample_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the unweighted loss of each sample, mean over labels: ``[..., batch]``."""
+        labels = labels.reshape(logits.shape[-2:]).expand_as(logits)
+        if self.problem_type == MULTI_LABEL:
+            return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=-1)
+        assert self.variance is not None
+        return ((logits - labels).square() / self.variance.to(logits)).mean(dim=-1)
 
 
 def router_loss(router_logits: Tensor, target: Tensor) -> Tensor:
@@ -39,33 +137,3 @@ def router_loss(router_logits: Tensor, target: Tensor) -> Tensor:
         A scalar.
     """
     return F.binary_cross_entropy_with_logits(router_logits, target.to(router_logits))
-
-
-def divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Kullback–Leibler divergence of the student's answer from the teacher's, which gets no gradient.
-
-    Args:
-        student: Logits, ``[batch, labels]``.
-        teacher: Logits, ``[batch, labels]``.
-
-    Returns:
-        Mean over the batch, a scalar.
-    """
-    target = teacher.detach().float().log_softmax(dim=-1)
-    return F.kl_div(student.float().log_softmax(dim=-1), target, reduction="batchmean", log_target=True)
-
-
-def distillation_loss(narrow_logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Task loss of every narrow width, and its divergence from the full network.
-
-    Args:
-        narrow_logits: ``[narrow widths, batch, labels]``.
-        teacher: The full network's logits, ``[batch, labels]``.
-        labels: int64 ``[batch]``.
-
-    Returns:
-        The sum over widths, a scalar.
-    """
-    return torch.stack(
-        [F.cross_entropy(logits.float(), labels) + divergence(logits, teacher) for logits in narrow_logits]
-    ).sum()

@@ -17,6 +17,7 @@ from sharcs.errors import InputError
 from sharcs.evaluation import accuracy_report
 from sharcs.findings import agreement, example_rows, harm_by, overthinking_rows, wrong_label_rows
 from sharcs.reliability import reliability
+from sharcs.tasks import require_one_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,8 +65,7 @@ def build_report(
     model, tokenizer = trained.model, trained.tokenizer
     config = model.config
     names = [str(label) for _, label in sorted((config.id2label or {}).items())]
-    if config.problem_type in ("regression", "multi_label_classification") or len(names) < 2:
-        raise InputError(f"{name}: is no classifier with one label for each input; a report can't be made of it")
+    require_one_label(config, name)
     calibration = _calibration(config.calibration, config.routing_policy, fingerprint(texts.texts, texts.pairs))
     labelled = texts.labels is not None
     label2id = {label: index for index, label in enumerate(names)} if labelled else None

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from sharcs.batches import WidthBatchSampler, single_width_batches
-from sharcs.config import BLEND, RoutingPolicy
-from sharcs.distillation import SubnetworkPhase
+from sharcs.batches import NumberedRows, WidthBatchSampler, collate_numbered, single_width_batches
+from sharcs.distillation import SubnetworkPhase, phases_of, set_policy
 from sharcs.errors import InputError
 from sharcs.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels
 from sharcs.importance import reorder_by_importance
-from sharcs.losses import router_loss, true_class_probability
+from sharcs.losses import router_loss
 from sharcs.schedule import Phase, phase_of, separate_groups
+from sharcs.tasks import task_of
 from sharcs.training_arguments import PAPER, PLUS, SharcsTrainingArguments
 from sharcs.training_state import check_complete, last_complete_checkpoint, load_state, save_state, unmark
 
@@ -31,34 +31,20 @@ if TYPE_CHECKING:
 __all__ = ["SharcsTrainer"]
 
 
-# Of the learning rate: what is small and starts far from its end learns faster.
-SUBNETWORK_RATE, ROUTER_RATE = 5, 10
-# Start narrow unless the router finds it hopeless, and let an unsure answer continue.
-PLUS_POLICY = {"cost_weight": 1.0, "escalation_threshold": 0.9, "blend": BLEND}
-
-
-class _Numbered(Dataset[dict[str, Any]]):
-    """A data set whose rows carry their number, the stable id of a sample."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.rows[index], "sample_id": index}
-
-
 class SharcsTrainer(Trainer):
     """A ``transformers.Trainer`` that trains a routed network; takes what its base class takes.
 
-    The training data has to be a map-style data set of tokenised rows with ``labels``. An epoch lasts as long as its
-    balanced batches do, so the learning rate follows the share of the epochs that is done, not the steps.
+    The training data has to be a map-style data set of tokenised rows with ``labels``: class indices, or floats for
+    multi-label classification and regression. An epoch lasts as long as its balanced batches do, so the learning rate
+    follows the share of the epochs that is done, not the steps.
+
+    The task loss is what the plain model computes for its problem type, of a regression the mean squared error in
+    the labels' own unit. A regression's answers have no confidence, so they never escalate, and its router decides
+    alone; a trained ``sharcs+`` routes it by the router's argmax.
 
     Raises:
-        InputError: If a band is out of range, the task is no single-label classification, there are no training
-            rows, or a setting of the base class is asked for that this training can't follow.
+        InputError: If a band is out of range, the labels or class weights don't fit the problem type, there are no
+            training rows, or a setting of the base class is asked for that this training can't follow.
     """
 
     args: SharcsTrainingArguments
@@ -70,14 +56,17 @@ class SharcsTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.widths: list[float] = list(self.model.config.widths)
         self.bands = confidence_bands(self.widths, self.args.bands)
-        if self.model.config.problem_type not in (None, "single_label_classification") or (
-            (self.model.config.num_labels or 0) < 2
-        ):
-            raise InputError("problem_type: hardness needs the probability of one true class; use two labels or more")
         if self.label_smoother is not None or self.compute_loss_func is not None:
             raise InputError("label_smoothing_factor, compute_loss_func: the loss here is SHARCS's own; drop them")
         if self.args.ignore_data_skip:
             raise InputError("ignore_data_skip: a resumed run has to go on at its place in the epoch; leave it out")
+        if self.train_dataset is not None:
+            if len(self.train_dataset) == 0:
+                raise InputError("train_dataset: has no rows; give at least one")
+            self.task = task_of(self.model.config, self.train_dataset, self.args.class_weights)
+            # The policy has to know, too; by itself only the encoder finds out.
+            for config in (self.model.config, self.model.encoder.config):
+                config.problem_type = self.task.problem_type
         if (self.args.recipe == PLUS) != self.model.config.private_weights:
             if self.args.recipe == PAPER:
                 raise InputError(f"recipe {PAPER}: shares weights, and the model was trained by {PLUS}; wrap it anew")
@@ -86,8 +75,6 @@ class SharcsTrainer(Trainer):
             self.model.config.private_weights = True
         if self.train_dataset is None:
             return
-        if len(self.train_dataset) == 0:
-            raise InputError("train_dataset: has no rows; give at least one")
         self._lengths = self._sample_lengths()
         self._begin()
 
@@ -140,15 +127,10 @@ class SharcsTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Build the loader of single-width batches; every batch carries ``sample_id``."""
         collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
-
-        def with_ids(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-            ids = torch.tensor([row.pop("sample_id") for row in rows])
-            return {**collate(rows), "sample_id": ids}
-
         loader = DataLoader(
-            _Numbered(self.train_dataset),
+            NumberedRows(self.train_dataset),
             batch_sampler=self._sampler,
-            collate_fn=with_ids,
+            collate_fn=collate_numbered(collate),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
@@ -182,7 +164,7 @@ class SharcsTrainer(Trainer):
         """Begin the second phase of sharcs+, or take it up again."""
         if self._subnetworks is not None:
             return
-        self._subnetworks = SubnetworkPhase(self.model, self._teacher)
+        self._subnetworks = SubnetworkPhase(self.model, self.task, self._teacher)
         if self._teacher is None:
             lengths = self._lengths or self._token_counts()
             order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
@@ -197,10 +179,7 @@ class SharcsTrainer(Trainer):
         """Name the parameters that don't learn like the rest."""
         if self.args.recipe == PAPER:
             return {}
-        tail, start = self.model.tail, self._full_epochs
-        of_both = {SUBNETWORK_RATE: tail.private.parameters(), ROUTER_RATE: tail.router.parameters()}
-        epochs = self._epochs - start
-        return {p: Phase(start, epochs, rate) for rate, parameters in of_both.items() for p in parameters}
+        return phases_of(self.model.tail, self._full_epochs, self._epochs - self._full_epochs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Create the base class's optimiser; by sharcs+ sub-networks and router have groups of their own."""
@@ -258,7 +237,7 @@ class SharcsTrainer(Trainer):
         if self._subnetworks is not None:
             return self._subnetworks.losses(model, inputs, sample_ids)
         outputs = model(**inputs, width=1.0)
-        return outputs, outputs.loss, None
+        return outputs, self.task.loss(outputs, inputs["labels"]), None
 
     def _paper_losses(
         self, model: Any, inputs: dict[str, Any], sample_ids: Tensor
@@ -266,10 +245,11 @@ class SharcsTrainer(Trainer):
         """Train the batch at its one width, the router on the hardness labels, and record the confidences."""
         ids = sample_ids.cpu()
         outputs = model(**inputs, width=self.widths[int(self.width_index[ids[0]])])
-        self._record(sample_ids, true_class_probability(outputs.logits, inputs["labels"]))
+        task = self.task.loss(outputs, inputs["labels"])
+        self._record(sample_ids, self.task.confidence(outputs.logits, inputs["labels"]))
         if self.hardness is None:
-            return outputs, outputs.loss, None
-        return outputs, outputs.loss, router_loss(outputs.router_logits, self.hardness[ids])
+            return outputs, task, None
+        return outputs, task, router_loss(outputs.router_logits, self.hardness[ids])
 
     def _record(self, sample_ids: Tensor, confidence: Tensor) -> None:
         if self.accelerator.num_processes > 1:
@@ -299,8 +279,8 @@ class SharcsTrainer(Trainer):
         if resume_from_checkpoint:
             check_complete(resume_from_checkpoint)
         self._begin()
-        if self.args.recipe == PLUS and self.model.config.routing_policy == RoutingPolicy():
-            self.model.config.policy = dict(PLUS_POLICY)
+        if self.args.recipe == PLUS:
+            set_policy(self.model.config)
         if self.args.recipe == PAPER and not resume_from_checkpoint and self.args.importance_samples:
             reorder_by_importance(self.model, self._importance_batches())
         updates = -(-len(self._sampler.batches) // self.args.gradient_accumulation_steps)
@@ -364,13 +344,7 @@ class SharcsTrainer(Trainer):
         checkpoint = args[3] if len(args) > 3 else kwargs.get("resume_from_checkpoint")
         if not checkpoint:
             return position
-        tensors, progress = load_state(checkpoint)
-        if tensors["confidences"].shape != self.history.values.shape:
-            raise InputError(
-                f"{checkpoint}: was made with {len(tensors['confidences'])} training samples and a window of "
-                f"{tensors['confidences'].shape[1]}, not {len(self.history.values)} and {self.args.window or 1}; "
-                "resume with the data and settings of the first start"
-            )
+        tensors, progress = load_state(checkpoint, *self.history.values.shape)
         self.history.values = tensors["confidences"]
         self.width_index, self.hardness = tensors["width_index"], tensors.get("hardness")
         self._teacher = tensors.get("teacher")

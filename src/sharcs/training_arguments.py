@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from sharcs.errors import InputError
+from sharcs.tasks import BALANCED
 
 __all__ = ["DEFAULT_WINDOW", "PAPER", "PLUS", "RECIPES", "SharcsTrainingArguments", "recipe_of"]
 
@@ -55,6 +56,17 @@ def recipe_of(name: str | None, window: int | None, bands: object | None) -> str
     return name
 
 
+def _class_weights(given: object) -> list[float] | str | None:
+    if given is None or (isinstance(given, str) and given == BALANCED):
+        return given
+    if not isinstance(given, list | tuple):
+        raise InputError(f"class_weights {given!r}: have to be {BALANCED!r} or a list of one number a class")
+    for value in given:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise InputError(f"class_weights {given!r}: {value!r} is no finite number above 0; correct it")
+    return [float(value) for value in given]
+
+
 @dataclass
 class SharcsTrainingArguments(TrainingArguments):
     """Training settings: those of ``transformers.TrainingArguments``, with the recipe's defaults, and these.
@@ -73,6 +85,11 @@ class SharcsTrainingArguments(TrainingArguments):
             :func:`sharcs.hardness.confidence_bands`. Both belong to the recipe ``paper``; W is 3 there by default.
         task_loss_weight: λ_task.
         router_loss_weight: λ_router.
+        class_weights: What a class weighs in the task loss, at every width: ``"balanced"``, or one positive number a
+            class. Single-label: weights of the cross-entropy, whose mean over a batch is by weight, as torch's;
+            balanced are samples / (classes · samples of the class). Multi-label: what the positives of a label
+            weigh in the binary cross-entropy; balanced are negatives / positives. Hardness labels, importance, the
+            narrow networks' divergence from the full one and evaluation stay unweighted. Regressions have none.
         importance_samples: Training rows on which it is ranked what the narrow networks keep; 0 keeps what comes
             first.
     """
@@ -99,6 +116,9 @@ class SharcsTrainingArguments(TrainingArguments):
     )
     task_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the task loss."})
     router_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the router's loss."})
+    class_weights: list[float] | str | None = field(
+        default=None, metadata={"help": f"What classes weigh in the task loss: {BALANCED}, or a number a class."}
+    )
     importance_samples: int = field(
         default=1024, metadata={"help": "Training rows on which importance is measured; 0 for no reordering."}
     )
@@ -132,6 +152,7 @@ class SharcsTrainingArguments(TrainingArguments):
         for name in ("task_loss_weight", "router_loss_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} {getattr(self, name)}: has to be a finite number from 0")
+        self.class_weights = _class_weights(self.class_weights)
 
     def epochs_of_subnetworks(self, updates: int) -> int:
         """Resolve the length of the second phase, 0 by the paper's recipe, from the updates of an epoch."""

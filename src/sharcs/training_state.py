@@ -30,11 +30,22 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[st
     partial.replace(folder / STATE_FILE)
 
 
-def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Read what :func:`save_state` wrote."""
+def load_state(folder: str | Path, samples: int, window: int) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Read what :func:`save_state` wrote.
+
+    Raises:
+        InputError: If it is of another number of training samples or another window.
+    """
     with safe_open(Path(folder) / STATE_FILE, framework="pt") as file:
         progress = {name: int(value) for name, value in file.metadata().items()}
-        return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    then = tuple(tensors["confidences"].shape)
+    if then != (samples, window):
+        raise InputError(
+            f"{folder}: was made with {then[0]} training samples and a window of {then[1]}, not {samples} and "
+            f"{window}; resume with the data and settings of the first start"
+        )
+    return tensors, progress
 
 
 def unmark(folder: Path) -> None:

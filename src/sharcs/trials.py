@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from sharcs.config import RoutingPolicy
 from sharcs.cost import relative_cost
+from sharcs.curve import curve_weights
 from sharcs.errors import InputError
-from sharcs.evaluation import Costs, WidthOutputs, curve_weights
+from sharcs.evaluation import Costs, WidthOutputs
 from sharcs.router import choose_width
+from sharcs.tasks import require_one_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -106,8 +108,9 @@ class Trial:
             times: To count in milliseconds.
 
         Raises:
-            InputError: If the network has one width only.
+            InputError: If the network has one width only, or doesn't name one class for each input.
         """
+        require_one_label(model.config, "calibration")
         weight = forcing_weight(model, max_length)
         longest = Costs.of(model, torch.tensor([max_length]))
         largest = _largest(longest.widths[0].numpy(), float(longest.continuation[0]))
