@@ -36,7 +36,7 @@ from ports import ARCHITECTURES, port
 from quality_study import EPOCHS, RATE, Rows, bounds, first_layers
 from sharcs import SharcsForSequenceClassification
 from sharcs.export import export_model, quantise
-from sharcs.losses import divergence
+from sharcs.losses import SINGLE_LABEL, Task
 from sharcs_runtime.bundle import Bundle
 
 SETS = ("sick", "banking77")
@@ -61,7 +61,7 @@ class Plain(nn.Module):
         if self.teacher[0] is not None:
             with torch.no_grad():
                 answers = self.teacher[0](**inputs).logits
-            loss = loss + divergence(logits, answers)
+            loss = loss + Task(SINGLE_LABEL).divergence(logits, answers)
         return {"loss": loss}
 
     def score(self, rows: Any, name: str) -> float:
@@ -200,9 +200,7 @@ def summary(args: argparse.Namespace) -> None:
     of_minilm = {row["set"]: row["full_flops"] for row in rows if row["encoder"] == "minilm"}
     for title, encoders in (("Architectures", ("minilm", *ARCHITECTURES)), ("Compressed", COMPRESSED)):
         print(f"\n{title}\n")
-        print(
-            "| encoder | set | seeds | FLOPs / MiniLM | full | narrow | at % | routed | at % | random | oracle | |"
-        )
+        print("| encoder | set | seeds | FLOPs / MiniLM | full | narrow | at % | routed | at % | random | oracle | |")
         print("|---" * 12 + "|")
         for row in (row for row in rows if row["encoder"] in encoders):
             size = row["full_flops"] / of_minilm.get(row["set"], float("nan"))
