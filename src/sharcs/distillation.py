@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from sharcs.modeling import SharcsForSequenceClassification
+    from sharcs.routed import RoutedModel
 
 __all__ = ["SubnetworkPhase"]
 
@@ -31,7 +31,7 @@ class SubnetworkPhase:
         teacher: The full network's logits on every training row, ``[rows, labels]``, if the phase is taken up again.
     """
 
-    def __init__(self, model: SharcsForSequenceClassification, teacher: Tensor | None = None) -> None:
+    def __init__(self, model: RoutedModel, teacher: Tensor | None = None) -> None:
         """Freeze."""
         self.model = model
         self.teacher = teacher

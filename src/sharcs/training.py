@@ -26,7 +26,7 @@ from sharcs.training_state import check_complete, last_complete_checkpoint, load
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sharcs.modeling import SharcsForSequenceClassification
+    from sharcs.routed import RoutedModel
 
 __all__ = ["SharcsTrainer"]
 
@@ -62,7 +62,7 @@ class SharcsTrainer(Trainer):
     """
 
     args: SharcsTrainingArguments
-    model: SharcsForSequenceClassification
+    model: RoutedModel
     train_dataset: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -116,7 +116,7 @@ class SharcsTrainer(Trainer):
         return self._token_counts()
 
     def _token_counts(self) -> list[int]:
-        return [len(row["input_ids"]) for row in self.train_dataset]
+        return [self.model.token_count(row) for row in self.train_dataset]
 
     def _generator(self, epoch: int, purpose: int) -> torch.Generator:
         """Seed a source of randomness by epoch and purpose, so that a resumed run draws the same."""
