@@ -61,14 +61,19 @@ def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     Raises:
         InputError: If there is none, or more than one.
     """
-    body, repeated = body_of(encoder), architecture_of(encoder.config).repeated_layers
-    if repeated is not None:
-        return body.get_submodule(repeated)  # type: ignore[return-value]
+    body, architecture = body_of(encoder), architecture_of(encoder.config)
+    if architecture.repeated_layers is not None:
+        return body.get_submodule(architecture.repeated_layers)  # type: ignore[return-value]
+    convolutions = architecture.convolutions
+    elsewhere = set(body.get_submodule(convolutions).modules()) if convolutions is not None else set()
     depth = layers_config(encoder.config).num_hidden_layers
     found = [
         module
         for module in body.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth and len({type(m) for m in module}) == 1
+        if module not in elsewhere
+        and isinstance(module, nn.ModuleList)
+        and len(module) == depth
+        and len({type(m) for m in module}) == 1
     ]
     if len(found) != 1:
         raise refusal(encoder, f"{len(found)} lists of {depth} equal layers, and narrowing needs one")
