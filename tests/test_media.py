@@ -351,10 +351,14 @@ def test_private_weights_start_as_slices_are_saved_and_keep_gradients_to_themsel
 # Training mode
 
 
+@pytest.mark.parametrize("loaded", [False, True])
 @pytest.mark.parametrize("kind", [kind for kind in MEDIA if not is_image(kind)])
-def test_no_layer_is_dropped_in_training_and_masked_spans_leave_every_width_its_gradients(paths, kind):
-    routed = load_routed(kind, paths[kind])
+def test_no_layer_is_dropped_in_training_and_masked_spans_leave_gradients(paths, tmp_path, kind, loaded):
     assert load_plain(kind, paths[kind]).config.layerdrop == 0.1
+    routed = load_routed(kind, paths[kind])
+    if loaded:
+        routed.save_pretrained(tmp_path)
+        routed = auto_class(kind).from_pretrained(tmp_path)
     torch.manual_seed(0)
     routed.train()
     batch = make_batch(kind)
