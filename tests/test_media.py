@@ -211,6 +211,25 @@ def test_the_policy_weighs_each_inputs_own_cost(shared, kind):
         assert run(model, batch).width_index.tolist() == (router - weight * relative).argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("kind", PADDED)
+def test_a_routing_that_turns_on_the_length_counts_real_frames(shared, kind):
+    """Two waves of equal scores: a cost weight between their break-even points parts them."""
+    model, samples = copy.deepcopy(shared(kind)), [17, 200]
+    with torch.no_grad():
+        model.tail.router.output.weight.zero_()
+        model.tail.router.output.bias.copy_(torch.tensor([-1.0, -9.0, 1.0]))
+    cost = flops(model.cost_coefficients(), torch.tensor([frames(count) for count in samples]))
+    saved = (cost[:, FULL] - cost[:, 0]) / cost[:, -1]
+    gain = torch.tensor(1.0).sigmoid() - torch.tensor(-1.0).sigmoid()
+    model.config.policy = {"cost_weight": float(gain / saved.mean())}
+    expected = [0 if saving > saved.mean() else FULL for saving in saved]
+    assert sorted(expected) == [0, FULL]
+    assert run(model, make_batch(kind, samples)).width_index.tolist() == expected
+    batch = make_batch(kind, samples)
+    waves = [{"input_values": row_of(batch, row)["input_values"]} for row in range(2)]
+    assert [int(run(model, wave).width_index) for wave in waves] == expected
+
+
 # Cost
 
 
@@ -395,6 +414,22 @@ def test_a_head_that_reads_every_layer_is_refused(tmp_path):
     AutoModelForAudioClassification.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="use_weighted_layer_sum"):
         SharcsForAudioClassification.from_encoder(tmp_path)
+
+
+def test_a_plain_checkpoint_is_not_taken_for_a_routed_one(paths):
+    with pytest.raises(InputError, match=r"vit model.* from_encoder"):
+        SharcsForImageClassification.from_pretrained(paths["vit"])
+
+
+@pytest.mark.parametrize("kind", ["clip", "wav2vec2-stable"])
+def test_a_deep_copy_has_weights_of_its_own(paths, kind):
+    model, batch = load_routed(kind, paths[kind]), make_batch(kind)
+    expected = run(model, batch, width_index=MIXED).logits
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    assert torch.equal(run(copied, batch, width_index=MIXED).logits, expected)
 
 
 def test_a_configuration_alone_makes_a_network(shared):

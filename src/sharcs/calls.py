@@ -244,7 +244,7 @@ def _unless_continuing(module: nn.Module, form: str, *args: Any, **kwargs: Any) 
     call = _CALL.get(None)
     if call is None or call.hidden is None:
         return type(module).forward(module, *args, **kwargs)
-    zeros = torch.zeros_like(call.hidden, requires_grad=False)
+    zeros = torch.zeros_like(call.hidden)
     if form == CHANNELS_FIRST:
         return zeros.transpose(1, 2)
     return (zeros, zeros) if form == PAIR else zeros

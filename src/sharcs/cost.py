@@ -100,10 +100,8 @@ def _cost_of(encoder: PreTrainedModel, modules: Iterable[nn.Module]) -> Tensor:
             total[0] += _linear(module)
         elif isinstance(module, nn.MultiheadAttention):
             # One query that reads all tokens; its projection of the output is a module of its own.
-            size = 2.0 * module.embed_dim
-            total += torch.tensor(
-                [size * module.embed_dim, 2 * size * (module.embed_dim + 1), 0.0], dtype=torch.float64
-            )
+            size = module.embed_dim
+            total += torch.tensor([2.0 * size * size, 4.0 * size * (size + 1), 0.0], dtype=torch.float64)
         elif isinstance(module, nn.Conv1d | nn.Conv2d):
             each, positions = _convolution(module), (0.0, 1.0)
             if module in strided:

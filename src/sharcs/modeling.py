@@ -138,8 +138,7 @@ class SharcsForSequenceClassification(RoutedModel):
 class SharcsForImageClassification(RoutedModel):
     """A classifier of images whose layers after the router run at a width of each image's own.
 
-    Its tokens are the patches and the special ones, all of them real; those that the encoder puts a class token
-    before have it averaged into what the router reads, too.
+    Its tokens are the patches and the special ones, such as a class token; the router reads the mean over all.
 
     Args:
         config: The routed network's configuration.

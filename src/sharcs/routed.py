@@ -109,13 +109,10 @@ class RoutedModel(RoutedPasses):
     @classmethod
     def _check_kind(cls, encoder_config: PreTrainedConfig) -> None:
         """Refuse an encoder of another kind of input."""
-        if type(encoder_config) in cls.plain_class._model_mapping or getattr(encoder_config, "auto_map", None):
+        kind = type(encoder_config)
+        if kind in cls.plain_class._model_mapping or getattr(encoder_config, "auto_map", None):
             return
-        fitting = [
-            own.__name__
-            for own in RoutedModel.__subclasses__()
-            if type(encoder_config) in own.plain_class._model_mapping
-        ]
+        fitting = [own.__name__ for own in RoutedModel.__subclasses__() if kind in own.plain_class._model_mapping]
         advice = f"use {' or '.join(fitting)}" if fitting else "choose another encoder"
         raise InputError(f"{encoder_config.model_type}: is no encoder for {cls.__name__}; {advice}")
 
