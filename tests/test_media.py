@@ -432,6 +432,14 @@ def test_a_deep_copy_has_weights_of_its_own(paths, kind):
     assert torch.equal(run(copied, batch, width_index=MIXED).logits, expected)
 
 
+def test_a_wave_has_no_loss_of_several_labels(shared):
+    model = copy.deepcopy(shared("hubert"))
+    model.config.problem_type = "multi_label_classification"
+    assert run(model, make_batch("hubert")).logits.isfinite().all()
+    with pytest.raises(InputError, match="of one class alone"):
+        run(model, make_batch("hubert"), labels=torch.ones(4, NUM_LABELS))
+
+
 def test_a_configuration_alone_makes_a_network(shared):
     for kind in ("deit", "clip", "wav2vec2"):
         config = SharcsConfig(encoder=MEDIA[kind](), widths=WIDTHS, router_layer=1)

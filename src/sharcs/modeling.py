@@ -16,6 +16,7 @@ from transformers import (
 
 from sharcs.architectures import architecture_of, body_of, frames_of, layers_config, least_samples
 from sharcs.config import SharcsConfig
+from sharcs.errors import InputError
 from sharcs.outputs import SharcsOutput
 from sharcs.routed import RoutedModel
 
@@ -274,8 +275,14 @@ class SharcsForAudioClassification(RoutedModel):
 
         Raises:
             InputError: If the network has no such width, no width is named to continue at, or hidden states or
-                attentions are asked for: inputs of one batch have them in different sizes.
+                attentions are asked for: inputs of one batch have them in different sizes. If labels are given for
+                another task than one class of several.
         """
+        if labels is not None and self.config.problem_type not in (None, "single_label_classification"):
+            # The encoders' own loss is the cross-entropy of one class, whatever the configuration says.
+            raise InputError(
+                f"problem_type {self.config.problem_type}: waves have a loss for one class alone; drop it"
+            )
         return self._classify(
             {"input_values": input_values, "attention_mask": attention_mask, **kwargs},
             labels=labels,
