@@ -119,22 +119,22 @@ def randomise(module, seed):
             parameter.copy_(values + 1 if is_scale else values)
 
 
-def save_plain(family, directory, seed=0):
+def save_plain(family, directory, seed=0, auto_class=AutoModelForSequenceClassification, configs=ENCODERS):
     """Save a plain classifier with random weights and return its directory."""
-    model = AutoModelForSequenceClassification.from_config(ENCODERS[family]())
+    model = auto_class.from_config(configs[family]())
     randomise(model, seed)
     model.save_pretrained(directory)
     return str(directory)
 
 
-def load_plain(path, **kwargs):
+def load_plain(path, auto_class=AutoModelForSequenceClassification, **kwargs):
     """Load the plain Hugging Face classifier."""
-    return AutoModelForSequenceClassification.from_pretrained(path, **kwargs).eval()
+    return auto_class.from_pretrained(path, **kwargs).eval()
 
 
-def load_routed(path, widths=WIDTHS, seed=1, **kwargs):
+def load_routed(path, widths=WIDTHS, seed=1, routed_class=SharcsForSequenceClassification, **kwargs):
     """Wrap the classifier, with random values in all that wrapping adds: fresh norms agree between the widths."""
-    model = SharcsForSequenceClassification.from_encoder(path, widths=widths, router_layer=ROUTER_LAYER, **kwargs)
+    model = routed_class.from_encoder(path, widths=widths, router_layer=ROUTER_LAYER, **kwargs)
     tail = model.tail
     for offset, added in enumerate((tail.router, tail.entry_norms, tail.norms, tail.exit_norms)):
         randomise(added, seed + offset)
@@ -171,8 +171,8 @@ def plain_layers(model):
 
 
 def is_norm(module):
-    """Tell norms from other modules."""
-    return "Norm" in type(module).__name__
+    """Tell norms from other modules; some layers are called after the norms that they have inside."""
+    return "Norm" in type(module).__name__ and not list(module.children())
 
 
 def routed_key(key):
@@ -200,18 +200,27 @@ class SlicedCopy:
     plain one gives. Private norms are copied from the routed model.
     """
 
+    auto_class, configs, final_norms = AutoModelForSequenceClassification, ENCODERS, FINAL_NORMS
+    input_names = ("input_ids", "attention_mask")
+    elsewhere = "embedding|embed_tokens|pooler|contact_head|conv"  # what isn't cut, beside norms and layers 1..k
+
+    @staticmethod
+    def body(model):
+        """Find what is below the task head."""
+        return model.base_model
+
     def __init__(self, family, path, routed, width_index, **kwargs):
         """Cut the weights; keyword arguments go to ``from_pretrained``."""
         self.width_index = width_index
-        self.plain = load_plain(path, **kwargs).to(routed.dtype)
+        self.plain = load_plain(path, self.auto_class, **kwargs).to(routed.dtype)
         narrow_size = Size().narrow(WIDTHS[width_index])
-        config = ENCODERS[family](narrow_size)
+        config = self.configs[family](narrow_size)
         if family == "albert":
             config.num_hidden_groups = narrow_size.layers  # each position has norms of its own
-        self.dense = AutoModelForSequenceClassification.from_config(config, **kwargs).eval().to(routed.dtype)
+        self.dense = self.auto_class.from_config(config, **kwargs).eval().to(routed.dtype)
         self.entry = copy.deepcopy(routed.tail.entry_norms[width_index])
         self.hidden, self.padding = narrow_size.hidden, Size().hidden - narrow_size.hidden
-        self.final_norm = FINAL_NORMS.get(family)
+        self.final_norm = self.final_norms.get(family)
         with torch.no_grad():
             for key, parameter in self.shared():
                 pieces = self.plain.get_parameter(key).chunk(fused_in(key))
@@ -233,7 +242,7 @@ class SlicedCopy:
         if self.final_norm is None:
             self.hook(layers, len(layers) - 1, self._replace)
         else:
-            self.plain.base_model.get_submodule(self.final_norm).register_forward_hook(self._replace)
+            self.body(self.plain).get_submodule(self.final_norm).register_forward_hook(self._replace)
 
     @staticmethod
     def hook(layers, position, hook):
@@ -253,14 +262,14 @@ class SlicedCopy:
             norms = [module for module in layer.modules() if is_norm(module)]
             yield from zip(norms, own, strict=True)
         if self.final_norm is not None:
-            yield self.dense.base_model.get_submodule(self.final_norm), tail.exit_norms[self.width_index]
+            yield self.body(self.dense).get_submodule(self.final_norm), tail.exit_norms[self.width_index]
 
     def shared(self):
         """Pair the plain model's name of each weight that is cut with the copy's own parameter."""
         found = []
         norms = {id(p) for m in self.dense.modules() if is_norm(m) for p in m.parameters()}
-        base = self.dense.base_model_prefix
-        elsewhere = re.compile("embedding|embed_tokens|pooler|contact_head|conv")
+        base = next(name for name, module in self.dense.named_modules() if module is self.body(self.dense))
+        elsewhere = re.compile(self.elsewhere)
         for key, parameter in self.dense.named_parameters():
             if not key.startswith(f"{base}.") or elsewhere.search(key) or id(parameter) in norms:
                 continue
@@ -274,7 +283,7 @@ class SlicedCopy:
 
     def __call__(self, **batch):
         """Run it as the plain model would be run."""
-        self.inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        self.inputs = {name: batch[name] for name in self.input_names if name in batch}
         return self.plain(**batch)
 
     def gradients(self):
@@ -302,5 +311,5 @@ class SlicedCopy:
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     def _replace(self, module, args, output):
-        padded = F.pad(self.dense.base_model(**self.inputs).last_hidden_state, (0, self.padding))
+        padded = F.pad(self.body(self.dense)(**self.inputs).last_hidden_state, (0, self.padding))
         return (padded, *output[1:]) if isinstance(output, tuple) else padded

@@ -3,7 +3,12 @@
 from sharcs.config import RoutingPolicy, SharcsConfig
 from sharcs.drift import DriftMonitor
 from sharcs.errors import InputError
-from sharcs.modeling import SharcsForSequenceClassification, SharcsOutput
+from sharcs.modeling import (
+    SharcsForAudioClassification,
+    SharcsForImageClassification,
+    SharcsForSequenceClassification,
+    SharcsOutput,
+)
 from sharcs.training import SharcsTrainer
 from sharcs.training_arguments import SharcsTrainingArguments
 
@@ -14,6 +19,8 @@ __all__ = [
     "InputError",
     "RoutingPolicy",
     "SharcsConfig",
+    "SharcsForAudioClassification",
+    "SharcsForImageClassification",
     "SharcsForSequenceClassification",
     "SharcsOutput",
     "SharcsTrainer",

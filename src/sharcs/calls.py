@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from sharcs.architectures import CHANNELS_FIRST, PAIR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +24,7 @@ __all__ = [
     "Slot",
     "TrunkDone",
     "current_call",
+    "leave_out_when_continuing",
     "own_where_narrow",
     "select_rows",
     "skip_when_continuing",
@@ -40,7 +44,7 @@ class RoutingCall:
     context variable: two threads may run one model at once.
 
     Attributes:
-        attention_mask: Which tokens are real, ``[batch, tokens]``, or None if all are.
+        attention_mask: Which tokens are real, ``[batch, tokens]``, or None if all are; of waves, which frames.
         choose: Maps router logits ``[batch, widths]`` to width indices ``[batch]``.
         width_index: Forced width: one index for the whole batch, or ``[batch]``; else filled by the tail.
         router_logits: Filled by the tail, ``[batch, widths]``; not in a call that continues.
@@ -221,6 +225,29 @@ def skip_when_continuing(embeddings: nn.Module) -> None:
     """
     embeddings.register_forward_pre_hook(_shrink, with_kwargs=True)
     embeddings.register_forward_hook(_expand)
+
+
+def leave_out_when_continuing(module: nn.Module, form: str) -> None:
+    """Don't run a module that leads to layer 1 in a call that continues, where nothing reads what it returns.
+
+    The encoder's own code still takes sizes from it, and some of it writes into it, so it is zeros. No hook, since
+    those come before or after the module's own code, which here costs more than a sub-network.
+
+    Args:
+        module: It maps inputs to hidden states, or hidden states to hidden states.
+        form: What it returns, one of those that :mod:`sharcs.architectures` names.
+    """
+    module.forward = functools.partial(_unless_continuing, module, form)
+
+
+def _unless_continuing(module: nn.Module, form: str, *args: Any, **kwargs: Any) -> Any:
+    call = _CALL.get(None)
+    if call is None or call.hidden is None:
+        return type(module).forward(module, *args, **kwargs)
+    zeros = torch.zeros_like(call.hidden)
+    if form == CHANNELS_FIRST:
+        return zeros.transpose(1, 2)
+    return (zeros, zeros) if form == PAIR else zeros
 
 
 def _kept_hidden(embeddings: nn.Module) -> Tensor | None:

@@ -104,8 +104,8 @@ class SharcsConfig(PreTrainedConfig):
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise InputError(
-                f"this is a {model_type} model, not a routed one; wrap it with "
-                "SharcsForSequenceClassification.from_encoder"
+                f"this is a {model_type} model, not a routed one; wrap it with from_encoder, "
+                "of SharcsForSequenceClassification or its siblings for images and audio"
             )
         return super().from_dict(config_dict, **kwargs)
 

@@ -1,21 +1,27 @@
 """FLOPs of an input at every width, in closed form, from its real length.
 
 Counted are the multiplications and additions of every matrix product that runs (one multiply-add is two FLOPs):
-the layers' projections and attention, projections of the embeddings, the pooler, the head and the router. Lookups,
-norms, activations and softmax are left out, as ``torch.utils.flop_counter`` leaves them out.
+the layers' projections and attention, projections and convolutions of the embeddings, the pooler, the head and the
+router. Lookups, norms, activations and softmax are left out, as ``torch.utils.flop_counter`` leaves them out.
+
+The tokens of an image are its patches and the special ones, those of a wave its frames. A frame's worth of samples
+may be left over at a wave's end, on which the first convolutions run, too: that much is missing from its cost.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from sharcs.architectures import architecture_of, body_of, head_size, layers_config
+from sharcs.architectures import architecture_of, body_of, head_size, layers_config, skipped_modules
 from sharcs.calls import trunk_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from sharcs.subnetworks import RoutedTail
@@ -36,7 +42,7 @@ def cost_coefficients(encoder: PreTrainedModel, tail: RoutedTail) -> Tensor:
     """
     full_size = layers_config(encoder.config)
     trunk = trunk_layers(encoder)
-    shared = _outside(encoder, tail) + _layers(trunk, full_size)
+    shared = _cost_of(encoder, _outside(encoder, tail)) + _layers(trunk, full_size)
     router = sum(_linear(module) for module in tail.router.modules() if isinstance(module, nn.Linear))
     routed = torch.tensor([router, 0.0, 0.0], dtype=torch.float64)
     rows = []
@@ -50,7 +56,8 @@ def cost_coefficients(encoder: PreTrainedModel, tail: RoutedTail) -> Tensor:
 def continuation_coefficients(encoder: PreTrainedModel, tail: RoutedTail) -> Tensor:
     """Write the cost of continuing at full width from the kept output of layer k as c₀ + c₁·T + c₂·T².
 
-    Layers 1..k and the router are not run again; a projection of the embeddings is, and the head.
+    Layers 1..k and the router are not run again, nor is what makes patches or frames; a projection of a text's
+    embeddings is, and the head.
 
     Args:
         encoder: The wrapped model with its task head.
@@ -59,29 +66,68 @@ def continuation_coefficients(encoder: PreTrainedModel, tail: RoutedTail) -> Ten
     Returns:
         float64 ``[3]``.
     """
-    return cost_coefficients(encoder, tail)[-1] - _layers(trunk_layers(encoder), layers_config(encoder.config))
+    body = body_of(encoder)
+    skipped = {module for name in skipped_modules(encoder) for module in body.get_submodule(name).modules()}
+    again = cost_coefficients(encoder, tail)[-1] - _cost_of(encoder, skipped)
+    return again - _layers(trunk_layers(encoder), layers_config(encoder.config))
 
 
-def _outside(encoder: PreTrainedModel, tail: RoutedTail) -> Tensor:
-    """Count what runs before the layers and behind them."""
+def _outside(encoder: PreTrainedModel, tail: RoutedTail) -> set[nn.Module]:
+    """Find what runs before the layers and behind them."""
     body = body_of(encoder)
     elsewhere = {*tail.modules(), *(m for layer in {*trunk_layers(encoder), *tail.layers} for m in layer.modules())}
     for name in architecture_of(encoder.config).unused:
         elsewhere |= set(body.get_submodule(name).modules())
-    pooler = getattr(body, "pooler", None)
-    per_input = set(pooler.modules()) if pooler is not None else set()
-    inside = set(body.modules())
-    # Some heads answer for every token and average then.
+    return set(encoder.modules()) - elsewhere
+
+
+def _cost_of(encoder: PreTrainedModel, modules: Iterable[nn.Module]) -> Tensor:
+    """Count some modules that lie beside the layers: c₀, c₁ and c₂."""
+    body, architecture = body_of(encoder), architecture_of(encoder.config)
+    inside, once = set(body.modules()), set()
+    for name in (*architecture.once, "pooler"):
+        part = getattr(body, name, None)
+        once |= set(part.modules()) if part is not None else set()
+    # Some heads answer for every token and average then, or average what they have projected.
     late = getattr(encoder.config, "classifier_pooling", None) == "late"
-    once = per_token = 0.0
-    for module in set(encoder.modules()) - elsewhere:
-        if isinstance(module, nn.Linear) and module not in per_input and (late or module in inside):
-            per_token += _linear(module)
+    per_token = inside | {encoder.get_submodule(name) for name in architecture.frame_heads}
+    strided = _strided(encoder)
+    total = torch.zeros(3, dtype=torch.float64)
+    for module in modules:
+        if isinstance(module, nn.Linear) and module not in once and (late or module in per_token):
+            total += torch.tensor([0.0, _linear(module), 0.0], dtype=torch.float64)
         elif isinstance(module, nn.Linear):
-            once += _linear(module)
-        elif isinstance(module, nn.Conv1d):
-            per_token += 2.0 * module.weight.numel()  # one output for every input
-    return torch.tensor([once, per_token, 0.0], dtype=torch.float64)
+            total[0] += _linear(module)
+        elif isinstance(module, nn.MultiheadAttention):
+            # One query that reads all tokens; its projection of the output is a module of its own.
+            size = module.embed_dim
+            total += torch.tensor([2.0 * size * size, 4.0 * size * (size + 1), 0.0], dtype=torch.float64)
+        elif isinstance(module, nn.Conv1d | nn.Conv2d):
+            each, positions = _convolution(module), (0.0, 1.0)
+            if module in strided:
+                positions = strided[module]
+            elif isinstance(module, nn.Conv2d):
+                positions = (-architecture.special_tokens, 1.0)  # one for every patch
+            else:
+                padding = module.padding[0] if isinstance(module.padding, tuple) else 0
+                positions = (2 * int(padding) - module.kernel_size[0] + 1, 1.0)
+            total += each * torch.tensor([*positions, 0.0], dtype=torch.float64)
+    return total
+
+
+def _strided(encoder: PreTrainedModel) -> dict[nn.Module, tuple[float, float]]:
+    """Find the convolutions that make frames of a wave, and how many positions each has: a + b·frames."""
+    name = architecture_of(encoder.config).convolutions
+    if name is None:
+        return {}
+    found: dict[nn.Module, tuple[float, float]] = {}
+    constant, slope = 0.0, 1.0
+    modules = [m for m in body_of(encoder).get_submodule(name).modules() if isinstance(m, nn.Conv1d)]
+    for module in reversed(modules):
+        found[module] = (constant, slope)
+        kernel, stride = module.kernel_size[0], module.stride[0]
+        constant, slope = (constant - 1) * stride + kernel, slope * stride
+    return found
 
 
 def _layers(running: list[nn.Module], config: PreTrainedConfig, count: int | None = None) -> Tensor:
@@ -139,3 +185,9 @@ def relative_cost(coefficients: Tensor, lengths: Tensor) -> Tensor:
 
 def _linear(module: nn.Linear) -> float:
     return 2.0 * module.in_features * module.out_features
+
+
+def _convolution(module: nn.Conv1d | nn.Conv2d) -> float:
+    """Count one position."""
+    taps = math.prod(module.kernel_size)
+    return 2.0 * taps * module.in_channels // module.groups * module.out_channels

@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 TOKENISER_BATCH = 1000
+# What tokenizers, image processors and feature extractors make.
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +200,8 @@ def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int, with_pairs:
 
 
 def model_inputs(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Take of a tokenised row what a tokenizer makes and a model reads, without labels and lengths."""
-    return {name: row[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in row}
+    """Take of a row what a tokenizer or another processor makes and a model reads, without labels and lengths."""
+    return {name: row[name] for name in MODEL_INPUTS if name in row}
 
 
 def encode(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sharcs.losses import Task
-    from sharcs.modeling import SharcsForSequenceClassification
+    from sharcs.routed import RoutedModel
     from sharcs.subnetworks import RoutedTail
 
 __all__ = ["SubnetworkPhase", "phases_of", "set_policy"]
@@ -56,7 +56,7 @@ class SubnetworkPhase:
         teacher: The full network's logits on every training row, ``[rows, labels]``, if the phase is taken up again.
     """
 
-    def __init__(self, model: SharcsForSequenceClassification, task: Task, teacher: Tensor | None = None) -> None:
+    def __init__(self, model: RoutedModel, task: Task, teacher: Tensor | None = None) -> None:
         """Freeze."""
         self.model = model
         self.task = task

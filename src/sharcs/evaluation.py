@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sharcs.modeling import SharcsForSequenceClassification
+    from sharcs.routed import RoutedModel
 
 __all__ = ["Costs", "WidthOutputs", "accuracy_report", "route", "run_all_widths"]
 
@@ -69,7 +69,7 @@ class WidthOutputs:
 
 @torch.inference_mode()
 def run_all_widths(
-    model: SharcsForSequenceClassification,
+    model: RoutedModel,
     rows: Sized,
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
     batch_size: int = 64,
@@ -103,7 +103,7 @@ def run_all_widths(
             "an error of your own"
         )
     model.train(False)
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])  # type: ignore[attr-defined]
+    lengths = torch.tensor([model.token_count(row) for row in rows])  # type: ignore[attr-defined]
     order = lengths.argsort(descending=True, stable=True)
     loader: DataLoader[Any] = DataLoader(
         rows,  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ class Costs:
     continuation: Tensor
 
     @classmethod
-    def of(cls, model: SharcsForSequenceClassification, lengths: Tensor) -> Costs:
+    def of(cls, model: RoutedModel, lengths: Tensor) -> Costs:
         """Count them for inputs of these lengths, int64 ``[inputs]``."""
         every = flops(model.cost_coefficients().cpu(), lengths)
         going_on = flops(model.continuation_coefficients().cpu().unsqueeze(0), lengths)
@@ -193,7 +193,7 @@ def route(outputs: WidthOutputs, costs: Costs, policy: RoutingPolicy) -> tuple[T
 
 
 def accuracy_report(
-    model: SharcsForSequenceClassification,
+    model: RoutedModel,
     outputs: WidthOutputs,
     labels: Tensor,
     width: float | None = None,

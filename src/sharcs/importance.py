@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-    from sharcs.modeling import SharcsForSequenceClassification
+    from sharcs.routed import RoutedModel
 
 __all__ = ["Importance", "measure_importance", "permute_heads", "permute_neurons", "reorder_by_importance"]
 
@@ -46,7 +46,7 @@ class Importance:
     neurons: list[Tensor]
 
 
-def measure_importance(model: SharcsForSequenceClassification, batches: Iterable[dict[str, Tensor]]) -> Importance:
+def measure_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor]]) -> Importance:
     """Measure importance for the full network's loss.
 
     Args:
@@ -110,7 +110,7 @@ def measure_importance(model: SharcsForSequenceClassification, batches: Iterable
     return scores
 
 
-def reorder_by_importance(model: SharcsForSequenceClassification, batches: Iterable[dict[str, Tensor]]) -> None:
+def reorder_by_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor]]) -> None:
     """Sort heads and neurons of the layers after the router, most important first, in place.
 
     The order is chosen on training data, and the full network computes the same before and after, up to the rounding
@@ -156,7 +156,7 @@ def _parts_of(layers: Iterable[nn.Module], config: PreTrainedConfig) -> list[Lay
     return [parts for parts in found if parts is not None]
 
 
-def _watch_hidden(model: SharcsForSequenceClassification, seen: list[Tensor]) -> list[Any]:
+def _watch_hidden(model: RoutedModel, seen: list[Tensor]) -> list[Any]:
     """Collect the outputs of layers k..L of each pass."""
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -180,7 +180,7 @@ def _masked(mask: Tensor) -> Any:
     return hook
 
 
-def _shared_head_bias(model: SharcsForSequenceClassification) -> nn.Embedding | None:
+def _shared_head_bias(model: RoutedModel) -> nn.Embedding | None:
     """Find a relative position bias with one column a head, which all layers read (MPNet)."""
     for name, module in model.encoder.base_model.named_modules():
         if isinstance(module, nn.Embedding) and module.embedding_dim == model.tail.num_heads and "relative" in name:

@@ -61,14 +61,19 @@ def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     Raises:
         InputError: If there is none, or more than one.
     """
-    body, repeated = body_of(encoder), architecture_of(encoder.config).repeated_layers
-    if repeated is not None:
-        return body.get_submodule(repeated)  # type: ignore[return-value]
+    body, architecture = body_of(encoder), architecture_of(encoder.config)
+    if architecture.repeated_layers is not None:
+        return body.get_submodule(architecture.repeated_layers)  # type: ignore[return-value]
+    convolutions = architecture.convolutions
+    elsewhere = set(body.get_submodule(convolutions).modules()) if convolutions is not None else set()
     depth = layers_config(encoder.config).num_hidden_layers
     found = [
         module
         for module in body.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth and len({type(m) for m in module}) == 1
+        if module not in elsewhere
+        and isinstance(module, nn.ModuleList)
+        and len(module) == depth
+        and len({type(m) for m in module}) == 1
     ]
     if len(found) != 1:
         raise refusal(encoder, f"{len(found)} lists of {depth} equal layers, and narrowing needs one")
@@ -156,14 +161,19 @@ def check_architecture(encoder: PreTrainedModel) -> None:
     if any(layer_parts(layer, config) is None for layer in layers):
         raise refusal(encoder, "layers of another build than attention and feed-forward projections of their own")
     hidden = layers_config(config).hidden_size
-    try:
-        words = encoder.get_input_embeddings()
-    except NotImplementedError:
-        raise refusal(encoder, "no table of words") from None
+    words = None
+    if encoder.main_input_name == "input_ids":
+        try:
+            words = encoder.get_input_embeddings()
+        except NotImplementedError:
+            raise refusal(encoder, "no table of words") from None
+    if getattr(config, "use_weighted_layer_sum", False):
+        raise refusal(encoder, "a head that reads the output of every layer (use_weighted_layer_sum)")
     for name, module in body_of(encoder).named_modules():
         if module in inside or module is words or "embeddings" in name.split("."):
             continue
-        if is_norm(module) and name != architecture.final_norm and name not in architecture.harmless_norms:
+        harmless = any(f"{name}.".startswith(f"{known}.") for known in architecture.harmless_norms)
+        if is_norm(module) and name != architecture.final_norm and not harmless:
             # The zeros behind a narrow output would change its statistics.
             raise refusal(encoder, f"a norm beside its layers ({name})")
         if isinstance(module, nn.Embedding) and module.embedding_dim == hidden and not architecture.hidden_arguments:

@@ -141,8 +141,8 @@ def norm_names(layer: nn.Module) -> list[str]:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell a normalisation by its class's name: some encoders bring their own."""
-    return "Norm" in type(module).__name__
+    """Tell a normalisation by its class's name: some encoders bring their own. Layers may be named after theirs."""
+    return "Norm" in type(module).__name__ and next(module.children(), None) is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from sharcs.training_state import check_complete, last_complete_checkpoint, load
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sharcs.modeling import SharcsForSequenceClassification
+    from sharcs.routed import RoutedModel
 
 __all__ = ["SharcsTrainer"]
 
@@ -48,7 +48,7 @@ class SharcsTrainer(Trainer):
     """
 
     args: SharcsTrainingArguments
-    model: SharcsForSequenceClassification
+    model: RoutedModel
     train_dataset: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -66,7 +66,7 @@ class SharcsTrainer(Trainer):
             self.task = task_of(self.model.config, self.train_dataset, self.args.class_weights)
             # The policy has to know, too; by itself only the encoder finds out.
             for config in (self.model.config, self.model.encoder.config):
-                config.problem_type = self.task.problem_type
+                config.problem_type = self.task.problem_type  # type: ignore[assignment]
         if (self.args.recipe == PLUS) != self.model.config.private_weights:
             if self.args.recipe == PAPER:
                 raise InputError(f"recipe {PAPER}: shares weights, and the model was trained by {PLUS}; wrap it anew")
@@ -103,7 +103,7 @@ class SharcsTrainer(Trainer):
         return self._token_counts()
 
     def _token_counts(self) -> list[int]:
-        return [len(row["input_ids"]) for row in self.train_dataset]
+        return [self.model.token_count(row) for row in self.train_dataset]
 
     def _generator(self, epoch: int, purpose: int) -> torch.Generator:
         """Seed a source of randomness by epoch and purpose, so that a resumed run draws the same."""

@@ -18,58 +18,63 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from sharcs.modeling import SharcsForSequenceClassification
+    from sharcs.routed import RoutedModel
 
 __all__ = ["plain_answer", "try_out"]
 
-TOKENS = 6
 # Of the cost by formula from the counted one, and of an answer from what it should be.
 COST_TOLERANCE, TOLERANCE = 0.01, 0.05
 
 
 @torch.no_grad()
-def plain_answer(encoder: PreTrainedModel) -> tuple[dict[str, Tensor], Tensor]:
+def plain_answer(encoder: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """Run an encoder before it is wrapped.
 
+    Args:
+        encoder: The plain classifier; it is put into evaluation mode.
+        inputs: A batch of one.
+
     Returns:
-        The inputs, ``[1, tokens]``, and its logits, ``[1, labels]``.
+        Its logits, ``[1, labels]``.
 
     Raises:
-        InputError: If it can't run on token ids alone.
+        InputError: If it can't run on these alone.
     """
     encoder.train(False)
-    vocabulary = int(encoder.config.vocab_size)
-    ids = torch.randint(vocabulary, (1, TOKENS), generator=torch.Generator().manual_seed(0)).to(encoder.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
-        return inputs, encoder(**inputs).logits
+        logits: Tensor = encoder(**inputs).logits
     except Exception as error:  # whatever an unknown encoder's code may raise
-        raise refusal(encoder, f"code that fails on tokens alone ({_in_short(error)})") from error
+        kind = "tokens" if "input_ids" in inputs else encoder.main_input_name
+        raise refusal(encoder, f"code that fails on {kind} alone ({_in_short(error)})") from error
+    return logits
 
 
 @torch.no_grad()
-def try_out(model: SharcsForSequenceClassification, inputs: dict[str, Tensor], expected: Tensor) -> None:
+def try_out(model: RoutedModel, inputs: dict[str, Tensor], expected: Tensor) -> None:
     """Run the wrapped encoder at every width, from the start and from the kept output of layer k.
 
     Args:
         model: The routed network, in evaluation mode.
-        inputs: From :func:`plain_answer`.
-        expected: The plain encoder's logits.
+        inputs: What :func:`plain_answer` was given.
+        expected: What it returned.
 
     Raises:
         InputError: If something fails, full width isn't the plain encoder, or the cost isn't what the formula says.
     """
-    encoder, tokens = model.encoder, inputs["attention_mask"].sum(dim=1)
-    cost = flops(model.cost_coefficients(), tokens.cpu())[0]
+    encoder, tokens = model.encoder, model.token_count({name: value[0].cpu() for name, value in inputs.items()})
+    cost = flops(model.cost_coefficients().cpu(), torch.tensor([tokens]))[0]
+    mask = {name: value for name, value in inputs.items() if name == "attention_mask"}
     for index, width in enumerate(model.config.widths):
         try:
             with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
                 model(**inputs, width=width)
             direct: Any = model(**inputs, width=width)
             hidden = model(**inputs, trunk_only=True).hidden
-            continued = model(hidden=hidden, attention_mask=inputs["attention_mask"], width=width)
+            continued = model(hidden=hidden, **mask, width=width)
         except Exception as error:  # whatever an unknown encoder's code may raise
             raise refusal(encoder, f"code that fails at width {width:g} ({_in_short(error)})") from error
+        if hidden.shape[1] != tokens:
+            raise refusal(encoder, f"{hidden.shape[1]} tokens of an input that counts as {tokens}")
         if width == 1.0 and not torch.equal(direct.logits, expected):
             raise refusal(encoder, "code around its layers that computes something else once they are routed")
         if not torch.allclose(direct.logits, continued.logits, rtol=TOLERANCE, atol=TOLERANCE):

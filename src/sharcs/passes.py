@@ -1,0 +1,186 @@
+"""The passes of a routed classifier: at one width or at the policy's, at every width, continued, escalated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
+
+from sharcs.calls import RoutingCall, TrunkDone, select_rows
+from sharcs.config import SharcsConfig
+from sharcs.cost import continuation_coefficients, cost_coefficients, relative_cost
+from sharcs.errors import InputError
+from sharcs.outputs import SharcsOutput
+from sharcs.router import blended, choose_width, confidence, unsure
+from sharcs.subnetworks import RoutedTail
+
+__all__ = ["RoutedPasses"]
+
+
+class RoutedPasses(PreTrainedModel):
+    """What a network that has been wrapped does with a batch; :class:`~sharcs.routed.RoutedModel` wraps it.
+
+    Attributes:
+        encoder: The full network with its task head, the routed tail inside.
+    """
+
+    config_class = SharcsConfig
+    config: SharcsConfig
+    encoder: PreTrainedModel
+    _tail: list[RoutedTail]
+    _counted: Tensor  # the cost, of copies that are made for inference
+
+    @property
+    def tail(self) -> RoutedTail:
+        """The routed tail: router, layers k+1..L and sub-networks."""
+        return self._tail[0]
+
+    def cost_coefficients(self) -> Tensor:
+        """FLOPs as polynomials in the length; see :func:`sharcs.cost.cost_coefficients`."""
+        return cost_coefficients(self.encoder, self.tail)
+
+    def continuation_coefficients(self) -> Tensor:
+        """FLOPs of escalation; see :func:`sharcs.cost.continuation_coefficients`."""
+        return continuation_coefficients(self.encoder, self.tail)
+
+    def _placeholder(self, hidden: Tensor) -> dict[str, Tensor]:
+        """Stand in for inputs that continue from ``hidden``, ``[batch, tokens, hidden]``: sizes are read alone."""
+        raise NotImplementedError
+
+    def _real_tokens(self, attention_mask: Tensor | None, inputs: dict[str, Any], hidden: Tensor | None) -> Any:
+        """Tell the tokens that are real, ``[batch, tokens]``, from the mask of inputs; None if all are."""
+        return attention_mask
+
+    def _classify(
+        self,
+        inputs: dict[str, Any],
+        *,
+        labels: Tensor | None,
+        width: float | None,
+        width_index: Tensor | None,
+        all_widths: bool,
+        narrow_only: bool,
+        trunk_only: bool,
+        hidden: Tensor | None,
+        return_dict: bool | None,
+    ) -> SharcsOutput | tuple[Any, ...]:
+        """Do what ``forward`` of every subclass does.
+
+        Args:
+            inputs: What the encoder is given, by name; None stands for nothing.
+            labels: As there, like all that follows.
+            width: As there.
+            width_index: As there.
+            all_widths: As there.
+            narrow_only: As there.
+            trunk_only: As there.
+            hidden: As there.
+            return_dict: As there.
+        """
+        if inputs.get("output_hidden_states") or inputs.get("output_attentions"):
+            raise InputError(
+                "output_hidden_states, output_attentions: inputs of different widths have none of one shape; "
+                "take them from the encoder before it is wrapped"
+            )
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        real = self._real_tokens(inputs.get("attention_mask"), inputs, hidden)
+        call = RoutingCall(real, choose=lambda logits: self._choose(logits, call))
+        call.trunk_only = trunk_only or narrow_only
+        if hidden is not None:
+            if width is None:
+                raise InputError("hidden: names no width to continue at; give one with width")
+            call.hidden = hidden
+            inputs |= self._placeholder(hidden)
+        if all_widths:
+            call.width_index = len(self.config.widths) - 1
+        elif width is not None:
+            call.width_index = self.config.index_of(width)
+        elif width_index is not None:
+            call.width_index = self._checked(width_index, inputs)
+        escalates = call.width_index is None and self.config.routing_policy.escalates
+        if labels is not None and not escalates:  # the loss is that of the last answer
+            inputs["labels"] = labels
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not narrow_only):
+            answers = self._run(call, inputs)
+        if narrow_only:
+            assert call.hidden is not None
+            answers["router_logits"] = self.tail.route(call.hidden, real)
+        if all_widths:
+            answers["width_logits"] = self._every_width(call, inputs, answers.get("logits"))
+        elif escalates and not trunk_only:
+            answers |= self._escalated(call, inputs, answers["logits"], answers["width_index"], labels)
+        result = SharcsOutput(**answers)
+        wants_dict = self.config.return_dict if return_dict is None else return_dict
+        return result if wants_dict else result.to_tuple()
+
+    def _run(self, call: RoutingCall, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Run the encoder once; what it and the tail found, by the names of :class:`SharcsOutput`."""
+        try:
+            with call.active():
+                outputs = self.encoder(**inputs, return_dict=True)
+        except TrunkDone:
+            found = {"hidden": call.hidden}
+        else:
+            found = {"loss": outputs.loss, "logits": outputs.logits}
+        return found | {"router_logits": call.router_logits, "width_index": call.width_index}
+
+    def _continue(
+        self, call: RoutingCall, inputs: dict[str, Any], width_index: int, rows: Tensor | None = None
+    ) -> Tensor:
+        """Run another width from the kept output of layer k: ``[rows, labels]``."""
+        assert call.hidden is not None
+        batch = len(call.hidden)
+        inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        if rows is not None:
+            inputs = {name: select_rows(value, rows, batch) for name, value in inputs.items()}
+        with call.continued(width_index, rows).active():
+            return self.encoder(**inputs, return_dict=True).logits  # type: ignore[no-any-return]
+
+    def _every_width(self, call: RoutingCall, inputs: dict[str, Any], full: Tensor | None) -> Tensor:
+        narrow = [self._continue(call, inputs, index) for index in range(len(self.config.widths) - 1)]
+        return torch.stack(narrow if full is None else [*narrow, full])
+
+    def _escalated(
+        self, call: RoutingCall, inputs: dict[str, Any], logits: Tensor, first: Tensor, labels: Tensor | None
+    ) -> dict[str, Tensor | None]:
+        """Continue at full width where a sub-network is unsure of its answer."""
+        full = len(self.config.widths) - 1
+        goes_on = unsure(confidence(logits, self.config.problem_type), first, full, self.config.routing_policy)
+        rows = torch.nonzero(goes_on).squeeze(1)
+        if len(rows):
+            answer = self._continue(call, inputs, full, rows)
+            policy, problem_type = self.config.routing_policy, self.config.problem_type
+            logits = logits.index_copy(0, rows, blended(answer, logits[rows], policy, problem_type))
+        return {
+            "loss": None if labels is None else ForSequenceClassificationLoss(labels, logits, self.encoder.config),
+            "logits": logits,
+            "width_index": first.masked_fill(goes_on, full),
+            "first_width_index": first,
+        }
+
+    def _checked(self, width_index: Tensor, inputs: dict[str, Any]) -> Tensor:
+        count = len(self.config.widths)
+        sample = next((inputs[name] for name in (self.main_input_name, "inputs_embeds") if name in inputs), None)
+        if sample is not None and width_index.shape != sample.shape[:1]:
+            raise InputError(
+                f"width_index: has shape {list(width_index.shape)} for a batch of {len(sample)}; give one an input"
+            )
+        if len(width_index) and not 0 <= int(width_index.min()) <= int(width_index.max()) < count:
+            raise InputError(f"width_index: has an index outside 0 to {count - 1}; the network has {count} widths")
+        return width_index
+
+    def _choose(self, logits: Tensor, call: RoutingCall) -> Tensor:
+        """Apply the configured policy to the router's logits, with each input's own relative costs."""
+        policy = self.config.routing_policy
+        if policy.cost_weight == 0:
+            return choose_width(logits, logits, policy)
+        if call.attention_mask is not None:
+            lengths = (call.attention_mask != 0).sum(dim=1)
+        else:
+            assert call.hidden is not None
+            lengths = torch.full((len(logits),), call.hidden.shape[1], device=logits.device)
+        coefficients = self.cost_coefficients() if self.tail.dense is None else self._counted
+        return choose_width(logits, relative_cost(coefficients.to(lengths.device), lengths), policy)
