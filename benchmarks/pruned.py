@@ -5,6 +5,7 @@ Hugging Face's own BERT can't be told to have heads of another size than hidden 
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import torch
@@ -25,8 +26,9 @@ class PrunedBertLayer(BertLayer):
     """BERT's, with an attention of ``num_attention_heads · head_dim``, whatever the hidden size."""
 
     def __init__(self, config: PrunedBertConfig, layer_idx: int | None = None) -> None:
-        super().__init__(config, layer_idx=layer_idx)
+        super().__init__(_with_one_head(config), layer_idx=layer_idx)
         attention, inner = self.attention.self, config.num_attention_heads * config.head_dim
+        attention.config, attention.num_attention_heads = config, config.num_attention_heads
         for name in ("query", "key", "value"):
             setattr(attention, name, nn.Linear(config.hidden_size, inner))
         attention.attention_head_size, attention.all_head_size = config.head_dim, inner
@@ -40,9 +42,18 @@ class PrunedBert(BertForSequenceClassification):
     config_class = PrunedBertConfig
 
     def __init__(self, config: PrunedBertConfig) -> None:
+        heads, config.num_attention_heads = config.num_attention_heads, 1
         super().__init__(config)
+        config.num_attention_heads = heads
         self.bert.encoder.layer = nn.ModuleList(PrunedBertLayer(config, i) for i in range(config.num_hidden_layers))
         self.post_init()
+
+
+def _with_one_head(config: PrunedBertConfig) -> PrunedBertConfig:
+    """Let BERT's own code build what is replaced, whatever the number of heads."""
+    config = copy.copy(config)
+    config.num_attention_heads = 1
+    return config
 
 
 AutoConfig.register("pruned-bert", PrunedBertConfig)
