@@ -1,5 +1,9 @@
-"""The one exception for what a user can put right; it lies where the runtime without torch finds it, too."""
+"""The one exception for what a user can put right, which lies where the runtime without torch finds it, too."""
 
 from sharcs_runtime.errors import InputError, first_line
 
-__all__ = ["InputError", "first_line"]
+__all__ = ["EncoderError", "InputError", "first_line"]
+
+
+class EncoderError(InputError):
+    """An encoder can't be routed; who knows where it came from says that, too."""

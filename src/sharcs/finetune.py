@@ -18,7 +18,7 @@ from sharcs.builtin import HUB_TIMEOUT_SECONDS, MINILM, minilm_path
 from sharcs.columns import PAIR_COLUMN, Columns
 from sharcs.config import SharcsConfig
 from sharcs.data import TextData, fingerprint, label_names, load_texts, tokenise
-from sharcs.errors import InputError, first_line
+from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.hardness import confidence_bands
 from sharcs.modeling import SharcsForSequenceClassification
 from sharcs.tasks import require_one_label
@@ -113,6 +113,8 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
             problem_type="single_label_classification",
             use_safetensors=True,
         )
+    except EncoderError as error:
+        raise InputError(f"--model {job.model}: {error}") from error
     except InputError:
         raise
     except (OSError, SafetensorError) as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sharcs.architectures import architecture_of, body_of, head_groups, head_size, layers_config
-from sharcs.errors import InputError
+from sharcs.errors import EncoderError
 from sharcs.narrow import is_norm
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     """Find the encoder's own list of layers: the one list of L modules of one class in its base model.
 
     Raises:
-        InputError: If there is none, or more than one.
+        EncoderError: If there is none, or more than one.
     """
     body, architecture = body_of(encoder), architecture_of(encoder.config)
     if architecture.repeated_layers is not None:
@@ -153,7 +153,7 @@ def check_architecture(encoder: PreTrainedModel) -> None:
     """Refuse what prefix slices of the layers would compute wrongly.
 
     Raises:
-        InputError: If the encoder has such a thing; the message names it.
+        EncoderError: If the encoder has such a thing; the message names it.
     """
     config, architecture = encoder.config, architecture_of(encoder.config)
     layers = find_layers(encoder)
@@ -180,8 +180,8 @@ def check_architecture(encoder: PreTrainedModel) -> None:
             raise refusal(encoder, f"embeddings that its layers read ({name})")
 
 
-def refusal(encoder: PreTrainedModel, what: str) -> InputError:
+def refusal(encoder: PreTrainedModel, what: str) -> EncoderError:
     """Word the refusal of an architecture."""
-    return InputError(
+    return EncoderError(
         f"{encoder.config.model_type}: the encoder has {what}; it can't be narrowed here, choose another encoder"
     )

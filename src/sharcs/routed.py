@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedModel
 from sharcs.architectures import architecture_of, body_of, skipped_modules
 from sharcs.calls import RoutedLayers, leave_out_when_continuing, own_where_narrow, skip_when_continuing
 from sharcs.config import SharcsConfig
-from sharcs.errors import InputError
+from sharcs.errors import EncoderError, InputError
 from sharcs.frontier import policy_for_budget
 from sharcs.layers import check_architecture, find_layers, in_order, replace_layers
 from sharcs.passes import RoutedPasses
@@ -114,7 +114,7 @@ class RoutedModel(RoutedPasses):
             return
         fitting = [own.__name__ for own in RoutedModel.__subclasses__() if kind in own.plain_class._model_mapping]
         advice = f"use {' or '.join(fitting)}" if fitting else "choose another encoder"
-        raise InputError(f"{encoder_config.model_type}: is no encoder for {cls.__name__}; {advice}")
+        raise EncoderError(f"{encoder_config.model_type}: is no encoder for {cls.__name__}; {advice}")
 
     @classmethod
     def from_encoder(
