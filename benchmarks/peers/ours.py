@@ -86,13 +86,14 @@ def train(
     rate: float,
     encoder: str | None = None,
     widths: Sequence[float] = (0.25, 1.0),
+    router_layer: int | None = None,
 ) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
     """Train by a recipe; by the paper's, the epoch is chosen on held-out rows.
 
     ``encoder`` is a network that is fine-tuned already, by plain fine-tuning: the first phase of sharcs+.
     """
     source = encoder or minilm_path()
-    layer = RECIPES[recipe].router_layer(AutoConfig.from_pretrained(source).num_hidden_layers)
+    layer = router_layer or RECIPES[recipe].router_layer(AutoConfig.from_pretrained(source).num_hidden_layers)
     model = SharcsForSequenceClassification.from_encoder(source, num_labels=labels, router_layer=layer, widths=widths)
     shares = Bounded()
     callbacks: list[Any] = [shares]

@@ -1,0 +1,80 @@
+"""Where sharcs+ routes and how narrow it goes, compared on a tenth of train that nothing is trained on.
+
+    python benchmarks/quality_tuning.py run --set cola --router-layer 2 --width 0.25
+    python benchmarks/quality_tuning.py all --workers 2 --minutes 60     # resumes: finished runs are skipped
+
+Test rows are not read. Each run starts from quality_study.py's fine-tuned network and writes
+benchmarks/results/quality/tuning/SET-LAYER-WIDTH.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+import transformers
+
+from common import machine, processor_seconds, run_processes, save
+from peers import ours
+from peers.outputs import at_budgets, curve, metric_of
+from quality_study import CACHE, FOLDER, RATE, SETS, Rows, first_layers
+
+CHOICES = ((1, 0.25), (2, 0.25), (1, 0.5))
+SEED = 0
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    transformers.set_seed(SEED)
+    rows = Rows(args.set, SEED)
+    plain, _ = first_layers("plain", args.set, rows, SEED)
+    folder = CACHE / f"{args.set}-plain-{SEED}"
+    plain.model.save_pretrained(folder)
+    start = processor_seconds()
+    model, _ = ours.train(
+        "sharcs+", args.set, rows.train, rows.dev, len(rows.names), seed=SEED, epochs=0, rate=RATE,
+        encoder=str(folder), widths=(args.width, 1.0), router_layer=args.router_layer,
+    )  # fmt: skip
+    seconds = processor_seconds() - start
+    held_out = ours.outputs_of(model, rows.dev, "sharcs+")
+    metric = metric_of(args.set)
+    assert held_out.full_logits is not None
+    answers = {"full": held_out.full_logits.argmax(-1), "narrow": held_out.predictions[0]}
+    chosen = at_budgets(curve(held_out, held_out, ours.SIGNALS["sharcs+"], args.set))
+    result = {
+        "set": args.set, "router_layer": args.router_layer, "width": args.width, "seed": SEED,
+        "held_out_rows": len(rows.dev), "second_phase_cpu_seconds": seconds,
+        **{name: float(metric(held_out.labels.numpy(), of.numpy())) for name, of in answers.items()},
+        "narrow_cost": float(held_out.cost[0].sum() / held_out.full.sum()),
+        "mean_over_budgets": sum(row["metric"] for row in chosen) / len(chosen), "at_budgets": chosen, **machine(),
+    }  # fmt: skip
+    save(FOLDER / "tuning" / f"{args.set}-{args.router_layer}-{args.width:g}.json", result)
+    print({key: result[key] for key in ("set", "router_layer", "width", "full", "narrow", "mean_over_budgets")})
+
+
+def everything(args: argparse.Namespace) -> None:
+    """Run what is missing until the time is up."""
+    commands = [
+        (f"tuning-{name}-{layer}-{width:g}",
+         [__file__, "run", "--set", name, "--router-layer", str(layer), "--width", str(width)])
+        for name in SETS for layer, width in CHOICES
+        if not (FOLDER / "tuning" / f"{name}-{layer}-{width:g}.json").exists()
+    ]  # fmt: skip
+    run_processes(commands, workers=args.workers, minutes=args.minutes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one, every = commands.add_parser("run"), commands.add_parser("all")
+    one.add_argument("--set", required=True, choices=SETS)
+    one.add_argument("--router-layer", type=int, required=True)
+    one.add_argument("--width", type=float, default=0.25)
+    every.add_argument("--workers", type=int, default=2)
+    every.add_argument("--minutes", type=float, default=60)
+    args = parser.parse_args()
+    {"run": run, "all": everything}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()
