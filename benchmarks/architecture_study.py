@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 import pruned
-from common import RESULTS, collator, machine, processor_seconds, run_processes, save, tokenizer
+from common import RESULTS, collator, machine, processor_seconds, run_processes, save, study_commands, tokenizer
 from peers import ours, static
 from peers.fitting import fit, run_all
 from peers.outputs import Outputs, at_budgets, curve, metric_of
@@ -246,16 +246,13 @@ def draw(title: str, runs: dict[tuple[str, str], list[dict[str, Any]]], of_minil
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    one, every = commands.add_parser("run"), commands.add_parser("all")
+    parser, commands = study_commands(__doc__)
+    one, every = commands.choices["run"], commands.choices["all"]
     commands.add_parser("summary")
     one.add_argument("--encoder", required=True, choices=ENCODERS)
     one.add_argument("--set", required=True, choices=SETS)
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--threads", type=int, default=1)
-    every.add_argument("--workers", type=int, default=2)
-    every.add_argument("--minutes", type=float, default=90)
     every.add_argument("--seeds", type=int, nargs="*", default=[0])
     args = parser.parse_args()
     {"run": run, "all": everything, "summary": summary}[args.command](args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -98,6 +99,17 @@ def run_processes(waiting: list[tuple[str, list[str]]], *, workers: int, minutes
         if time.time() >= end:
             queue = []
         time.sleep(1)
+
+
+def study_commands(doc: str | None) -> tuple[argparse.ArgumentParser, Any]:
+    """Make a study's parser and its commands, ``run`` for one run and ``all`` for those that are missing."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run")
+    every = commands.add_parser("all")
+    every.add_argument("--workers", type=int, default=2)
+    every.add_argument("--minutes", type=float, default=90)
+    return parser, commands
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

@@ -19,7 +19,18 @@ import torch
 import transformers
 from sklearn.model_selection import train_test_split
 
-from common import DATA, HOLDOUT, RESULTS, collator, machine, processor_seconds, run_processes, save, tokenizer
+from common import (
+    DATA,
+    HOLDOUT,
+    RESULTS,
+    collator,
+    machine,
+    processor_seconds,
+    run_processes,
+    save,
+    study_commands,
+    tokenizer,
+)
 from peers import cost, early_exit, lexical, ours, static
 from peers.outputs import Outputs, at_budgets, curve, metric_of
 from sharcs.data import load_texts, tokenise
@@ -91,6 +102,14 @@ def first_layers(method: str, name: str, rows: Rows, seed: int) -> tuple[static.
     return model, record
 
 
+def fine_tuned(name: str, rows: Rows, seed: int) -> tuple[str, dict[str, Any]]:
+    """Write the fine-tuned network as a directory that sharcs+ starts from; returns the training's record, too."""
+    plain, record = first_layers("plain", name, rows, seed)
+    folder = CACHE / f"{name}-plain-{seed}"
+    plain.model.save_pretrained(folder)
+    return str(folder), record
+
+
 def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Outputs, Outputs, str, dict[str, Any]]:
     """Train a method; returns its answers on held-out and test rows, its signal, and what to note of the training."""
     labels, common = len(rows.names), {"seed": seed, "epochs": EPOCHS, "rate": RATE}
@@ -108,12 +127,10 @@ def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Outputs, Out
             )
         else:
             # Its first phase is plain fine-tuning, bit for bit.
-            plain, first = first_layers("plain", name, rows, seed)
-            folder = CACHE / f"{name}-plain-{seed}"
-            plain.model.save_pretrained(folder)
+            folder, first = fine_tuned(name, rows, seed)
             start = processor_seconds()
             routed, record = ours.train(
-                method, name, rows.train, rows.dev, labels, **{**common, "epochs": 0}, encoder=str(folder)
+                method, name, rows.train, rows.dev, labels, **{**common, "epochs": 0}, encoder=folder
             )
             second = processor_seconds() - start
             record |= {"train_cpu_seconds": first["train_cpu_seconds"] + second, "second_phase_cpu_seconds": second}
@@ -230,15 +247,12 @@ def everything(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    one, every = commands.add_parser("run"), commands.add_parser("all")
+    parser, commands = study_commands(__doc__)
+    one, every = commands.choices["run"], commands.choices["all"]
     one.add_argument("--set", required=True, choices=SETS)
     one.add_argument("--method", required=True, choices=METHODS)
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--threads", type=int, default=1)
-    every.add_argument("--workers", type=int, default=2)
-    every.add_argument("--minutes", type=float, default=90)
     every.add_argument("--sets", default=",".join(SETS))
     every.add_argument("--best", nargs="*", default=[], help="the peers that get three seeds, as ours does")
     args = parser.parse_args()

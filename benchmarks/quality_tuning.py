@@ -14,10 +14,10 @@ import argparse
 import torch
 import transformers
 
-from common import machine, processor_seconds, run_processes, save
+from common import machine, processor_seconds, run_processes, save, study_commands
 from peers import ours
 from peers.outputs import at_budgets, curve, metric_of
-from quality_study import CACHE, FOLDER, RATE, SETS, Rows, first_layers
+from quality_study import FOLDER, RATE, SETS, Rows, fine_tuned
 
 CHOICES = ((1, 0.25), (2, 0.25), (1, 0.5))
 SEED = 0
@@ -27,13 +27,11 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     transformers.set_seed(SEED)
     rows = Rows(args.set, SEED)
-    plain, _ = first_layers("plain", args.set, rows, SEED)
-    folder = CACHE / f"{args.set}-plain-{SEED}"
-    plain.model.save_pretrained(folder)
+    folder, _ = fine_tuned(args.set, rows, SEED)
     start = processor_seconds()
     model, _ = ours.train(
         "sharcs+", args.set, rows.train, rows.dev, len(rows.names), seed=SEED, epochs=0, rate=RATE,
-        encoder=str(folder), widths=(args.width, 1.0), router_layer=args.router_layer,
+        encoder=folder, widths=(args.width, 1.0), router_layer=args.router_layer,
     )  # fmt: skip
     seconds = processor_seconds() - start
     held_out = ours.outputs_of(model, rows.dev, "sharcs+")
@@ -64,14 +62,11 @@ def everything(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    one, every = commands.add_parser("run"), commands.add_parser("all")
+    parser, commands = study_commands(__doc__)
+    one = commands.choices["run"]
     one.add_argument("--set", required=True, choices=SETS)
     one.add_argument("--router-layer", type=int, required=True)
     one.add_argument("--width", type=float, default=0.25)
-    every.add_argument("--workers", type=int, default=2)
-    every.add_argument("--minutes", type=float, default=60)
     args = parser.parse_args()
     {"run": run, "all": everything}[args.command](args)
 

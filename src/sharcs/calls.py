@@ -53,7 +53,6 @@ class RoutingCall:
         trunk_only: Whether the pass ends at the router, by :class:`TrunkDone`.
         arguments: What the encoder handed to each layer after the router, by position and by name.
         requests: How many layers a list of repeated layers was asked for.
-        form: What the encoder's layers return: 0 for hidden states alone, else the length of a tuple.
         normalise: Filled by the tail: maps input and output of the encoder's final norm to what follows it.
     """
 
@@ -65,7 +64,6 @@ class RoutingCall:
     trunk_only: bool = False
     arguments: list[Arguments] = field(default_factory=list)
     requests: int = 0
-    form: int | None = None
     normalise: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def continued(self, width_index: int, rows: Tensor | None = None) -> RoutingCall:
@@ -117,7 +115,7 @@ class RoutedLayers(nn.Module):
         depth = len(layers) - tail.router_layer  # type: ignore[operator]
         self.trunk = layers[:-depth]
         self._slots = [Slot(tail, layer, position) for position, layer in enumerate(layers)]
-        self.trunk[-1].register_forward_hook(_remember_form)
+        self.trunk[-1].register_forward_hook(functools.partial(_remember_form, tail))
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over what runs at each position in the current call."""
@@ -168,12 +166,11 @@ class Slot:
         call = current_call()
         if self.position >= 0:
             call.arguments.append((args, kwargs))
-        if call.form is None:
-            call.form = self.tail.form if self.tail.form is not None else self._form(hidden, args, kwargs)
-        self.tail.form = call.form
+        if self.tail.form is None:
+            self.tail.form = self._form(hidden, args, kwargs)
         is_last = self.position == len(self.tail.layers) - 1
         states = self.tail(hidden, call.arguments) if is_last else hidden
-        return states if call.form == 0 else (states, *[None] * (call.form - 1))
+        return states if self.tail.form == 0 else (states, *[None] * (self.tail.form - 1))
 
     def __getattr__(self, name: str) -> Any:
         """Read an attribute of the layer."""
@@ -191,10 +188,8 @@ class Slot:
             return _form_of(self.layer(hidden, *args, **kwargs))
 
 
-def _remember_form(module: nn.Module, args: Any, output: Any) -> None:
-    call = _CALL.get(None)
-    if call is not None:
-        call.form = _form_of(output)
+def _remember_form(tail: Any, module: nn.Module, args: Any, output: Any) -> None:
+    tail.form = _form_of(output)
 
 
 def _form_of(output: Any) -> int:

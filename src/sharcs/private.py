@@ -63,7 +63,7 @@ class PrivateSubnetwork(nn.Module):
         narrow, sizes = int(config.hidden_size), layers_config(encoder_config)
         self.num_heads, self.head_groups = int(sizes.num_attention_heads), head_groups(sizes)
         self.config, self.encoder_config = config, encoder_config
-        self.hidden_arguments = architecture_of(encoder_config).hidden_arguments
+        self.architecture = architecture_of(encoder_config)
         self.cut = nn.Linear(sizes.hidden_size, narrow)
         self.norm = entry_norm(config)
         self.layers = nn.ModuleList(build_layer(layer, config, first_index + i) for i, layer in enumerate(layers))
@@ -94,7 +94,7 @@ class PrivateSubnetwork(nn.Module):
             self.kept_heads[position] = heads[: self.kept_heads.shape[1]]
             if importance is not None:
                 layer = self._reordered(layer, order, groups, importance.neurons[position])
-            values = slice_parameters(layer, narrow_layer, architecture_of(self.encoder_config))
+            values = slice_parameters(layer, narrow_layer, self.architecture)
             for name, tensor in named_tensors(narrow_layer):
                 tensor.copy_(values[name])
 
@@ -107,7 +107,7 @@ class PrivateSubnetwork(nn.Module):
         """
         hidden = self.norm(self.cut(hidden))
         for layer, heads, given in zip(self.layers, self.kept_heads, arguments, strict=True):
-            cut = Cut(self.num_heads, heads, self.kept_hidden, self.hidden_arguments)
+            cut = Cut(self.num_heads, heads, self.kept_hidden, self.architecture.hidden_arguments)
             args, kwargs = map_arguments(given, cut)
             hidden = states_of(layer(hidden, *args, **kwargs))
         return self.exit(hidden)  # type: ignore[no-any-return]

@@ -58,7 +58,8 @@ class RoutedTail(nn.Module):
         self.architecture = architecture_of(encoder_config)
         self.hidden_size: int = sizes.hidden_size
         self.num_heads: int = sizes.num_attention_heads
-        self.form: int | None = None  # of what the layers return, once one has shown it: see RoutingCall
+        # What the layers return, once one has shown it: 0 for hidden states alone, else the length of a tuple.
+        self.form: int | None = None
         self.dense: DenseLayers | None = None
         self.narrow_widths = list(config.widths)[:-1]
         self.router_layer = int(config.router_layer or 0)

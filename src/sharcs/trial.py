@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sharcs.cost import flops
+from sharcs.errors import first_line
 from sharcs.layers import refusal
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def plain_answer(encoder: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         logits: Tensor = encoder(**inputs).logits
     except Exception as error:  # whatever an unknown encoder's code may raise
         kind = "tokens" if "input_ids" in inputs else encoder.main_input_name
-        raise refusal(encoder, f"code that fails on {kind} alone ({_in_short(error)})") from error
+        raise refusal(
+            encoder, f"code that fails on {kind} alone ({type(error).__name__}: {first_line(error)})"
+        ) from error
     return logits
 
 
@@ -72,7 +75,9 @@ def try_out(model: RoutedModel, inputs: dict[str, Tensor], expected: Tensor) -> 
             hidden = model(**inputs, trunk_only=True).hidden
             continued = model(hidden=hidden, **mask, width=width)
         except Exception as error:  # whatever an unknown encoder's code may raise
-            raise refusal(encoder, f"code that fails at width {width:g} ({_in_short(error)})") from error
+            raise refusal(
+                encoder, f"code that fails at width {width:g} ({type(error).__name__}: {first_line(error)})"
+            ) from error
         if hidden.shape[1] != tokens:
             raise refusal(encoder, f"{hidden.shape[1]} tokens of an input that counts as {tokens}")
         if width == 1.0 and not torch.equal(direct.logits, expected):
@@ -86,7 +91,3 @@ def try_out(model: RoutedModel, inputs: dict[str, Tensor], expected: Tensor) -> 
                 f"matrix products beside its projections (at width {width:g} {counted} FLOPs, "
                 f"of which {float(cost[index]):.0f} are known)",
             )
-
-
-def _in_short(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
