@@ -188,6 +188,22 @@ def test_trunk_and_tail_alone_are_the_whole(plain_path):
 
 
 @torch.no_grad()
+def test_a_loaded_model_may_continue_before_it_runs_anything_else(plain_path, tmp_path):
+    model = load_routed(plain_path)
+    batch = batch_of(model)
+    hidden = model(**batch, trunk_only=True).hidden
+    model.save_pretrained(tmp_path)
+    given = {"hidden": hidden, "attention_mask": batch["attention_mask"], "width": WIDTHS[0]}
+    expected = model(**given).logits
+    assert torch.equal(type(model).from_pretrained(tmp_path)(**given).logits, expected)
+    trained, answers = type(model).from_pretrained(tmp_path).train(), []
+    for _ in range(2):  # what it has to find out the first time draws no dropout's numbers
+        torch.manual_seed(0)
+        answers.append(trained(**given).logits)
+    assert torch.equal(*answers)
+
+
+@torch.no_grad()
 def test_a_tail_takes_inputs_of_several_batches_padded_anew(plain_path):
     model = load_routed(plain_path)
     batches = [batch_of(model, lengths) for lengths in ([4, 9], [6], [2, 12, 3])]
