@@ -33,7 +33,7 @@ from encoders import (
 from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification, SharcsOutput
 from sharcs.calls import trunk_layers
 from sharcs.cost import flops
-from sharcs.trial import plain_answer, try_out
+from sharcs.first_run import plain_answer, try_out
 
 NARROW = range(len(WIDTHS) - 1)
 LENGTHS = [4, 9, 1, 6]

@@ -1,7 +1,7 @@
 """What single architectures do in a way of their own. Everything else is told from the modules themselves.
 
-To support another encoder, wrap it and read what :func:`sharcs.layers.check_architecture` and the trial of
-:mod:`sharcs.trial` refuse; a line here is needed only where it does something that nothing of the others does.
+To support another encoder, wrap it and read what :func:`sharcs.layers.check_architecture` and
+:mod:`sharcs.first_run` refuse; a line here is needed only where it does something that nothing of the others does.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ from sharcs.architectures import architecture_of, body_of, skipped_modules
 from sharcs.calls import RoutedLayers, leave_out_when_continuing, own_where_narrow, skip_when_continuing
 from sharcs.config import SharcsConfig
 from sharcs.errors import EncoderError, InputError
+from sharcs.first_run import plain_answer, try_out
 from sharcs.frontier import policy_for_budget
 from sharcs.layers import check_architecture, find_layers, in_order, replace_layers
 from sharcs.passes import RoutedPasses
 from sharcs.subnetworks import RoutedTail
-from sharcs.trial import plain_answer, try_out
 
 if TYPE_CHECKING:
     import os
