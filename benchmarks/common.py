@@ -59,18 +59,24 @@ def splits(name: str, seed: int, tune: bool) -> tuple[Dataset, Dataset, list[str
 def machine() -> dict[str, Any]:
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "processor": _processor(),
+        "processor": _of_processor("model name") or platform.processor(),
+        "training_precision": "bfloat16" if has_bfloat16() else "float32",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
 
 
-def _processor() -> str:
+def _of_processor(field: str) -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
+        if line.startswith(field):
             return line.partition(":")[2].strip()
-    return platform.processor()
+    return ""
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; torch stands in for it very slowly."""
+    return {"avx512_bf16", "amx_bf16"} & set(_of_processor("flags").split()) != set()
 
 
 def peak_megabytes() -> float:

@@ -11,6 +11,7 @@ pictures of them. Fine-tuned networks that several methods start from are kept i
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 import transformers
 from sklearn.model_selection import train_test_split
+from transformers import AutoConfig
 
 from common import (
     DATA,
@@ -33,7 +35,10 @@ from common import (
 )
 from peers import cost, early_exit, lexical, ours, static
 from peers.outputs import Outputs, at_budgets, curve, metric_of
+from sharcs import SharcsForSequenceClassification
+from sharcs.builtin import minilm_path
 from sharcs.data import load_texts, tokenise
+from sharcs.training_arguments import RECIPES
 
 SETS = ("sst2", "sick", "banking77", "cola", "agnews", "mrpc", "rte")
 ROWS = {"sst2": 8000, "agnews": 4000}  # the others are used whole
@@ -110,6 +115,39 @@ def fine_tuned(name: str, rows: Rows, seed: int) -> tuple[str, dict[str, Any]]:
     return str(folder), record
 
 
+def router_layer_of(name: str) -> int:
+    """Take what held-out rows of a set chose (quality_tuning.py), else what the recipe says."""
+    found = [json.loads(file.read_text()) for file in sorted((FOLDER / "tuning").glob(f"{name}-*.json"))]
+    if not found:
+        return RECIPES["sharcs+"].router_layer(AutoConfig.from_pretrained(minilm_path()).num_hidden_layers)
+    return int(max(found, key=lambda run: run["mean_over_budgets"])["router_layer"])
+
+
+def sub_networks(
+    name: str, rows: Rows, seed: int, router_layer: int, width: float = 0.25
+) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
+    """Give the fine-tuned network sub-networks and a router, or take it from the cache."""
+    source, first = fine_tuned(name, rows, seed)  # sharcs+'s first phase is plain fine-tuning, bit for bit
+    folder = CACHE / f"{name}-sharcs+-{seed}-{router_layer}-{width:g}"
+    record = folder / "second_phase.json"
+    if record.exists():
+        model = SharcsForSequenceClassification.from_pretrained(folder)
+    else:
+        start = processor_seconds()
+        model, _ = ours.train(
+            "sharcs+", name, rows.train, rows.dev, len(rows.names), seed=seed, epochs=0, rate=RATE, encoder=source,
+            widths=(width, 1.0), router_layer=router_layer,
+        )  # fmt: skip
+        model.save_pretrained(folder)
+        save(record, {"cpu_seconds": processor_seconds() - start})
+    second = json.loads(record.read_text())["cpu_seconds"]
+    return model, {
+        "router_layer": router_layer,
+        "train_cpu_seconds": first["train_cpu_seconds"] + second,
+        "second_phase_cpu_seconds": second,
+    }
+
+
 def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Outputs, Outputs, str, dict[str, Any]]:
     """Train a method; returns its answers on held-out and test rows, its signal, and what to note of the training."""
     labels, common = len(rows.names), {"seed": seed, "epochs": EPOCHS, "rate": RATE}
@@ -126,14 +164,7 @@ def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Outputs, Out
                 method, name, rows.train, rows.dev, labels, **{**common, "epochs": PAPER_EPOCHS}
             )
         else:
-            # Its first phase is plain fine-tuning, bit for bit.
-            folder, first = fine_tuned(name, rows, seed)
-            start = processor_seconds()
-            routed, record = ours.train(
-                method, name, rows.train, rows.dev, labels, **{**common, "epochs": 0}, encoder=folder
-            )
-            second = processor_seconds() - start
-            record |= {"train_cpu_seconds": first["train_cpu_seconds"] + second, "second_phase_cpu_seconds": second}
+            routed, record = sub_networks(name, rows, seed, router_layer_of(name))
         routed.save_pretrained(CACHE / f"{name}-{method}-{seed}")
         answers = [ours.outputs_of(routed, part, method) for part in (rows.dev, rows.test)]
         return *answers, ours.SIGNALS[method], record

@@ -14,12 +14,12 @@ import argparse
 import torch
 import transformers
 
-from common import machine, processor_seconds, run_processes, save, study_commands
+from common import machine, run_processes, save, study_commands
 from peers import ours
 from peers.outputs import at_budgets, curve, metric_of
-from quality_study import FOLDER, RATE, SETS, Rows, fine_tuned
+from quality_study import FOLDER, SETS, Rows, sub_networks
 
-CHOICES = ((1, 0.25), (2, 0.25), (1, 0.5))
+CHOICES = ((2, 0.25), (1, 0.25))
 SEED = 0
 
 
@@ -27,13 +27,7 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     transformers.set_seed(SEED)
     rows = Rows(args.set, SEED)
-    folder, _ = fine_tuned(args.set, rows, SEED)
-    start = processor_seconds()
-    model, _ = ours.train(
-        "sharcs+", args.set, rows.train, rows.dev, len(rows.names), seed=SEED, epochs=0, rate=RATE,
-        encoder=folder, widths=(args.width, 1.0), router_layer=args.router_layer,
-    )  # fmt: skip
-    seconds = processor_seconds() - start
+    model, record = sub_networks(args.set, rows, SEED, args.router_layer, args.width)
     held_out = ours.outputs_of(model, rows.dev, "sharcs+")
     metric = metric_of(args.set)
     assert held_out.full_logits is not None
@@ -41,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     chosen = at_budgets(curve(held_out, held_out, ours.SIGNALS["sharcs+"], args.set))
     result = {
         "set": args.set, "router_layer": args.router_layer, "width": args.width, "seed": SEED,
-        "held_out_rows": len(rows.dev), "second_phase_cpu_seconds": seconds,
+        "held_out_rows": len(rows.dev), "second_phase_cpu_seconds": record["second_phase_cpu_seconds"],
         **{name: float(metric(held_out.labels.numpy(), of.numpy())) for name, of in answers.items()},
         "narrow_cost": float(held_out.cost[0].sum() / held_out.full.sum()),
         "mean_over_budgets": sum(row["metric"] for row in chosen) / len(chosen), "at_budgets": chosen, **machine(),
