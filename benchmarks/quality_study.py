@@ -49,7 +49,7 @@ PAPER_EPOCHS = 7  # its router has no labels in the first three
 CASCADES = {"cascade-tfidf": "tfidf", "cascade-2-layers": "first-2-layers"}
 STATIC = {"plain": None, "first-2-layers": 2, "first-3-layers": 3, "first-4-layers": 4}
 METHODS = (
-    "plain", "first-2-layers", "sharcs+", *early_exit.SIGNALS, "first-3-layers", "first-4-layers", "dynabert",
+    "plain", "sharcs+", "first-2-layers", *early_exit.SIGNALS, "first-3-layers", "first-4-layers", "dynabert",
     "tfidf", *CASCADES, "paper",
 )  # fmt: skip
 FOLDER = RESULTS / "quality"

@@ -49,7 +49,7 @@ def everything(args: argparse.Namespace) -> None:
     commands = [
         (f"tuning-{name}-{layer}-{width:g}",
          [__file__, "run", "--set", name, "--router-layer", str(layer), "--width", str(width)])
-        for name in SETS for layer, width in CHOICES
+        for layer, width in CHOICES for name in SETS  # two runs of one set would both fine-tune its network
         if not (FOLDER / "tuning" / f"{name}-{layer}-{width:g}.json").exists()
     ]  # fmt: skip
     run_processes(commands, workers=args.workers, minutes=args.minutes)
