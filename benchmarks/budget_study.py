@@ -60,10 +60,7 @@ def run_networks(cache: Path, names: list[str], seed: int) -> None:
             print(name, "has no network" if not source.is_dir() else "is done", flush=True)
             continue
         model = SharcsForSequenceClassification.from_pretrained(source)
-        label2id = {str(label): int(index) for index, label in model.config.id2label.items()}
-        if set(label2id) == {f"LABEL_{index}" for index in range(len(label2id))}:  # the studies number the classes
-            known = sorted(set(load_texts(str(DATA / name / "train.csv.gz")).labels or ()))
-            label2id = {label: index for index, label in enumerate(known)}
+        label2id = model.config.class_indices
         trials = [answers(model, name, label2id), answers(model, OTHER[name], None)]
         parts = [
             {"outputs": astuple(trial.outputs), "costs": astuple(trial.costs), "labels": trial.labels}

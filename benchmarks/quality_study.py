@@ -148,6 +148,16 @@ def sub_networks(
     }
 
 
+def keep(model: SharcsForSequenceClassification, rows: Rows, folder: Path) -> None:
+    """Write a network as 'sharcs train' would, for the other studies and for the command line."""
+    model.config.id2label = dict(enumerate(rows.names))
+    model.config.label2id = {label: index for index, label in enumerate(rows.names)}
+    model.save_pretrained(folder)
+    own = tokenizer()
+    own.model_max_length = MAX_LENGTH
+    own.save_pretrained(folder)
+
+
 def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Outputs, Outputs, str, dict[str, Any]]:
     """Train a method; returns its answers on held-out and test rows, its signal, and what to note of the training."""
     labels, common = len(rows.names), {"seed": seed, "epochs": EPOCHS, "rate": RATE}
@@ -165,7 +175,7 @@ def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Outputs, Out
             )
         else:
             routed, record = sub_networks(name, rows, seed, router_layer_of(name))
-        routed.save_pretrained(CACHE / f"{name}-{method}-{seed}")
+        keep(routed, rows, CACHE / f"{name}-{method}-{seed}")
         answers = [ours.outputs_of(routed, part, method) for part in (rows.dev, rows.test)]
         return *answers, ours.SIGNALS[method], record
     plain, record = first_layers("plain", name, rows, seed)

@@ -1,19 +1,19 @@
 """Saved FLOPs against saved seconds: at every batch size, on ONNX Runtime, over a million texts, in a profile.
 
-    python benchmarks/speed_study.py all --models runs/speed      # resumes: finished parts are skipped
+    python benchmarks/speed_study.py all                          # resumes: finished parts are skipped
     python benchmarks/speed_study.py run base-sst2 --seconds 20   # one part
     python benchmarks/speed_study.py summary                      # speed.json and speed.png of what is there
 
 A part writes benchmarks/results/speed/PART.json when it ends:
 
     base-SET     12 layers, 768 wide, random weights: time doesn't depend on them. Routed to half of the FLOPs.
-    minilm-SET   'sharcs train' on the set, then routed to half of the FLOPs; models are kept in --models.
-    trained-SET  the same model with the policy that it was trained to: accuracy lost, and seconds saved.
+    minilm-SET   MiniLM as quality_study.py trained it by sharcs+ and left it in --cache, routed to half of the FLOPs.
+    trained-SET  the same with the cheapest policy that loses nothing on held-out rows: accuracy lost, seconds saved.
     million      peak memory and speed of 'sharcs predict' over a million short texts, beside 10,000.
     overhead     what of the engine's time is neither tokenising nor tensor operations, at batch size 32.
 
-Policies are chosen on a part of train, never on what is measured. Each table comes from one run of what 'sharcs
-benchmark' runs. All of it wants a machine that does nothing else.
+Policies are chosen on rows of train that no network was trained on, never on what is measured. Each table comes from
+one run of what 'sharcs benchmark' runs. All of it wants a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -32,20 +32,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, BertConfig
 
+import quality_study
 from common import DATA, MAX_LENGTH, RESULTS, collator, machine, save, tokenizer
+from quality_study import Rows
 from sharcs.artifacts import TrainedModel, open_model
 from sharcs.benchmark import run_benchmark
 from sharcs.columns import Columns
-from sharcs.config import SharcsConfig
+from sharcs.config import BLEND, SharcsConfig
 from sharcs.curve import curve_policies
 from sharcs.data import load_texts, tokenise
 from sharcs.engine import InferenceEngine
 from sharcs.evaluation import Costs, route, run_all_widths
 from sharcs.modeling import SharcsForSequenceClassification
+from sharcs.trials import Trial, policy_paths
 
 FOLDER = RESULTS / "speed"
 LENGTHS_OF = ("sst2", "agnews")
@@ -53,6 +57,7 @@ SETS = ("sst2", "agnews", "sick", "banking77", "mrpc", "rte", "cola")
 HALF = 0.5
 POLICY_TEXTS = 1000
 WIDTHS = (0.25, 1.0)
+SEED = 0
 PARTS = (
     *(f"base-{name}" for name in LENGTHS_OF),
     *(f"minilm-{name}" for name in LENGTHS_OF),
@@ -78,20 +83,16 @@ def base_size(names: list[str]) -> SharcsForSequenceClassification:
     return SharcsForSequenceClassification(config, encoder=encoder).eval()
 
 
-def trained_folder(name: str, models: Path) -> Path:
-    """Train MiniLM on a set, unless that was done."""
-    folder = models / name
-    if not (folder / "config.json").exists():
-        resume = ["--resume"] if folder.exists() else []
-        command = [sys.executable, "-m", "sharcs.cli", "train", "--data", str(DATA / name / "train.csv.gz")]
-        subprocess.run([*command, "--output", str(folder), "--max-train-samples", "8000", *resume], check=True)
-    return folder
+def network(name: str, cache: Path) -> TrainedModel:
+    """Load the network that quality_study.py trained by sharcs+ on a set."""
+    folder = cache / f"{name}-sharcs+-{SEED}"
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is missing: run benchmarks/quality_study.py run --set {name} --method sharcs+")
+    return open_model(folder)
 
 
-def route_to(model: SharcsForSequenceClassification, budget: float, name: str) -> float:
-    """Set the policy whose mean FLOPs on texts of train come closest to a budget, and return them."""
-    texts = load_texts(str(DATA / name / "train.csv.gz"), max_samples=POLICY_TEXTS, seed=1)
-    rows = tokenise(texts, tokenizer(), max_length=MAX_LENGTH)
+def route_to(model: SharcsForSequenceClassification, budget: float, rows: Any) -> float:
+    """Set the policy whose mean FLOPs on some rows come closest to a budget, and return them."""
     outputs = run_all_widths(model, rows, collator())
     costs = Costs.of(model, outputs.lengths)
     policies = curve_policies(outputs, costs, model.config.routing_policy)
@@ -101,22 +102,35 @@ def route_to(model: SharcsForSequenceClassification, budget: float, name: str) -
     return spent[best]
 
 
-def table(model: SharcsForSequenceClassification, name: str, seconds: float, columns: Columns) -> dict[str, Any]:
+def route_without_loss(model: SharcsForSequenceClassification, rows: Any) -> float:
+    """Set the cheapest policy that answers as many rows right as the full network, and return its mean FLOPs."""
+    outputs = run_all_widths(model, rows, collator(), blend=BLEND)
+    trial = Trial.of(model, outputs, torch.tensor(rows["labels"]), quality_study.MAX_LENGTH)
+    policies = [policy for path in policy_paths(trial) for policy in path]
+    applied = trial.apply(policies)
+    lost = (applied.lost.astype(int) - applied.gained).sum(1)
+    cost = applied.flops.sum(1) / float(trial.costs.full.sum())
+    best = int(np.where(lost <= 0, cost, np.inf).argmin())
+    model.config.policy = asdict(policies[best])
+    return float(cost[best])
+
+
+def table(trained: TrainedModel, name: str, seconds: float) -> dict[str, Any]:
     """Run the benchmark on a set's test texts."""
     file = DATA / name / "test.csv.gz"
-    texts = load_texts(str(file if file.exists() else DATA / name / "validation.csv.gz"), columns)
-    label2id = {str(label): int(index) for index, label in (model.config.id2label or {}).items()}
+    texts = load_texts(str(file if file.exists() else DATA / name / "validation.csv.gz"))
     assert texts.labels is not None
     given: Any = texts.texts if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
-    own = tokenizer()
-    own.model_max_length = MAX_LENGTH
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        model.save_pretrained(folder)
-        own.save_pretrained(folder)
-        trained = TrainedModel(model, own, columns)
-        labels = [label2id[label] for label in texts.labels]
-        return run_benchmark(trained, folder, given, labels, bar=bar, seconds=seconds)
+        write(trained, Path(temporary))
+        labels = [trained.model.config.class_indices[label] for label in texts.labels]
+        return run_benchmark(trained, Path(temporary), given, labels, bar=bar, seconds=seconds)
+
+
+def write(trained: TrainedModel, folder: Path) -> Path:
+    trained.model.save_pretrained(folder)
+    trained.tokenizer.save_pretrained(folder)
+    return folder
 
 
 def time_saved(report: dict[str, Any]) -> dict[str, Any]:
@@ -141,16 +155,18 @@ def time_saved(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_table(kind: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
-    columns = Columns()
     if kind == "base":
-        labels = load_texts(str(DATA / name / "train.csv.gz")).labels
-        model = base_size(sorted(set(labels or [])))
+        texts = load_texts(str(DATA / name / "train.csv.gz"), max_samples=POLICY_TEXTS, seed=1)
+        own = tokenizer()
+        own.model_max_length = MAX_LENGTH
+        trained = TrainedModel(base_size(sorted(set(texts.labels or []))), own, Columns())
+        spent = route_to(trained.model, HALF, tokenise(texts, own, max_length=MAX_LENGTH))
     else:
-        trained = open_model(trained_folder(name, args.models))
-        model, columns = trained.model, trained.columns
-    budget = None if kind == "trained" else route_to(model, HALF, name)
-    report = table(model, name, args.seconds, columns)
-    return {"set": name, "flops_ratio_on_train": budget, **report, **time_saved(report)}
+        trained, rows = network(name, args.cache), Rows(name, SEED).dev
+        spent = route_to(trained.model, HALF, rows) if kind == "minilm" else route_without_loss(trained.model, rows)
+    report = table(trained, name, args.seconds)
+    return {"set": name, "flops_ratio_on_train": spent, "policy": trained.model.config.policy,
+            "router_layer": trained.model.config.router_layer, **report, **time_saved(report)}  # fmt: skip
 
 
 PREDICT = """
@@ -171,7 +187,8 @@ print(json.dumps({"seconds": seconds, "peak_mb": peak}))
 
 def million(args: argparse.Namespace) -> dict[str, Any]:
     """Stream short texts from a file to a file, in a process of its own for each number."""
-    folder = trained_folder("sst2", args.models)
+    trained = network("sst2", args.cache)
+    route_to(trained.model, HALF, Rows("sst2", SEED).dev)
     words = [" ".join(text.split()[:6]) for text in load_texts(str(DATA / "sst2" / "train.csv.gz")).texts]
     runs = []
     for rows in (args.rows // 100, args.rows):
@@ -181,6 +198,7 @@ def million(args: argparse.Namespace) -> dict[str, Any]:
                 writer = csv.writer(file)
                 writer.writerow(["text"])
                 writer.writerows([words[number % len(words)]] for number in range(rows))
+            folder = write(trained, Path(temporary) / "model")
             command = [sys.executable, "-c", PREDICT, str(folder), str(data), str(Path(temporary) / "out.csv")]
             run = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             runs.append({"rows": rows, "texts_per_second": rows / run["seconds"], **run})
@@ -195,8 +213,8 @@ def million(args: argparse.Namespace) -> dict[str, Any]:
 
 def overhead(args: argparse.Namespace) -> dict[str, Any]:
     """Profile the routed engine on batches of 32 texts, and sum the time by whose code it is spent in."""
-    trained = open_model(trained_folder("sst2", args.models))
-    route_to(trained.model, HALF, "sst2")
+    trained = network("sst2", args.cache)
+    route_to(trained.model, HALF, Rows("sst2", SEED).dev)
     engine = InferenceEngine(trained.model, trained.tokenizer)
     texts = load_texts(str(DATA / "sst2" / "test.csv.gz")).texts
     batches = [texts[start : start + 32] for start in range(0, 32 * 40, 32)]
@@ -276,7 +294,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("run", "all", "summary"))
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--models", type=Path, default=Path("runs/speed"), help="where trained models are kept")
+    parser.add_argument("--cache", type=Path, default=quality_study.CACHE, help="where the trained networks are")
     parser.add_argument("--results", type=Path, default=FOLDER)
     parser.add_argument("--seconds", type=float, default=600.0, help="of measuring, for each table")
     parser.add_argument("--rows", type=int, default=1_000_000)
