@@ -2,9 +2,9 @@
 
     python benchmarks/speed_study.py all                          # resumes: finished parts are skipped
     python benchmarks/speed_study.py run base-sst2 --seconds 20   # one part
-    python benchmarks/speed_study.py summary                      # speed.json and speed.png of what is there
 
-A part writes benchmarks/results/speed/PART.json when it ends:
+A part writes benchmarks/results/speed/PART.json when it ends, of which benchmarks/speed_summary.py makes tables and a
+picture:
 
     base-SET     12 layers, 768 wide, random weights: time doesn't depend on them. Routed to half of the FLOPs.
     minilm-SET   MiniLM as quality_study.py trained it by sharcs+ and left it in --cache, routed to half of the FLOPs.
@@ -259,40 +259,9 @@ def run(part: str, args: argparse.Namespace) -> None:
     print(f"wrote {args.results / part}.json", flush=True)
 
 
-def summary(results: Path) -> None:
-    found = [
-        json.loads((results / f"{part}.json").read_text()) for part in PARTS if (results / f"{part}.json").exists()
-    ]
-    save(results.with_suffix(".json"), {"parts": found})
-    tables = [part for part in found if "rows" in part]
-    if not tables:
-        return
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        1, len(tables), figsize=(2.6 * len(tables) + 1, 3.4), layout="constrained", sharey=True, squeeze=False
-    )
-    for panel, part in zip(axes.flat, tables, strict=True):
-        routed = next(row for row in part["rows"] if row["name"] == "routed")
-        sizes = list(routed["time_ratio"])
-        panel.bar(sizes, [routed["time_ratio"][size] for size in sizes], color="tab:blue", label="routed, time")
-        panel.axhline(routed["flops_ratio"], color="tab:orange", label="routed, FLOPs")
-        panel.axhline(1.0, color="black", linewidth=0.8, label="full network")
-        panel.set_title(part["part"], fontsize="medium")
-        panel.set_xlabel("batch size")
-    axes[0, 0].set_ylabel("over the full network in PyTorch")
-    axes[0, 0].legend(fontsize="small", loc="lower left")
-    figure.savefig(results.with_suffix(".png"), dpi=110)
-    plt.close(figure)
-    print(f"wrote {results.with_suffix('.json')} and .png")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("run", "all", "summary"))
+    parser.add_argument("command", choices=("run", "all"))
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--cache", type=Path, default=quality_study.CACHE, help="where the trained networks are")
     parser.add_argument("--results", type=Path, default=FOLDER)
@@ -302,11 +271,9 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    if args.command != "summary":
-        for part in args.parts or PARTS:
-            if not (args.results / f"{part}.json").exists():
-                run(part, args)
-    summary(args.results)
+    for part in args.parts or PARTS:
+        if args.command == "run" or not (args.results / f"{part}.json").exists():
+            run(part, args)
 
 
 if __name__ == "__main__":

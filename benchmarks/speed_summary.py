@@ -1,0 +1,97 @@
+"""Sum up the finished parts of speed_study.py: speed.json, speed.png, and the README's tables.
+
+python benchmarks/speed_summary.py
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import matplotlib as mpl
+
+from common import RESULTS, save
+from speed_study import FOLDER, PARTS
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def row_of(part: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in part["rows"] if row["name"] == name)  # type: ignore[no-any-return]
+
+
+def seconds_table(tables: list[dict[str, Any]]) -> None:
+    """Print time against FLOPs at every batch size."""
+    sizes = list(row_of(tables[0], "routed")["time_ratio"])
+    print("| network and texts | FLOPs | " + " | ".join(f"time at {size}" for size in sizes) + " | advice |")
+    print("|---" * (len(sizes) + 3) + "|")
+    for part in tables:
+        routed = row_of(part, "routed")
+        times = " | ".join(f"{routed['time_ratio'][size]:.2f}" for size in sizes)
+        print(f"| {part['part']} | {routed['flops_ratio']:.2f} | {times} | {part['advice']} |")
+
+
+def claims_table(trained: list[dict[str, Any]]) -> None:
+    """Print what the policies chosen on held-out rows save, and lose, on test texts."""
+    heads = (
+        "set",
+        "FLOPs",
+        "speed / full",
+        "points lost",
+        "in ORT",
+        "int8 / full int8",
+        "int8 / pipeline",
+        "int8 lost",
+    )
+    print(f"| {' | '.join(heads)} |\n" + "|---" * len(heads) + "|")
+    for part in trained:
+        routed, over, lost = row_of(part, "routed"), part["routed_over_full"], part["points_lost"]
+        print(
+            f"| {part['set']} | {routed['flops_ratio']:.2f} | {over['routed']:.2f} | {lost['routed']:.1f} | "
+            f"{over['routed-ort']:.2f} | {over['routed-ort-int8']:.2f} | {part['int8_routed_over_pipeline']:.1f} | "
+            f"{lost['routed-ort-int8']:.1f} |"
+        )
+
+
+def draw(tables: list[dict[str, Any]]) -> None:
+    columns = 4
+    lines = -(-len(tables) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(9.6, 2.6 * lines + 0.4), layout="constrained", sharey=True, squeeze=False
+    )
+    for panel in axes.flat[len(tables) :]:
+        panel.set_axis_off()
+    for panel, part in zip(axes.flat, tables, strict=False):
+        routed = row_of(part, "routed")
+        sizes = list(routed["time_ratio"])
+        panel.bar(sizes, [routed["time_ratio"][size] for size in sizes], color="tab:blue", label="routed, time")
+        panel.axhline(routed["flops_ratio"], color="tab:orange", label="routed, FLOPs")
+        panel.axhline(1.0, color="black", linewidth=0.8, label="full network")
+        panel.set_title(part["part"], fontsize="medium")
+    for panel in axes[-1]:
+        panel.set_xlabel("batch size")
+    axes[0, 0].set_ylabel("over the full network in PyTorch")
+    axes[0, 0].legend(fontsize="small", loc="lower left")
+    figure.savefig(RESULTS / "speed.png", dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    files = [FOLDER / f"{part}.json" for part in PARTS]
+    found = [json.loads(file.read_text()) for file in files if file.exists()]
+    save(RESULTS / "speed.json", {"parts": found})
+    tables = [part for part in found if "rows" in part]
+    if tables:
+        seconds_table(tables)
+        print()
+        claims_table([part for part in tables if part["part"].startswith("trained")])
+        draw(tables)
+    for part in found:
+        if "rows" not in part:
+            print(json.dumps(part, indent=1))
+    print(f"\nwrote {RESULTS / 'speed.json'} and .png")
+
+
+if __name__ == "__main__":
+    main()
