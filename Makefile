@@ -29,4 +29,5 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	# A process a core; a file's tests stay together, since what they share takes long to train.
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
