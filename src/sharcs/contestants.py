@@ -170,7 +170,8 @@ class PipelineEngine:
         from transformers import pipeline  # here, because it takes its time to import
 
         self.pipeline: Any = pipeline("text-classification", model=folder, device=best_device())
-        self.label2id: Any = self.pipeline.model.config.label2id
+        # Not label2id, which a configuration that was made in Python may lack.
+        self.label2id = {label: int(index) for index, label in self.pipeline.model.config.id2label.items()}
 
     def predict(self, texts: Iterable[Text]) -> Iterator[Prediction]:
         """Answer texts in their order."""
