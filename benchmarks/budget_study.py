@@ -40,7 +40,7 @@ PER_CLASS = ("max_disagreement", 0.1)
 CONFIDENCE = 0.95
 CHANGED = (0.1, 0.3, 1.0)
 STREAMS, LONGEST_STREAM, CHECK_SHARE = 1000, 200_000, 0.05
-UNCALIBRATED = 10  # in one of so many resamples: it tries every policy on every row
+UNCALIBRATED = 20  # in one of so many resamples: it tries every policy on every row
 FOLDER = RESULTS / "budget"
 
 
