@@ -1,18 +1,17 @@
 """What a guarantee is worth and what it costs, on the answers of trained networks to the test rows of four data sets.
 
     python benchmarks/budget_study.py outputs --cache benchmarks/cache     # one pass of each network, kept as .pt
-    python benchmarks/budget_study.py study --resamples 2000               # the tables; resumes set by set
-    python benchmarks/budget_study.py draw                                 # the picture
+    python benchmarks/budget_study.py study --resamples 2000               # the tables; resumes
 
 Networks are benchmarks/cache/SET-sharcs+-SEED, which benchmarks/quality_study.py leaves. The test rows are the
 population: calibration rows are drawn from them with replacement, so the true risk of a policy is its mean over all
-of them. The results are written to benchmarks/results/budget/SET.json and benchmarks/results/budget.png.
+of them. The results are written to benchmarks/results/budget/SET.json as they come; benchmarks/budget_summary.py makes
+tables and a picture of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from dataclasses import astuple
 from pathlib import Path
@@ -184,53 +183,29 @@ def study(cache: Path, names: list[str], seed: int, resamples: int) -> None:
             "at_disagreement_0.02": {"met": best is not None, "cost": cost, "disagreement": risk}, **machine(),
             "guarantee": [],
         }  # fmt: skip
+        target_file = FOLDER / f"{name}.json"
+        before = json.loads(target_file.read_text())["guarantee"] if target_file.exists() else []
         settings = [(kind, limit, False) for kind, limit in CONSTRAINTS] + [(*PER_CLASS, True)]
-        for kind, limit, per_class in settings:
-            for rows in ROWS:
-                constraint = Constraint(kind, limit, CONFIDENCE, per_class)
+        for (kind, limit, per_class), rows in itertools.product(settings, ROWS):
+            key = {"constraint": kind, "limit": limit, "per_class": per_class, "rows": rows, "resamples": resamples}
+            entry = next((known for known in before if known.items() >= key.items()), None)
+            if entry is None:
                 population = unblended if kind == "max_disagreement" else own
+                constraint = Constraint(kind, limit, CONFIDENCE, per_class)
                 entry = guarantee(population, classes, constraint, rows, resamples)
-                result["guarantee"].append(entry)
                 print(name, entry, flush=True)
+            result["guarantee"].append(entry)
+            if entry not in before:
+                save(target_file, result)
         if best is not None:
             monitor = DriftMonitor(target.limit, CONFIDENCE, CHECK_SHARE)
             result["drift"] = detection(unblended, other.unblended(), best, monitor.max_disagreement)
-        save(FOLDER / f"{name}.json", result)
-
-
-def draw(names: list[str]) -> None:
-    """Cost with the guarantee and without by rows, one panel a set."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    results = [json.loads((FOLDER / f"{n}.json").read_text()) for n in names if (FOLDER / f"{n}.json").exists()]
-    figure, panels = plt.subplots(
-        1, len(results), figsize=(3.4 * len(results), 3.2), layout="constrained", squeeze=False
-    )
-    for axes, result in zip(panels[0], results, strict=True):
-        entries = [e for e in result["guarantee"] if e["constraint"] == "max_disagreement" and not e["per_class"]]
-        for choice, colour in (("calibrated", "tab:blue"), ("uncalibrated", "tab:orange")):
-            costs = [100 * entry[choice]["cost"] for entry in entries]
-            axes.plot([entry["rows"] for entry in entries], costs, "o-", color=colour, label=choice)
-            for entry, cost in zip(entries, costs, strict=True):
-                text = f"{100 * entry[choice]['violations']:.1f}%"
-                axes.annotate(
-                    text, (entry["rows"], cost), textcoords="offset points", xytext=(4, 5), fontsize="small"
-                )
-        axes.set_xscale("log")
-        axes.set_title(f"{result['set']}: limit 0.02")
-        axes.set_xlabel("calibration rows")
-        axes.grid(alpha=0.3)
-    panels[0, 0].set_ylabel("FLOPs, % of full; beside: limit broken")
-    panels[0, 0].legend(fontsize="small")
-    figure.savefig(RESULTS / "budget.png", dpi=150)
+        save(target_file, result)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("outputs", "study", "draw"))
+    parser.add_argument("command", choices=("outputs", "study"))
     parser.add_argument("--cache", type=Path, default=Path(__file__).parent / "cache")
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seed", type=int, default=0)
@@ -240,10 +215,8 @@ def main() -> None:
     names = args.sets.split(",")
     if args.command == "outputs":
         run_networks(args.cache, names, args.seed)
-    elif args.command == "study":
-        study(args.cache, names, args.seed, args.resamples)
     else:
-        draw(names)
+        study(args.cache, names, args.seed, args.resamples)
 
 
 if __name__ == "__main__":
