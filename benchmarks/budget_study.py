@@ -5,8 +5,8 @@
 
 Networks are benchmarks/cache/SET-sharcs+-SEED, which benchmarks/quality_study.py leaves. The test rows are the
 population: calibration rows are drawn from them with replacement, so the true risk of a policy is its mean over all
-of them. The results are written to benchmarks/results/budget/SET.json as they come, and budget_summary.py makes tables and
-a picture of them.
+of them. The results are written to benchmarks/results/budget/SET.json as they come; budget_summary.py makes tables
+and a picture of them.
 """
 
 from __future__ import annotations
