@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -155,29 +155,57 @@ class Trial:
 
     def apply(self, policies: Sequence[RoutingPolicy]) -> Applied:
         """Try policies; the same as :func:`sharcs.evaluation.route` with one after the other."""
+        by_weight: dict[float, list[int]] = {}
+        for index, policy in enumerate(policies):
+            by_weight.setdefault(policy.cost_weight, []).append(index)
+        found: dict[str, NDArray[Any]] = {}
+        names = [item.name for item in fields(Applied)]
+        full = self.costs.widths.shape[1] - 1
+        for weight, members in by_weight.items():
+            first, sure, stays, goes_on = self._ways(weight)
+            # Below any confidence where a policy doesn't escalate.
+            limits = [policies[index].escalation_threshold for index in members]
+            below = np.array([-1.0 if limit is None else limit for limit in limits], sure.dtype)
+            goes = (first < full) & (sure < below[:, None])  # [members, rows]
+            for name in names:
+                of_members = np.where(goes, getattr(goes_on, name), getattr(stays, name))
+                if name not in found:
+                    found[name] = np.empty((len(policies), len(self)), of_members.dtype)
+                found[name][members] = of_members
+        return Applied(**found)
+
+    def _ways(self, cost_weight: float) -> tuple[NDArray[np.int64], NDArray[np.float32], Applied, Applied]:
+        """Follow every row from the width that a cost weight sends it to: staying there, and going on to full.
+
+        Returns:
+            Each row's first width and its confidence there, ``[rows]``, and what either way leads to, ``[rows]`` too.
+        """
         outputs, full = self.outputs, self.costs.widths.shape[1] - 1
-        weights = {policy.cost_weight for policy in policies}
-        relative = self.costs.relative
-        choices = {weight: choose_width(outputs.router_logits, relative, RoutingPolicy(weight)) for weight in weights}
-        first = torch.stack([choices[policy.cost_weight] for policy in policies])  # [policies, rows]
-        # Below any confidence where a policy doesn't escalate.
-        limits = [-1.0 if policy.escalation_threshold is None else policy.escalation_threshold for policy in policies]
-        row = torch.arange(len(self))
-        sure = outputs.scores[row, first]
-        last = first.masked_fill((first < full) & (sure < torch.tensor(limits, dtype=sure.dtype)[:, None]), full)
-        answers, full_answers = outputs.answers(first, last), outputs.predictions[:, -1]
-        if self.labels is None:
-            lost = gained = torch.zeros_like(answers, dtype=torch.bool)
-        else:
-            right, full_right = answers == self.labels, full_answers == self.labels
-            lost, gained = full_right & ~right, right & ~full_right
-        flops = self.costs.spent(first, last)
-        spent = flops.numpy()
-        if self.times is not None:
-            spent = self.times.widths[first.numpy()] + np.where((first != last).numpy(), self.times.continuation, 0.0)
-        return Applied(
-            last.numpy(), (answers != full_answers).numpy(), lost.numpy(), gained.numpy(), flops.numpy(), spent
-        )
+        first = choose_width(outputs.router_logits, self.costs.relative, RoutingPolicy(cost_weight))
+        full_answers = outputs.predictions[:, -1]
+        ways = []
+        for last in (first, torch.full_like(first, full)):
+            answers = outputs.answers(first, last)
+            right = None if self.labels is None else answers == self.labels
+            full_right = None if self.labels is None else full_answers == self.labels
+            none = np.zeros(len(first), dtype=bool)
+            flops = self.costs.spent(first, last).numpy()
+            spent = flops
+            if self.times is not None:
+                further = np.where((first != last).numpy(), self.times.continuation, 0.0)
+                spent = self.times.widths[first.numpy()] + further
+            ways.append(
+                Applied(
+                    last.numpy(),
+                    (answers != full_answers).numpy(),
+                    none if right is None or full_right is None else (full_right & ~right).numpy(),
+                    none if right is None or full_right is None else (right & ~full_right).numpy(),
+                    flops,
+                    spent,
+                )
+            )
+        sure = outputs.scores.gather(1, first.unsqueeze(1)).squeeze(1)
+        return first.numpy(), sure.numpy(), ways[0], ways[1]
 
     def in_pieces(self, policies: Sequence[RoutingPolicy]) -> Iterator[Sequence[RoutingPolicy]]:
         """Split policies so that trying a piece takes little memory."""
