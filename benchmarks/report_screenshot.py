@@ -4,8 +4,7 @@
 
 The network is the one that quality_study.py trained on the set and left in --cache. It is calibrated, by 'sharcs
 calibrate --max-disagreement 0.02', on rows of train that it wasn't trained on, and reported on the test rows. The
-picture shows the top of the page, or with --whole all of it. Needs Debian's packages chromium and chromium-driver, and
-selenium.
+picture shows the top of the page, or with --whole all of it. Needs Debian's packages chromium and chromium-driver.
 """
 
 from __future__ import annotations
