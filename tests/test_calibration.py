@@ -114,16 +114,17 @@ def test_what_can_not_be_calibrated(trial):
 
 def test_losses_by_value_equal_plain_loops(trial, found):
     values = [f"v{index % 4}" for index in found.tested]
-    table = losses_by(found.applied, values, labelled=True)
+    disagrees, lost, gained = (getattr(found.applied, name)[0] for name in ("disagrees", "lost", "gained"))
+    table = losses_by(disagrees, lost.astype(int) - gained, values)
     assert sum(entry["rows"] for entry in table) == len(found.tested)
     for entry in table:
         here = [number for number, value in enumerate(values) if value == entry["value"]]
-        lost = sum(int(found.applied.lost[0, n]) - int(found.applied.gained[0, n]) for n in here)
-        assert entry["accuracy_drop"] == pytest.approx(lost / len(here))
-        assert entry["disagreement"] == pytest.approx(sum(found.applied.disagrees[0, n] for n in here) / len(here))
+        worse = sum(int(lost[n]) - int(gained[n]) for n in here)
+        assert entry["accuracy_drop"] == pytest.approx(worse / len(here))
+        assert entry["disagreement"] == pytest.approx(sum(disagrees[n] for n in here) / len(here))
     drops = [entry["accuracy_drop"] for entry in table]
     assert drops == sorted(drops, reverse=True)
-    assert losses_by(found.applied, values, labelled=False)[0]["accuracy_drop"] is None
+    assert losses_by(disagrees, None, values)[0]["accuracy_drop"] is None
 
 
 # Budgets from what is stored

@@ -248,7 +248,8 @@ def test_gradients_agree_with_finite_differences(family, plain_path):
             below = loss()
             flat[position] += step
         numeric = (above - below) / (2 * step)
-        torch.testing.assert_close(parameter.grad.flatten()[position], numeric, rtol=1e-5, atol=1e-9)
+        # Rounding of a loss of about 1 by double precision, over two steps: 1e-16 / 2e-6, and some sums behind it.
+        torch.testing.assert_close(parameter.grad.flatten()[position], numeric, rtol=1e-5, atol=1e-8)
         compared += 1
     assert compared > 5
 

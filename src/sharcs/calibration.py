@@ -119,13 +119,16 @@ def calibrate(trial: Trial, constraint: Constraint, classes: int, seed: int = 0)
     )
 
 
-def losses_by(applied: Applied, values: Sequence[str], labelled: bool) -> list[dict[str, Any]]:
+def losses_by(
+    disagrees: NDArray[np.bool_], drops: NDArray[np.int64] | None, values: Sequence[str]
+) -> list[dict[str, Any]]:
     """Break a policy's loss down by class, or by a column, the worst first.
 
     Args:
-        applied: The policy on some rows.
+        disagrees: Whether the answer is another than the full network's, ``[rows]``.
+        drops: 1 where the full network is right and the answer wrong, −1 the other way round, else 0, ``[rows]``;
+            None without labels.
         values: The class, or the column's value, of each of these rows.
-        labelled: Whether the loss of accuracy is known.
 
     Returns:
         For each value ``value``, ``rows``, ``disagreement`` and ``accuracy_drop`` (None without labels).
@@ -135,14 +138,12 @@ def losses_by(applied: Applied, values: Sequence[str], labelled: bool) -> list[d
     group = np.array([number_of[value] for value in values])
     rows = np.bincount(group)
 
-    def share(of: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return np.bincount(group, weights=of, minlength=len(names)) / rows
+    def share(of: NDArray[Any]) -> list[float]:
+        return (np.bincount(group, weights=of, minlength=len(names)) / rows).tolist()  # type: ignore[no-any-return]
 
-    drops = share(applied.lost[0]) - share(applied.gained[0])
+    by_value = [None] * len(names) if drops is None else share(drops)
     found = [
-        {"value": name, "rows": int(count), "disagreement": float(unlike), "accuracy_drop": float(drop)}
-        for name, count, unlike, drop in zip(names, rows, share(applied.disagrees[0]), drops, strict=True)
+        {"value": name, "rows": int(count), "disagreement": unlike, "accuracy_drop": drop}
+        for name, count, unlike, drop in zip(names, rows, share(disagrees), by_value, strict=True)
     ]
-    if not labelled:
-        found = [entry | {"accuracy_drop": None} for entry in found]
     return sorted(found, key=lambda entry: (entry["accuracy_drop"] or 0.0, entry["disagreement"]), reverse=True)

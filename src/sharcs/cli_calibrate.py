@@ -96,13 +96,14 @@ def calibrate(
     names = [str(name) for _, name in sorted((trained.model.config.id2label or {}).items())]
     found = choose_policy(trial, constraint, len(names))
     record = found.record() | {"data": data, "data_sha256": fingerprint(texts.texts, texts.pairs)}
-    labelled = trial.labels is not None
+    disagrees, lost, gained = found.applied.disagrees[0], found.applied.lost[0], found.applied.gained[0]
+    drops = None if trial.labels is None else lost.astype(int) - gained
     if per_class:
         of = trial.labels.numpy() if needs_labels and trial.labels is not None else trial.full_answers
-        record["classes"] = losses_by(found.applied, [names[index] for index in of[found.tested]], labelled)[:WORST]
+        record["classes"] = losses_by(disagrees, drops, [names[index] for index in of[found.tested]])[:WORST]
     if groups is not None:
         values = [groups[index] for index in found.tested]
-        record["groups"] = losses_by(found.applied, values, labelled)[:WORST]
+        record["groups"] = losses_by(disagrees, drops, values)[:WORST]
         record["group_column"] = group_column
     _store(folder, found, record)
     if not found.met:

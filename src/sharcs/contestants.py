@@ -171,7 +171,8 @@ class PipelineEngine:
 
         self.pipeline: Any = pipeline("text-classification", model=folder, device=best_device())
         # Not label2id, which a configuration that was made in Python may lack.
-        self.label2id = {label: int(index) for index, label in self.pipeline.model.config.id2label.items()}
+        id2label: Any = self.pipeline.model.config.id2label
+        self.label2id = {label: int(index) for index, label in id2label.items()}
 
     def predict(self, texts: Iterable[Text]) -> Iterator[Prediction]:
         """Answer texts in their order."""

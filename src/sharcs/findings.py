@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharcs.calibration import losses_by
-from sharcs.trials import Applied
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,24 +50,17 @@ def harm_by(answers: Answers, values: Sequence[str]) -> list[dict[str, Any]]:
     Returns:
         What :func:`sharcs.calibration.losses_by` tells, and ``accuracy`` and ``full_accuracy``, None without labels.
     """
-    nothing = np.zeros(len(answers), dtype=bool)
-    routed = full = nothing
+    routed = full = np.zeros(len(answers), dtype=bool)
+    drops = None
     if answers.labels is not None:
         routed, full = answers.routed == answers.labels, answers.predictions[:, -1] == answers.labels
-    applied = Applied(
-        last=answers.last[None],
-        disagrees=answers.disagrees[None],
-        lost=(full & ~routed)[None],
-        gained=(routed & ~full)[None],
-        flops=answers.spent[None],
-        spent=answers.spent[None],
-    )
+        drops = full.astype(int) - routed
     hits: dict[str, list[int]] = {}
     for value, by_policy, by_full in zip(values, routed.tolist(), full.tolist(), strict=True):
         count = hits.setdefault(value, [0, 0])
         count[0] += by_policy
         count[1] += by_full
-    found = losses_by(applied, values, labelled=answers.labels is not None)
+    found = losses_by(answers.disagrees, drops, values)
     for entry in found:
         shares = [count / entry["rows"] for count in hits[entry["value"]]]
         entry["accuracy"], entry["full_accuracy"] = (None, None) if answers.labels is None else shares

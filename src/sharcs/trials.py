@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,27 +43,6 @@ class Times:
 
     widths: NDArray[np.float64]
     continuation: float
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """Policies on the rows of a trial, ``[policies, rows]`` each.
-
-    Attributes:
-        last: Index of the width that answers.
-        disagrees: Whether the answer is another than the full network's.
-        lost: Whether the full network is right and the answer wrong; all False without labels.
-        gained: The other way round.
-        flops: What was spent.
-        spent: The same, or milliseconds where times were measured.
-    """
-
-    last: NDArray[np.int64]
-    disagrees: NDArray[np.bool_]
-    lost: NDArray[np.bool_]
-    gained: NDArray[np.bool_]
-    flops: NDArray[np.float64]
-    spent: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,57 +135,17 @@ class Trial:
 
     def apply(self, policies: Sequence[RoutingPolicy]) -> Applied:
         """Try policies; the same as :func:`sharcs.evaluation.route` with one after the other."""
-        by_weight: dict[float, list[int]] = {}
-        for index, policy in enumerate(policies):
-            by_weight.setdefault(policy.cost_weight, []).append(index)
-        found: dict[str, NDArray[Any]] = {}
-        names = [item.name for item in fields(Applied)]
-        full = self.costs.widths.shape[1] - 1
-        for weight, members in by_weight.items():
-            first, sure, stays, goes_on = self._ways(weight)
-            # Below any confidence where a policy doesn't escalate.
-            limits = [policies[index].escalation_threshold for index in members]
-            below = np.array([-1.0 if limit is None else limit for limit in limits], sure.dtype)
-            goes = (first < full) & (sure < below[:, None])  # [members, rows]
-            for name in names:
-                of_members = np.where(goes, getattr(goes_on, name), getattr(stays, name))
-                if name not in found:
-                    found[name] = np.empty((len(policies), len(self)), of_members.dtype)
-                found[name][members] = of_members
-        return Applied(**found)
-
-    def _ways(self, cost_weight: float) -> tuple[NDArray[np.int64], NDArray[np.float32], Applied, Applied]:
-        """Follow every row from the width that a cost weight sends it to: staying there, and going on to full.
-
-        Returns:
-            Each row's first width and its confidence there, ``[rows]``, and what either way leads to, ``[rows]`` too.
-        """
-        outputs, full = self.outputs, self.costs.widths.shape[1] - 1
-        first = choose_width(outputs.router_logits, self.costs.relative, RoutingPolicy(cost_weight))
-        full_answers = outputs.predictions[:, -1]
-        ways = []
-        for last in (first, torch.full_like(first, full)):
-            answers = outputs.answers(first, last)
-            right = None if self.labels is None else answers == self.labels
-            full_right = None if self.labels is None else full_answers == self.labels
-            none = np.zeros(len(first), dtype=bool)
-            flops = self.costs.spent(first, last).numpy()
-            spent = flops
-            if self.times is not None:
-                further = np.where((first != last).numpy(), self.times.continuation, 0.0)
-                spent = self.times.widths[first.numpy()] + further
-            ways.append(
-                Applied(
-                    last.numpy(),
-                    (answers != full_answers).numpy(),
-                    none if right is None or full_right is None else (full_right & ~right).numpy(),
-                    none if right is None or full_right is None else (right & ~full_right).numpy(),
-                    flops,
-                    spent,
-                )
-            )
-        sure = outputs.scores.gather(1, first.unsqueeze(1)).squeeze(1)
-        return first.numpy(), sure.numpy(), ways[0], ways[1]
+        logits, relative = self.outputs.router_logits, self.costs.relative
+        weights = list(dict.fromkeys(policy.cost_weight for policy in policies))
+        choices = [choose_width(logits, relative, RoutingPolicy(weight)) for weight in weights]
+        sure = [self.outputs.scores.gather(1, first.unsqueeze(1)).squeeze(1) for first in choices]
+        position = {weight: index for index, weight in enumerate(weights)}
+        of = [position[policy.cost_weight] for policy in policies]
+        firsts, scores = torch.stack(choices).numpy()[of], torch.stack(sure).numpy()[of]  # [policies, rows]
+        # Below any confidence where a policy doesn't escalate.
+        limits = [-1.0 if policy.escalation_threshold is None else policy.escalation_threshold for policy in policies]
+        goes_on = (firsts < relative.shape[1] - 1) & (scores < np.array(limits, scores.dtype)[:, None])
+        return Applied(self, firsts, goes_on)
 
     def in_pieces(self, policies: Sequence[RoutingPolicy]) -> Iterator[Sequence[RoutingPolicy]]:
         """Split policies so that trying a piece takes little memory."""
@@ -216,6 +156,83 @@ class Trial:
     def policy_of_one_width(self, full: bool) -> RoutingPolicy:
         """Send every input to the full network, or to the narrowest width."""
         return RoutingPolicy(-self.forcing_weight if full else self.forcing_weight)
+
+
+class Applied:
+    """Policies on the rows of a trial. What is asked for is worked out then: a choice looks at little of it.
+
+    Args:
+        trial: The rows.
+        first: Index of the width that each row runs first, int64 ``[policies, rows]``.
+        goes_on: Whether it continues at full width, ``[policies, rows]``.
+    """
+
+    def __init__(self, trial: Trial, first: NDArray[np.int64], goes_on: NDArray[np.bool_]) -> None:
+        """Note which way each row takes."""
+        self._trial, self._shape = trial, first.shape
+        narrow = range(trial.costs.widths.shape[1] - 1)
+        self._ways = [((first == width) & ~goes_on, (first == width) & goes_on) for width in narrow]
+
+    def _pick(self, staying: NDArray[Any], going_on: NDArray[Any]) -> NDArray[Any]:
+        """Look each row's way up in what staying at each width leads to, and going on: ``[rows, widths]`` each."""
+        found = np.empty(self._shape, staying.dtype)
+        found[:] = staying[:, -1]
+        for width, (stays, goes) in enumerate(self._ways):
+            np.copyto(found, staying[:, width], where=stays)
+            np.copyto(found, going_on[:, width], where=goes)
+        return found
+
+    @cached_property
+    def last(self) -> NDArray[np.int64]:
+        """Index of the width that answers, ``[policies, rows]``."""
+        widths = np.arange(len(self._ways) + 1)[None]
+        return self._pick(widths, np.full_like(widths, len(self._ways)))
+
+    @cached_property
+    def disagrees(self) -> NDArray[np.bool_]:
+        """Whether the answer is another than the full network's, ``[policies, rows]``."""
+        full_answers = self._trial.full_answers[:, None]
+        return self._pick(*(answers != full_answers for answers in self._answers))
+
+    @cached_property
+    def lost(self) -> NDArray[np.bool_]:
+        """Whether the full network is right and the answer wrong, ``[policies, rows]``; all False without labels."""
+        return self._pick(*(full_right & ~right for right, full_right in self._right))
+
+    @cached_property
+    def gained(self) -> NDArray[np.bool_]:
+        """The other way round."""
+        return self._pick(*(right & ~full_right for right, full_right in self._right))
+
+    @cached_property
+    def flops(self) -> NDArray[np.float64]:
+        """What was spent, ``[policies, rows]``."""
+        costs = self._trial.costs
+        return self._pick(costs.widths.numpy(), (costs.widths + costs.continuation.unsqueeze(1)).numpy())
+
+    @cached_property
+    def spent(self) -> NDArray[np.float64]:
+        """The same, or milliseconds where times were measured."""
+        times = self._trial.times
+        if times is None:
+            return self.flops
+        return self._pick(times.widths[None], times.widths[None] + times.continuation)
+
+    @property
+    def _answers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        outputs = self._trial.outputs
+        return outputs.predictions.numpy(), outputs.escalated.numpy()
+
+    @property
+    def _right(self) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+        """Whether what each width answers is right, and what the full network does; of neither without labels."""
+        labels = self._trial.labels
+        if labels is None:
+            nothing = np.zeros(tuple(self._trial.outputs.predictions.shape), dtype=bool)
+            return [(nothing, nothing)] * 2
+        truth = labels.numpy()[:, None]
+        full_right = self._trial.full_answers[:, None] == truth
+        return [(answers == truth, full_right) for answers in self._answers]
 
 
 def _largest(widths: NDArray[np.float64], continuation: float) -> float:
