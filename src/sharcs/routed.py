@@ -97,8 +97,8 @@ class RoutedModel(RoutedPasses):
         """Build or take over the encoder and put the routed tail in the place of its layers k+1..L."""
         super().__init__(config)
         if encoder is None:
-            self._check_head(config)
             self._check_kind(config.encoder)  # type: ignore[arg-type]
+            self._check_head(config)
             # Where several classes share a configuration, transformers looks for its name in there.
             config.encoder.architectures = config.encoder.architectures or []  # type: ignore[union-attr]
             encoder = self.plain_class.from_config(config.encoder)
