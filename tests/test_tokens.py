@@ -58,6 +58,19 @@ def paths(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def plain_model(paths):
+    """Load each plain model once, for tests that only read it."""
+    known = {}
+
+    def get(family, kind):
+        if (family, kind) not in known:
+            known[family, kind] = load_plain(kind, paths(family, kind), attn_implementation="eager")
+        return known[family, kind]
+
+    return get
+
+
+@pytest.fixture(scope="module")
 def shared(paths):
     """Load each model once, for tests that only read it; attention is eager, which the FLOP counter sees."""
     known = {}
@@ -88,8 +101,10 @@ def real_tokens(tensor):
 
 
 @each_model
-def test_full_width_is_the_plain_model_bit_for_bit_before_and_after_saving(paths, shared, tmp_path, family, kind):
-    plain, routed = load_plain(kind, paths(family, kind), attn_implementation="eager"), shared(family, kind)
+def test_full_width_is_the_plain_model_bit_for_bit_before_and_after_saving(
+    plain_model, shared, tmp_path, family, kind
+):
+    plain, routed = plain_model(family, kind), shared(family, kind)
     batch, labels = make_batch(plain.config, LENGTHS), labels_for(kind, LENGTHS)
     expected = run(plain, batch, **labels)
     routed.save_pretrained(tmp_path)
@@ -175,12 +190,11 @@ def test_texts_that_continue_equal_direct_ones_and_run_nothing_before_the_router
 
 
 @each_model
-def test_cost_is_what_the_flop_counter_counts(paths, shared, family, kind):
-    plain, model = load_plain(kind, paths(family, kind), attn_implementation="eager"), shared(family, kind)
-    for length in (1, 7):
-        batch = make_batch(plain.config, [length])
-        cost = flops(model.cost_coefficients(), torch.tensor([length]))[0].tolist()
-        assert cost == [*(counted(model, **batch, width=width) for width in WIDTHS), counted(plain, **batch)]
+def test_cost_is_what_the_flop_counter_counts(plain_model, shared, family, kind):
+    plain, model = plain_model(family, kind), shared(family, kind)
+    batch = make_batch(plain.config, [7])
+    cost = flops(model.cost_coefficients(), torch.tensor([7]))[0].tolist()
+    assert cost == [*(counted(model, **batch, width=width) for width in WIDTHS), counted(plain, **batch)]
     # Escalation; without a cost weight, since the counter sees the policy's own few products.
     model.config.policy = {"cost_weight": 0.0, "escalation_threshold": 1.0}
     index = int(run(model, batch).first_width_index)

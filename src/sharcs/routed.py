@@ -98,9 +98,9 @@ class RoutedModel(RoutedPasses):
         super().__init__(config)
         if encoder is None:
             self._check_kind(config.encoder)  # type: ignore[arg-type]
-            self._check_head(config)
             # Where several classes share a configuration, transformers looks for its name in there.
             config.encoder.architectures = config.encoder.architectures or []  # type: ignore[union-attr]
+            self._check_task(config)
             encoder = self.plain_class.from_config(config.encoder)
         self.encoder: PreTrainedModel = encoder
         config.encoder = self.encoder.config
@@ -137,8 +137,8 @@ class RoutedModel(RoutedPasses):
         raise EncoderError(f"{encoder_config.model_type}: is no encoder for {cls.__name__}; {advice}")
 
     @classmethod
-    def _check_head(cls, config: SharcsConfig) -> None:
-        """Refuse another class's model: its body would be loaded, under a head of random weights."""
+    def _check_task(cls, config: SharcsConfig) -> None:
+        """Refuse the model of another task: its body would be loaded, under a head of random weights."""
         for own in _routed_classes():
             if own.__name__ in (config.architectures or ()) and not (issubclass(cls, own) or issubclass(own, cls)):
                 raise EncoderError(
@@ -199,7 +199,8 @@ class RoutedModel(RoutedPasses):
                 problem_type=encoder.problem_type,
             )
 
-        settings(copy.deepcopy(encoder_config))  # wrong settings are refused before any weights are read
+        # Wrong settings are refused before any weights are read.
+        cls._check_task(settings(copy.deepcopy(encoder_config)))
         encoder = cls.plain_class.from_pretrained(name_or_path, config=encoder_config, **kwargs)
         inputs = cls.example(encoder)
         expected = plain_answer(encoder, inputs, cls.answer_of)

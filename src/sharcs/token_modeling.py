@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from sharcs.outputs import SharcsOutput
     from sharcs.token_losses import SpanTask, TokenTask
@@ -167,12 +167,10 @@ class SharcsForQuestionAnswering(_AnswersInTokens):
         return super().from_encoder(name_or_path, **{"num_labels": 2} | kwargs)
 
     @classmethod
-    def _check_kind(cls, encoder_config: PreTrainedConfig) -> None:
-        super()._check_kind(encoder_config)
-        if encoder_config.num_labels != 2:
-            raise InputError(
-                f"num_labels {encoder_config.num_labels}: question answering has 2, start and end; leave it out"
-            )
+    def _check_task(cls, config: SharcsConfig) -> None:
+        super()._check_task(config)
+        if config.num_labels != 2:
+            raise InputError(f"num_labels {config.num_labels}: question answering has 2, start and end; leave it out")
 
     def forward(
         self,
