@@ -112,6 +112,7 @@ def slow_router_loss(logits, targets):
 def test_losses_and_confidence_are_those_of_plain_sums(kind, weights):
     rows, generator = toy_rows(kind, 8), torch.Generator().manual_seed(0)
     batch = collate(rows)
+    assert kind == "tokens" or rows[0]["start_positions"] < batch["input_ids"].shape[1]  # padding, which is no place
     shape = (2, *batch["input_ids"].shape, KINDS[kind].num_labels)
     student, teacher = (3 * torch.randn(shape, generator=generator) for _ in range(2))
     task = SpanTask() if kind == "spans" else TokenTask(None if weights is None else torch.tensor(weights))

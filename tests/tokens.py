@@ -115,7 +115,8 @@ def toy_rows(kind, count, *, seed=0):
             ids[end] = 7
             ids[start:start] = [6]
             row["attention_mask"] = [1] * len(ids)
-            row |= {"start_positions": start if number % 7 else 500, "end_positions": end + 1}
+            past = 500 if number % 2 else len(ids)  # where other texts of a batch go on
+            row |= {"start_positions": start if number % 7 else past, "end_positions": end + 1}
         else:
             classes = [UNLABELLED] * 3 + [2] + [word % 2 for word in ids[4:-1]] + [UNLABELLED]
             row["labels"] = classes if number % 7 else [UNLABELLED] * len(ids)

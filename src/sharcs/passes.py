@@ -144,8 +144,7 @@ class RoutedPasses(PreTrainedModel):
         given = {name: value for name, value in labels.items() if value is not None}
         given = given if len(given) == len(labels) else {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not narrow_only):
-            # Where an answer may be replaced, the loss is that of the last one.
-            found, answer = self._run(call, inputs if escalates else inputs | given)
+            found, answer = self._run(call, inputs | given)
         if narrow_only:
             assert call.hidden is not None
             found["router_logits"] = self.tail.route(call.hidden, real)
