@@ -221,8 +221,9 @@ def sureness(kind, answer, length):
     return sum(best) / len(best) if kind == "tokens" else best[0] * best[1]
 
 
-@pytest.mark.parametrize("blend", [0.0, 0.3])
-@each_model
+@pytest.mark.parametrize(
+    ("family", "kind", "blend"), [*((*one, 0.3) for one in MATRIX), *(("bert", kind, 0.0) for kind in KINDS)]
+)
 def test_unsure_texts_continue_and_their_answers_are_averages(shared, family, kind, blend):
     model = shared(family, kind)
     batch, labels = make_batch(model.encoder.config, LENGTHS), labels_for(kind, LENGTHS)
