@@ -605,6 +605,13 @@ def problem(problem_type):
     return broken
 
 
+def token_model(folder):
+    """Rename the class that a model was saved by."""
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["SharcsForSequenceClassification"]
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["SharcsForTokenClassification"]}))
+
+
 MODELS = [
     # what is wrong, how a model's directory comes to it, what the message says beside the directory
     ("absent", shutil.rmtree, ["no such directory", "sharcs train"]),
@@ -631,6 +638,7 @@ MODELS = [
     ("training.json is a list", replace("training.json", "[]"), ["training.json"]),
     ("training.json of nothing", replace("training.json", "{}"), ["training.json"]),
     ("NaN weights", nan_weights, ["train again"]),
+    ("a model of tokens", token_model, ["is a SharcsForTokenClassification", "from Python"]),
     ("several labels", problem("multi_label_classification"), ["no classifier with one label", "from Python"]),
     ("a regression", problem("regression"), ["no classifier with one label", "from Python"]),
 ]

@@ -664,7 +664,7 @@ def test_an_architecture_that_cant_be_narrowed_is_refused_by_name(tmp_path, name
 def test_the_first_run_compares_full_width_with_the_plain_encoder(bert_path):
     plain = load_plain(bert_path)
     inputs = make_batch(plain.config, [6])
-    expected = plain_answer(plain, inputs)
+    expected = plain_answer(plain, inputs, SharcsForSequenceClassification.answer_of)
     assert torch.equal(expected, run(plain, inputs).logits)
     model = load_routed(bert_path)
     try_out(model, inputs, expected)
@@ -675,7 +675,7 @@ def test_the_first_run_compares_full_width_with_the_plain_encoder(bert_path):
 def test_the_first_run_finds_code_that_inputs_miss_which_continue(bert_path):
     model = load_routed(bert_path)
     inputs = make_batch(model.encoder.config, [6])
-    expected = plain_answer(load_plain(bert_path), inputs)
+    expected = plain_answer(load_plain(bert_path), inputs, model.answer_of)
     ran = []
     model.encoder.register_forward_pre_hook(lambda *_: ran.clear())
     model.encoder.bert.encoder.layer[0].register_forward_hook(lambda *_: ran.append(1))

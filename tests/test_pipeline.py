@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer, pipeline
 
 import sharcs  # noqa: F401  # registers the model with the Auto classes
-from sharcs import InputError, SharcsForSequenceClassification
+from sharcs import InputError, SharcsForSequenceClassification, SharcsForTokenClassification
 from sharcs.builtin import minilm_path
 
 NAMES = {0: "calm", 1: "tense", 2: "odd"}
@@ -98,3 +98,17 @@ def test_the_pipeline_knows_the_model_and_says_nothing(model, tokenizer):
     finally:
         logger.removeHandler(handler)
     assert [record.getMessage() for record in records] == []
+
+
+def test_tokens_are_classified_at_their_texts_width(tokenizer, tmp_path):
+    torch.manual_seed(0)
+    wrapped = SharcsForTokenClassification.from_encoder(minilm_path(), widths=[0.25, 1.0], id2label=NAMES)
+    wrapped.config.policy = {"cost_weight": 0.0, "escalation_threshold": 0.5, "blend": 0.3}
+    wrapped.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    found = pipeline("token-classification", model=str(tmp_path), device="cpu", ignore_labels=[])(TEXTS[2])
+    encoded = tokenizer(TEXTS[2], return_tensors="pt")
+    with torch.no_grad():
+        scores, classes = wrapped(**encoded).logits[0, 1:-1].softmax(dim=-1).max(dim=-1)  # without special tokens
+    assert [token["entity"] for token in found] == [NAMES[index] for index in classes.tolist()]
+    assert [float(token["score"]) for token in found] == pytest.approx(scores.tolist(), abs=1e-5)

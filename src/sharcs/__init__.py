@@ -9,6 +9,7 @@ from sharcs.modeling import (
     SharcsForSequenceClassification,
     SharcsOutput,
 )
+from sharcs.token_modeling import SharcsForQuestionAnswering, SharcsForTokenClassification
 from sharcs.training import SharcsTrainer
 from sharcs.training_arguments import SharcsTrainingArguments
 
@@ -21,7 +22,9 @@ __all__ = [
     "SharcsConfig",
     "SharcsForAudioClassification",
     "SharcsForImageClassification",
+    "SharcsForQuestionAnswering",
     "SharcsForSequenceClassification",
+    "SharcsForTokenClassification",
     "SharcsOutput",
     "SharcsTrainer",
     "SharcsTrainingArguments",

@@ -88,7 +88,7 @@ def answer_at_all_widths(
     Raises:
         InputError: If the model doesn't name one class for each input.
     """
-    require_one_label(model.config, "a report")
+    require_one_label(model.problem_type, "a report")
     shape = (len(rows), len(model.config.widths))
     # Of the labels' and the answers' classes alone: all probabilities of a thousand classes would fill the memory.
     of_labels, of_escalated = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from sharcs.columns import Columns
-from sharcs.errors import InputError, first_line
+from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.modeling import SharcsForSequenceClassification
 from sharcs.tasks import require_one_label
 
@@ -98,6 +98,8 @@ def open_model(folder: str | Path) -> TrainedModel:
         if not (folder / TOKENIZER_FILE).is_file():
             raise OSError(f"no {TOKENIZER_FILE}, which holds the tokenizer's settings")
         tokenizer = load_tokenizer(folder)
+    except EncoderError as error:
+        raise InputError(f"{folder}: {error}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the model can't be loaded ({first_line(error)}); train again") from error
     model: SharcsForSequenceClassification
@@ -106,7 +108,7 @@ def open_model(folder: str | Path) -> TrainedModel:
         # transformers would leave random values there.
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{folder}: its weights lack {missing}; train again")
-    require_one_label(model.config, f"{folder}")
+    require_one_label(model.problem_type, f"{folder}")
     check_finite(model, f"{folder}")
     model.to(best_device())  # type: ignore[arg-type]
     return TrainedModel(model.train(False), tokenizer, _columns(folder))

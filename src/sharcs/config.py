@@ -105,7 +105,7 @@ class SharcsConfig(PreTrainedConfig):
         if model_type != cls.model_type:
             raise InputError(
                 f"this is a {model_type} model, not a routed one; wrap it with from_encoder, "
-                "of SharcsForSequenceClassification or its siblings for images and audio"
+                "of SharcsForSequenceClassification or one of its siblings"
             )
         return super().from_dict(config_dict, **kwargs)
 

@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["continuation_coefficients", "cost_coefficients", "flops", "relative_cost"]
 
 
-def cost_coefficients(encoder: PreTrainedModel, tail: RoutedTail) -> Tensor:
+def cost_coefficients(encoder: PreTrainedModel, tail: RoutedTail, *, head_per_token: bool = False) -> Tensor:
     """Write the cost of an input of T tokens as a polynomial: c₀ + c₁·T + c₂·T².
 
     Args:
         encoder: The wrapped model with its task head.
         tail: The routed tail inside it.
+        head_per_token: Whether the task head answers for every token.
 
     Returns:
         float64 ``[widths + 1, 3]``: a row a width, router included, and last the plain full network, which has no
@@ -42,7 +43,7 @@ def cost_coefficients(encoder: PreTrainedModel, tail: RoutedTail) -> Tensor:
     """
     full_size = layers_config(encoder.config)
     trunk = trunk_layers(encoder)
-    shared = _cost_of(encoder, _outside(encoder, tail)) + _layers(trunk, full_size)
+    shared = _cost_of(encoder, _outside(encoder, tail), head_per_token) + _layers(trunk, full_size)
     router = sum(_linear(module) for module in tail.router.modules() if isinstance(module, nn.Linear))
     routed = torch.tensor([router, 0.0, 0.0], dtype=torch.float64)
     rows = []
@@ -53,7 +54,7 @@ def cost_coefficients(encoder: PreTrainedModel, tail: RoutedTail) -> Tensor:
     return torch.stack(rows)
 
 
-def continuation_coefficients(encoder: PreTrainedModel, tail: RoutedTail) -> Tensor:
+def continuation_coefficients(encoder: PreTrainedModel, tail: RoutedTail, *, head_per_token: bool = False) -> Tensor:
     """Write the cost of continuing at full width from the kept output of layer k as c₀ + c₁·T + c₂·T².
 
     Layers 1..k and the router are not run again, nor is what makes patches or frames; a projection of a text's
@@ -62,13 +63,15 @@ def continuation_coefficients(encoder: PreTrainedModel, tail: RoutedTail) -> Ten
     Args:
         encoder: The wrapped model with its task head.
         tail: The routed tail inside it.
+        head_per_token: Whether the task head answers for every token.
 
     Returns:
         float64 ``[3]``.
     """
     body = body_of(encoder)
     skipped = {module for name in skipped_modules(encoder) for module in body.get_submodule(name).modules()}
-    again = cost_coefficients(encoder, tail)[-1] - _cost_of(encoder, skipped)
+    every = cost_coefficients(encoder, tail, head_per_token=head_per_token)
+    again = every[-1] - _cost_of(encoder, skipped, head_per_token)
     return again - _layers(trunk_layers(encoder), layers_config(encoder.config))
 
 
@@ -81,15 +84,15 @@ def _outside(encoder: PreTrainedModel, tail: RoutedTail) -> set[nn.Module]:
     return set(encoder.modules()) - elsewhere
 
 
-def _cost_of(encoder: PreTrainedModel, modules: Iterable[nn.Module]) -> Tensor:
+def _cost_of(encoder: PreTrainedModel, modules: Iterable[nn.Module], head_per_token: bool) -> Tensor:
     """Count some modules that lie beside the layers: c₀, c₁ and c₂."""
     body, architecture = body_of(encoder), architecture_of(encoder.config)
     inside, once = set(body.modules()), set()
     for name in (*architecture.once, "pooler"):
         part = getattr(body, name, None)
         once |= set(part.modules()) if part is not None else set()
-    # Some heads answer for every token and average then, or average what they have projected.
-    late = getattr(encoder.config, "classifier_pooling", None) == "late"
+    # Other heads answer for every token, too, and average then, or average what they have projected.
+    late = head_per_token or getattr(encoder.config, "classifier_pooling", None) == "late"
     per_token = inside | {encoder.get_submodule(name) for name in architecture.frame_heads}
     strided = _strided(encoder)
     total = torch.zeros(3, dtype=torch.float64)

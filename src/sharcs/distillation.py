@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from sharcs.config import BLEND, RoutingPolicy, SharcsConfig
 from sharcs.hardness import narrowest_sure
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from sharcs.losses import Task
+    from sharcs.losses import BaseTask
     from sharcs.routed import RoutedModel
     from sharcs.subnetworks import RoutedTail
 
@@ -53,10 +54,11 @@ class SubnetworkPhase:
     Args:
         model: The routed network; its full width is fine-tuned.
         task: What it was fine-tuned for.
-        teacher: The full network's logits on every training row, ``[rows, labels]``, if the phase is taken up again.
+        teacher: The full network's answers on every training row, ``[rows, labels]`` or ``[rows, longest, labels]``
+            without the padding of batches, if the phase is taken up again.
     """
 
-    def __init__(self, model: RoutedModel, task: Task, teacher: Tensor | None = None) -> None:
+    def __init__(self, model: RoutedModel, task: BaseTask, teacher: Tensor | None = None) -> None:
         """Freeze."""
         self.model = model
         self.task = task
@@ -79,15 +81,16 @@ class SubnetworkPhase:
         for subnetwork in tail.private:
             subnetwork.fill(list(tail.layers), importance)  # type: ignore[operator]
         numbers: list[int] = []
-        answers = []
+        answers: list[Tensor] = []
         was_training = self.model.training
         self.model.train(False)
         with torch.no_grad():
             for rows, batch in batches:
                 numbers += rows
-                answers.append(self.model(**batch, width=1.0).logits.float().cpu())
+                answer = self.model.answer_of(self.model(**batch, width=1.0)).float()
+                answers += [of_row.cpu() for of_row in self.task.kept(answer, batch)]
         self.model.train(was_training)
-        self.teacher = torch.cat(answers)[torch.tensor(numbers).argsort()]
+        self.teacher = pad_sequence(answers, batch_first=True)[torch.tensor(numbers).argsort()]
 
     def losses(self, model: nn.Module, inputs: dict[str, Any], sample_ids: Tensor) -> tuple[Any, Tensor, Tensor]:
         """Compute a step's outputs, the narrow networks' loss and the router's.
@@ -98,9 +101,9 @@ class SubnetworkPhase:
         # What is fixed is also free of dropout, so that everybody sees what will be there later.
         self.model.train(False)
         self.model.tail.private.train(True)
-        outputs, labels = model(**inputs, all_widths=True, narrow_only=True), inputs["labels"]
-        teacher = self.teacher[sample_ids.cpu()].to(labels.device)
+        outputs, labels = model(**inputs, all_widths=True, narrow_only=True), self.task.labels_of(inputs)
         narrow = outputs.width_logits.float()
+        teacher = self.task.padded(self.teacher[sample_ids.cpu()].to(narrow.device), inputs)
         confidences = self.task.confidence(torch.cat([narrow, teacher.unsqueeze(0)]), labels)
         router = router_loss(outputs.router_logits, narrowest_sure(confidences.T))
         return outputs, self.task.distillation_loss(narrow, teacher, labels), router

@@ -169,7 +169,7 @@ class DriftMonitor:
         Raises:
             InputError: If the model doesn't name one class for each input; use :meth:`draw` and :meth:`record`.
         """
-        require_one_label(model.config, "DriftMonitor.predict")
+        require_one_label(model.problem_type, "DriftMonitor.predict")
         if self.alarm and self.fall_back:
             return model(**batch, width=1.0)  # type: ignore[no-any-return]
         outputs: SharcsOutput = model(**batch)

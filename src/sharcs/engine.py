@@ -64,7 +64,7 @@ class InferenceEngine(PooledEngine[Tensor]):
         Raises:
             InputError: If the network has no such width, or doesn't name one class for each input.
         """
-        require_one_label(model.config, "InferenceEngine")
+        require_one_label(model.problem_type, "InferenceEngine")
         super().__init__(forced=width is not None, batch_tokens=batch_tokens, window=window)
         self.model = model
         self.tokenizer = tokenizer

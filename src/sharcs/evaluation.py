@@ -14,9 +14,8 @@ from sharcs.curve import curve_policies
 from sharcs.data import model_inputs
 from sharcs.errors import InputError
 from sharcs.label_sets import label_set, look_up, number_sets
-from sharcs.losses import MULTI_LABEL, REGRESSION
+from sharcs.losses import MULTI_LABEL, SINGLE_LABEL
 from sharcs.router import blended, choose_width, confidence, unsure
-from sharcs.tasks import problem_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sized
@@ -94,13 +93,13 @@ def run_all_widths(
         Tensors on the CPU.
 
     Raises:
-        InputError: If the model is a regression, whose answers are not right or wrong.
+        InputError: If the model is a regression, or answers for tokens: that is not right or wrong as a whole.
     """
-    policy, problem_type = model.config.routing_policy, problem_type_of(model.config)
-    if problem_type == REGRESSION:
+    policy, problem_type = model.config.routing_policy, model.problem_type
+    if problem_type not in (SINGLE_LABEL, MULTI_LABEL):
         raise InputError(
-            "problem_type regression: its answers are not right or wrong; compare model(**batch, all_widths=True) by "
-            "an error of your own"
+            f"problem_type {problem_type}: its answers are not right or wrong as a whole; compare "
+            "model(**batch, all_widths=True) by a measure of your own"
         )
     model.train(False)
     lengths = torch.tensor([model.token_count(row) for row in rows])  # type: ignore[attr-defined]

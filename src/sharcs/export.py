@@ -78,7 +78,7 @@ def export_model(
             width, its tokenizer is not of the ``tokenizers`` library, a graph doesn't compute what PyTorch does, or
             the directory can't be written.
     """
-    require_one_label(model.config, "export")
+    require_one_label(model.problem_type, "export")
     require_onnx()
     check_export_path(output)
     index = None if width is None else model.config.index_of(width)

@@ -21,7 +21,7 @@ from sharcs.data import TextData, fingerprint, label_names, load_texts, tokenise
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.hardness import confidence_bands
 from sharcs.modeling import SharcsForSequenceClassification
-from sharcs.tasks import require_one_label
+from sharcs.tasks import problem_type_of, require_one_label
 from sharcs.training import SharcsTrainer
 from sharcs.training_arguments import DEFAULT_WINDOW, PAPER, RECIPES, SharcsTrainingArguments, recipe_of
 from sharcs.training_state import last_complete_checkpoint
@@ -229,7 +229,7 @@ def _classes_of_fine_tuned(encoder_path: str, names: list[str], job: TrainingJob
         return names  # what is wrong with it is found out where its tokenizer is loaded
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         raise InputError(f"--epochs 0: {job.model} is not fine-tuned, it has no head; give at least 1")
-    require_one_label(config, f"--epochs 0: {job.model}")
+    require_one_label(problem_type_of(config), f"--epochs 0: {job.model}")
     known = [str(name) for _, name in sorted((config.id2label or {}).items())]
     unknown = sorted(set(names) - set(known))
     if unknown:

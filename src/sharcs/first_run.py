@@ -16,6 +16,8 @@ from sharcs.errors import first_line
 from sharcs.layers import refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -28,28 +30,29 @@ COST_TOLERANCE, TOLERANCE = 0.01, 0.05
 
 
 @torch.no_grad()
-def plain_answer(encoder: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+def plain_answer(encoder: PreTrainedModel, inputs: dict[str, Tensor], answer_of: Callable[[Any], Tensor]) -> Tensor:
     """Run an encoder before it is wrapped.
 
     Args:
         encoder: The plain classifier; it is put into evaluation mode.
         inputs: A batch of one.
+        answer_of: Takes the answer from its outputs.
 
     Returns:
-        Its logits, ``[1, labels]``.
+        That, ``[1, ...]``.
 
     Raises:
         InputError: If it can't run on these alone.
     """
     encoder.train(False)
     try:
-        logits: Tensor = encoder(**inputs).logits
+        answer = answer_of(encoder(**inputs))
     except Exception as error:  # whatever an unknown encoder's code may raise
         kind = "tokens" if "input_ids" in inputs else encoder.main_input_name
         raise refusal(
             encoder, f"code that fails on {kind} alone ({type(error).__name__}: {first_line(error)})"
         ) from error
-    return logits
+    return answer
 
 
 @torch.no_grad()
@@ -71,18 +74,18 @@ def try_out(model: RoutedModel, inputs: dict[str, Tensor], expected: Tensor) -> 
         try:
             with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
                 model(**inputs, width=width)
-            direct: Any = model(**inputs, width=width)
+            direct = model.answer_of(model(**inputs, width=width))
             hidden = model(**inputs, trunk_only=True).hidden
-            continued = model(hidden=hidden, **mask, width=width)
+            continued = model.answer_of(model(hidden=hidden, **mask, width=width))
         except Exception as error:  # whatever an unknown encoder's code may raise
             raise refusal(
                 encoder, f"code that fails at width {width:g} ({type(error).__name__}: {first_line(error)})"
             ) from error
         if hidden.shape[1] != tokens:
             raise refusal(encoder, f"{hidden.shape[1]} tokens of an input that counts as {tokens}")
-        if width == 1.0 and not torch.equal(direct.logits, expected):
+        if width == 1.0 and not torch.equal(direct, expected):
             raise refusal(encoder, "code around its layers that computes something else once they are routed")
-        if not torch.allclose(direct.logits, continued.logits, rtol=TOLERANCE, atol=TOLERANCE):
+        if not torch.allclose(direct, continued, rtol=TOLERANCE, atol=TOLERANCE):
             raise refusal(encoder, "code between its layers, which inputs that continue from layer k would miss")
         counted = counter.get_total_flops()
         if abs(counted - float(cost[index])) > COST_TOLERANCE * counted:

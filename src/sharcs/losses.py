@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
-__all__ = ["MULTI_LABEL", "REGRESSION", "SINGLE_LABEL", "Task", "router_loss"]
+__all__ = ["MULTI_LABEL", "REGRESSION", "SINGLE_LABEL", "BaseTask", "Task", "router_loss"]
 
 # As Hugging Face configurations name them.
 SINGLE_LABEL = "single_label_classification"
@@ -19,8 +22,59 @@ MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
 
 
+class BaseTask(ABC):
+    """What both recipes ask of a task. Answers are what the model's ``answer_of`` takes from its outputs."""
+
+    __slots__ = ()
+
+    def labels_of(self, inputs: Mapping[str, Any]) -> Any:
+        """Take from a batch what the losses below are told of it."""
+        return inputs["labels"]
+
+    @abstractmethod
+    def confidence(self, logits: Tensor, labels: Any) -> Tensor:
+        """Measure how sure answers ``[..., batch, ...]`` are of the truth: float32 ``[..., batch]``, from 0 to 1."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, labels: Any) -> Tensor:
+        """Take a pass's task loss, a scalar: the model's own, unless classes are weighted."""
+
+    @abstractmethod
+    def narrow_loss(self, logits: Tensor, labels: Any) -> Tensor:
+        """Compute the task loss of a narrow width's answers ``[batch, ...]``, a scalar."""
+
+    @abstractmethod
+    def divergence(self, student: Tensor, teacher: Tensor, labels: Any) -> Tensor:
+        """Measure how far answers ``[batch, ...]`` are from the teacher's, which get no gradient: a scalar."""
+
+    def distillation_loss(self, narrow_logits: Tensor, teacher: Tensor, labels: Any) -> Tensor:
+        """Sum up the task loss of every narrow width, and its divergence from the full network.
+
+        Args:
+            narrow_logits: ``[narrow widths, batch, ...]``.
+            teacher: The full network's answers, ``[batch, ...]``.
+            labels: See :meth:`labels_of`.
+
+        Returns:
+            The sum over widths, a scalar.
+        """
+        return torch.stack(
+            [self.narrow_loss(logits, labels) + self.divergence(logits, teacher, labels) for logits in narrow_logits]
+        ).sum()
+
+    # Answers that are kept for later batches, which may be padded otherwise
+
+    def kept(self, answers: Tensor, inputs: Mapping[str, Any]) -> list[Tensor]:
+        """Cut a batch's answers into those of each input, without padding."""
+        return list(answers)
+
+    def padded(self, kept: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        """Pad the kept answers of a batch's inputs, ``[batch, ...]`` and padded at the end, as the batch is."""
+        return kept
+
+
 @dataclass(frozen=True, slots=True)
-class Task:
+class Task(BaseTask):
     """A problem type, and what its losses take from the training labels; see :func:`sharcs.tasks.task_of`.
 
     Labels are int64 class indices ``[batch]`` of one label, and floats ``[batch, labels]`` of several; those of a
@@ -64,7 +118,7 @@ class Task:
         return logits.softmax(dim=-1).gather(-1, index).squeeze(-1)
 
     def loss(self, outputs: Any, labels: Tensor) -> Tensor:
-        """Take a pass's task loss: the model's own, a scalar, unless classes are weighted."""
+        """Take a pass's task loss; see the base class."""
         return outputs.loss if self.class_weights is None else self.narrow_loss(outputs.logits, labels)
 
     def narrow_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -80,7 +134,7 @@ class Task:
             return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
         return self._sample_losses(logits, labels).mean()
 
-    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def divergence(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
         """Measure how far the student's answer is from the teacher's, which gets no gradient.
 
         Kullback–Leibler divergence from the teacher's probabilities; of several labels, the mean over their Bernoulli
@@ -89,6 +143,7 @@ class Task:
         Args:
             student: Logits, ``[batch, labels]``.
             teacher: Logits, ``[batch, labels]``.
+            labels: Not read.
 
         Returns:
             Mean over the batch, a scalar.
@@ -101,21 +156,6 @@ class Task:
             return F.kl_div(log_probabilities, target, reduction="batchmean", log_target=True)
         log_probabilities, target = (F.logsigmoid(torch.stack([x, -x])) for x in (student, teacher))
         return F.kl_div(log_probabilities, target, reduction="sum", log_target=True) / student.numel()
-
-    def distillation_loss(self, narrow_logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """Sum up the task loss of every narrow width, and its divergence from the full network.
-
-        Args:
-            narrow_logits: ``[narrow widths, batch, labels]``.
-            teacher: The full network's logits, ``[batch, labels]``.
-            labels: See the class.
-
-        Returns:
-            The sum over widths, a scalar.
-        """
-        return torch.stack(
-            [self.narrow_loss(logits, labels) + self.divergence(logits, teacher) for logits in narrow_logits]
-        ).sum()
 
     def _sample_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the unweighted loss of each sample, mean over labels: ``[..., batch]``."""

@@ -1,4 +1,4 @@
-"""The routed classifiers: texts, images and audio."""
+"""The routed classifiers of whole inputs: texts, images and audio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from sharcs.architectures import architecture_of, body_of, frames_of, layers_con
 from sharcs.config import SharcsConfig
 from sharcs.errors import InputError
 from sharcs.outputs import SharcsOutput
-from sharcs.routed import RoutedModel
+from sharcs.routed import EXAMPLE_TOKENS, RoutedModel
+from sharcs.text_model import RoutedTextModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,11 +34,8 @@ __all__ = [
     "SharcsOutput",
 ]
 
-# Of the examples that an encoder is tried on.
-EXAMPLE_TOKENS = 6
 
-
-class SharcsForSequenceClassification(RoutedModel):
+class SharcsForSequenceClassification(RoutedTextModel):
     """A sequence classifier whose layers after the router run at a width of each input's own (paper, section 3).
 
     Args:
@@ -45,13 +43,7 @@ class SharcsForSequenceClassification(RoutedModel):
         encoder: The full network with its task head, taken over as it is; by default one with random weights.
     """
 
-    main_input_name = "input_ids"
-    input_modalities = "text"
     plain_class = AutoModelForSequenceClassification
-
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
-        """Resize the encoder's embeddings; its own configuration holds the size of the vocabulary."""
-        return self.encoder.resize_token_embeddings(*args, **kwargs)
 
     def forward(
         self,
@@ -108,7 +100,7 @@ class SharcsForSequenceClassification(RoutedModel):
         }
         return self._classify(
             inputs | kwargs,
-            labels=labels,
+            labels={"labels": labels},
             width=width,
             width_index=width_index,
             all_widths=all_widths,
@@ -117,23 +109,6 @@ class SharcsForSequenceClassification(RoutedModel):
             hidden=hidden,
             return_dict=return_dict,
         )
-
-    @classmethod
-    def example(cls, encoder: PreTrainedModel) -> dict[str, Tensor]:
-        """Make a text of random tokens, ``[1, tokens]``."""
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(int(encoder.config.vocab_size), (1, EXAMPLE_TOKENS), generator=generator)
-        ids = ids.to(encoder.device)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-    def token_count(self, row: Mapping[str, Any]) -> int:
-        """Count the tokens of a tokenised row."""
-        return len(row["input_ids"])
-
-    def _placeholder(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Stand in for the embeddings of inputs that continue, of which the encoder reads the sizes alone."""
-        size = int(self.get_input_embeddings().embedding_dim)  # type: ignore[arg-type]
-        return {"inputs_embeds": hidden.new_zeros(1).expand(*hidden.shape[:2], size)}
 
 
 class SharcsForImageClassification(RoutedModel):
@@ -189,7 +164,7 @@ class SharcsForImageClassification(RoutedModel):
         """
         return self._classify(
             {"pixel_values": pixel_values, **kwargs},
-            labels=labels,
+            labels={"labels": labels},
             width=width,
             width_index=width_index,
             all_widths=all_widths,
@@ -285,7 +260,7 @@ class SharcsForAudioClassification(RoutedModel):
             )
         return self._classify(
             {"input_values": input_values, "attention_mask": attention_mask, **kwargs},
-            labels=labels,
+            labels={"labels": labels},
             width=width,
             width_index=width_index,
             all_widths=all_widths,

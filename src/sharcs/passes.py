@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from sharcs.errors import InputError
 from sharcs.outputs import SharcsOutput
 from sharcs.router import blended, choose_width, confidence, unsure
 from sharcs.subnetworks import RoutedTail
+from sharcs.tasks import problem_type_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["RoutedPasses"]
 
@@ -25,11 +29,15 @@ class RoutedPasses(PreTrainedModel):
 
     Attributes:
         encoder: The full network with its task head, the routed tail inside.
+        answer_fields: What the plain model's answer is called among its outputs.
+        head_per_token: Whether its task head answers for every token.
     """
 
     config_class = SharcsConfig
     config: SharcsConfig
     encoder: PreTrainedModel
+    answer_fields: ClassVar[tuple[str, ...]] = ("logits",)
+    head_per_token: ClassVar[bool] = False
     _tail: list[RoutedTail]
     _counted: Tensor  # the cost, of copies that are made for inference
 
@@ -40,11 +48,43 @@ class RoutedPasses(PreTrainedModel):
 
     def cost_coefficients(self) -> Tensor:
         """FLOPs as polynomials in the length; see :func:`sharcs.cost.cost_coefficients`."""
-        return cost_coefficients(self.encoder, self.tail)
+        return cost_coefficients(self.encoder, self.tail, head_per_token=self.head_per_token)
 
     def continuation_coefficients(self) -> Tensor:
         """FLOPs of escalation; see :func:`sharcs.cost.continuation_coefficients`."""
-        return continuation_coefficients(self.encoder, self.tail)
+        return continuation_coefficients(self.encoder, self.tail, head_per_token=self.head_per_token)
+
+    # The answer, which has another form for another task
+
+    @property
+    def problem_type(self) -> str:
+        """What it answers: as Hugging Face configurations name it, if they have a name for it."""
+        return problem_type_of(self.config)
+
+    @classmethod
+    def answer_of(cls, outputs: Any) -> Tensor:
+        """Take the answer from the plain model's outputs or from the routed one's: ``[batch, ...]``."""
+        parts = [outputs[name] for name in cls.answer_fields]
+        return parts[0] if len(parts) == 1 else torch.stack(parts, dim=-1)
+
+    def _fields_of(self, answer: Tensor) -> dict[str, Tensor]:
+        """Name an answer's parts as in the outputs."""
+        parts = [answer] if len(self.answer_fields) == 1 else answer.unbind(dim=-1)
+        return dict(zip(self.answer_fields, parts, strict=True))
+
+    def _confidence(self, answer: Tensor, real: Tensor | None) -> Tensor:
+        """Measure how sure answers are of themselves, ``[batch]``; ``real`` tells tokens from padding."""
+        return confidence(answer, self.config.problem_type)
+
+    def _blended(self, full: Tensor, narrow: Tensor, real: Tensor | None) -> Tensor:
+        """Average two networks' answers to the same inputs by the policy."""
+        return blended(full, narrow, self.config.routing_policy, self.config.problem_type)
+
+    def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
+        """Compute the plain model's loss of an answer."""
+        return ForSequenceClassificationLoss(labels["labels"], answer, self.encoder.config)
+
+    # What it knows of its inputs
 
     def _placeholder(self, hidden: Tensor) -> dict[str, Tensor]:
         """Stand in for inputs that continue from ``hidden``, ``[batch, tokens, hidden]``: sizes are read alone."""
@@ -58,7 +98,7 @@ class RoutedPasses(PreTrainedModel):
         self,
         inputs: dict[str, Any],
         *,
-        labels: Tensor | None,
+        labels: Mapping[str, Tensor | None],
         width: float | None,
         width_index: Tensor | None,
         all_widths: bool,
@@ -71,8 +111,8 @@ class RoutedPasses(PreTrainedModel):
 
         Args:
             inputs: What the encoder is given, by name; None stands for nothing.
-            labels: As there, like all that follows.
-            width: As there.
+            labels: By the names that the encoder has for them. Without one of them there is no loss.
+            width: As there, like all that follows.
             width_index: As there.
             all_widths: As there.
             narrow_only: As there.
@@ -101,62 +141,66 @@ class RoutedPasses(PreTrainedModel):
         elif width_index is not None:
             call.width_index = self._checked(width_index, inputs)
         escalates = call.width_index is None and self.config.routing_policy.escalates
-        if labels is not None and not escalates:  # the loss is that of the last answer
-            inputs["labels"] = labels
+        given = {name: value for name, value in labels.items() if value is not None}
+        given = given if len(given) == len(labels) else {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not narrow_only):
-            answers = self._run(call, inputs)
+            found, answer = self._run(call, inputs | given)
         if narrow_only:
             assert call.hidden is not None
-            answers["router_logits"] = self.tail.route(call.hidden, real)
+            found["router_logits"] = self.tail.route(call.hidden, real)
         if all_widths:
-            answers["width_logits"] = self._every_width(call, inputs, answers.get("logits"))
-        elif escalates and not trunk_only:
-            answers |= self._escalated(call, inputs, answers["logits"], answers["width_index"], labels)
-        result = SharcsOutput(**answers)
+            found["width_logits"] = self._every_width(call, inputs, answer)
+        elif escalates and answer is not None:
+            found |= self._escalated(call, inputs, answer, found["width_index"], given)
+        result = SharcsOutput(**found)
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return result if wants_dict else result.to_tuple()
 
-    def _run(self, call: RoutingCall, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Run the encoder once; what it and the tail found, by the names of :class:`SharcsOutput`."""
+    def _run(self, call: RoutingCall, inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+        """Run the encoder once.
+
+        Returns:
+            What it and the tail found, by the names of :class:`SharcsOutput`, and its answer, if it came so far.
+        """
+        answer = None
         try:
             with call.active():
                 outputs = self.encoder(**inputs, return_dict=True)
         except TrunkDone:
             found = {"hidden": call.hidden}
         else:
-            found = {"loss": outputs.loss, "logits": outputs.logits}
-        return found | {"router_logits": call.router_logits, "width_index": call.width_index}
+            answer = self.answer_of(outputs)
+            found = {"loss": outputs.loss, **self._fields_of(answer)}
+        return found | {"router_logits": call.router_logits, "width_index": call.width_index}, answer
 
     def _continue(
         self, call: RoutingCall, inputs: dict[str, Any], width_index: int, rows: Tensor | None = None
     ) -> Tensor:
-        """Run another width from the kept output of layer k: ``[rows, labels]``."""
+        """Run another width from the kept output of layer k, for its answer: ``[rows, ...]``."""
         assert call.hidden is not None
         batch = len(call.hidden)
-        inputs = {name: value for name, value in inputs.items() if name != "labels"}
         if rows is not None:
             inputs = {name: select_rows(value, rows, batch) for name, value in inputs.items()}
         with call.continued(width_index, rows).active():
-            return self.encoder(**inputs, return_dict=True).logits  # type: ignore[no-any-return]
+            return self.answer_of(self.encoder(**inputs, return_dict=True))
 
     def _every_width(self, call: RoutingCall, inputs: dict[str, Any], full: Tensor | None) -> Tensor:
         narrow = [self._continue(call, inputs, index) for index in range(len(self.config.widths) - 1)]
         return torch.stack(narrow if full is None else [*narrow, full])
 
     def _escalated(
-        self, call: RoutingCall, inputs: dict[str, Any], logits: Tensor, first: Tensor, labels: Tensor | None
+        self, call: RoutingCall, inputs: dict[str, Any], answer: Tensor, first: Tensor, labels: Mapping[str, Tensor]
     ) -> dict[str, Tensor | None]:
         """Continue at full width where a sub-network is unsure of its answer."""
-        full = len(self.config.widths) - 1
-        goes_on = unsure(confidence(logits, self.config.problem_type), first, full, self.config.routing_policy)
+        full, real = len(self.config.widths) - 1, call.attention_mask
+        goes_on = unsure(self._confidence(answer, real), first, full, self.config.routing_policy)
         rows = torch.nonzero(goes_on).squeeze(1)
         if len(rows):
-            answer = self._continue(call, inputs, full, rows)
-            policy, problem_type = self.config.routing_policy, self.config.problem_type
-            logits = logits.index_copy(0, rows, blended(answer, logits[rows], policy, problem_type))
+            wide, real = self._continue(call, inputs, full, rows), None if real is None else real[rows]
+            answer = answer.index_copy(0, rows, self._blended(wide, answer[rows], real))
         return {
-            "loss": None if labels is None else ForSequenceClassificationLoss(labels, logits, self.encoder.config),
-            "logits": logits,
+            "loss": self._loss(answer, labels) if labels else None,
+            **self._fields_of(answer),
             "width_index": first.masked_fill(goes_on, full),
             "first_width_index": first,
         }

@@ -65,7 +65,7 @@ def build_report(
     model, tokenizer = trained.model, trained.tokenizer
     config = model.config
     names = [str(label) for _, label in sorted((config.id2label or {}).items())]
-    require_one_label(config, name)
+    require_one_label(model.problem_type, name)
     calibration = _calibration(config.calibration, config.routing_policy, fingerprint(texts.texts, texts.pairs))
     labelled = texts.labels is not None
     label2id = {label: index for index, label in enumerate(names)} if labelled else None

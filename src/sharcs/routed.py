@@ -17,6 +17,7 @@ from sharcs.frontier import policy_for_budget
 from sharcs.layers import check_architecture, find_layers, in_order, replace_layers
 from sharcs.passes import RoutedPasses
 from sharcs.subnetworks import RoutedTail
+from sharcs.tasks import task_of
 
 if TYPE_CHECKING:
     import os
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig
 
-__all__ = ["RoutedModel"]
+    from sharcs.losses import BaseTask
 
+__all__ = ["EXAMPLE_TOKENS", "RoutedModel"]
 
+# Of the examples that an encoder is tried on.
+EXAMPLE_TOKENS = 6
 # What decides where a configuration comes from; the rest of from_pretrained's options concern the weights.
 HUB_OPTIONS = (
     "cache_dir",
@@ -38,6 +42,14 @@ HUB_OPTIONS = (
     "token",
     "trust_remote_code",
 )
+
+
+def _routed_classes(of: type[RoutedModel] | None = None) -> list[type[RoutedModel]]:
+    """List the classes that name their plain class: those that can be used, and no user's subclasses of them."""
+    found: list[type[RoutedModel]] = []
+    for own in (of or RoutedModel).__subclasses__():
+        found += [own] * ("plain_class" in vars(own)) + _routed_classes(own)
+    return found
 
 
 class RoutedModel(RoutedPasses):
@@ -77,6 +89,10 @@ class RoutedModel(RoutedPasses):
         """Count the tokens of a row of a data set, from the input alone."""
         raise NotImplementedError
 
+    def training_task(self, rows: Any, class_weights: str | Sequence[float] | None) -> BaseTask:
+        """Find out what training on some rows minimises; see :func:`sharcs.tasks.task_of`."""
+        return task_of(self.config, rows, class_weights)
+
     def __init__(self, config: SharcsConfig, encoder: PreTrainedModel | None = None) -> None:
         """Build or take over the encoder and put the routed tail in the place of its layers k+1..L."""
         super().__init__(config)
@@ -84,6 +100,7 @@ class RoutedModel(RoutedPasses):
             self._check_kind(config.encoder)  # type: ignore[arg-type]
             # Where several classes share a configuration, transformers looks for its name in there.
             config.encoder.architectures = config.encoder.architectures or []  # type: ignore[union-attr]
+            self._check_task(config)
             encoder = self.plain_class.from_config(config.encoder)
         self.encoder: PreTrainedModel = encoder
         config.encoder = self.encoder.config
@@ -108,13 +125,26 @@ class RoutedModel(RoutedPasses):
 
     @classmethod
     def _check_kind(cls, encoder_config: PreTrainedConfig) -> None:
-        """Refuse an encoder of another kind of input."""
+        """Refuse an encoder of another kind of input, or one that has no head for this task."""
         kind = type(encoder_config)
         if kind in cls.plain_class._model_mapping or getattr(encoder_config, "auto_map", None):
             return
-        fitting = [own.__name__ for own in RoutedModel.__subclasses__() if kind in own.plain_class._model_mapping]
-        advice = f"use {' or '.join(fitting)}" if fitting else "choose another encoder"
+        fitting = [own for own in _routed_classes() if kind in own.plain_class._model_mapping]
+        advice = f"use {' or '.join(own.__name__ for own in fitting)}" if fitting else "choose another encoder"
+        if any(own.input_modalities == cls.input_modalities for own in fitting):
+            # Another class would be for another task.
+            advice = f"transformers has no {cls.plain_class.__name__} of it, choose another encoder"
         raise EncoderError(f"{encoder_config.model_type}: is no encoder for {cls.__name__}; {advice}")
+
+    @classmethod
+    def _check_task(cls, config: SharcsConfig) -> None:
+        """Refuse the model of another task: its body would be loaded, under a head of random weights."""
+        for own in _routed_classes():
+            if own.__name__ in (config.architectures or ()) and not (issubclass(cls, own) or issubclass(own, cls)):
+                raise EncoderError(
+                    f"the model is a {own.__name__} and no {cls.__name__}; load it with sharcs.{own.__name__}, "
+                    "from Python"
+                )
 
     @classmethod
     def from_encoder(
@@ -169,10 +199,11 @@ class RoutedModel(RoutedPasses):
                 problem_type=encoder.problem_type,
             )
 
-        settings(copy.deepcopy(encoder_config))  # wrong settings are refused before any weights are read
+        # Wrong settings are refused before any weights are read.
+        cls._check_task(settings(copy.deepcopy(encoder_config)))
         encoder = cls.plain_class.from_pretrained(name_or_path, config=encoder_config, **kwargs)
         inputs = cls.example(encoder)
-        expected = plain_answer(encoder, inputs)
+        expected = plain_answer(encoder, inputs, cls.answer_of)
         model = cls(settings(encoder.config), encoder=encoder)
         # As from_pretrained: ready for use, not for training.
         model.train(False)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sharcs.config import SharcsConfig
 
-__all__ = ["BALANCED", "problem_type_of", "require_one_label", "task_of"]
+__all__ = ["BALANCED", "class_weights_of", "problem_type_of", "require_one_label", "task_of"]
 
 BALANCED = "balanced"
 # The names that the collators of transformers make "labels" of.
@@ -29,17 +29,16 @@ def problem_type_of(config: PreTrainedConfig) -> str:
     return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
 
 
-def require_one_label(config: PreTrainedConfig, what: str) -> None:
+def require_one_label(problem_type: str, what: str) -> None:
     """Refuse a model that doesn't name one class for each input.
 
     Args:
-        config: The model's.
+        problem_type: The model's.
         what: What needs it, to begin the message.
 
     Raises:
         InputError: If it doesn't.
     """
-    problem_type = problem_type_of(config)
     if problem_type != SINGLE_LABEL:
         raise InputError(
             f"{what}: the model is no classifier with one label for each input (problem_type {problem_type}); "
@@ -76,17 +75,32 @@ def task_of(config: SharcsConfig, rows: Any, class_weights: str | Sequence[float
     if problem_type == REGRESSION:
         assert labels is not None
         return Task(problem_type, variance=_variance(labels))
+    return Task(problem_type, class_weights_of(class_weights, config, labels))
+
+
+def class_weights_of(
+    class_weights: str | Sequence[float] | None, config: SharcsConfig, labels: Tensor | None
+) -> Tensor | None:
+    """Make a tensor of class weights, float32 ``[labels]``.
+
+    Args:
+        class_weights: See :class:`sharcs.training_arguments.SharcsTrainingArguments`.
+        config: The model's.
+        labels: Of the training data, int64 ``[labels given]`` or floats ``[rows, labels]``; balanced ones need them.
+
+    Raises:
+        InputError: If the weights don't fit the labels.
+    """
     if class_weights is None:
-        return Task(problem_type)
+        return None
     if class_weights == BALANCED:
         assert labels is not None
-        names = [str(name) for _, name in sorted((config.id2label or {}).items())]
-        return Task(problem_type, _balanced(labels, names))
-    if len(class_weights) != count:
+        return _balanced(labels, [str(name) for _, name in sorted((config.id2label or {}).items())])
+    if len(class_weights) != config.num_labels:
         raise InputError(
-            f"class_weights: are {len(class_weights)}, and the model has {count} labels; give one a label"
+            f"class_weights: are {len(class_weights)}, and the model has {config.num_labels} labels; give one a label"
         )
-    return Task(problem_type, torch.tensor(class_weights))
+    return torch.tensor(class_weights)
 
 
 def _problem_type(config: SharcsConfig, rows: Any) -> str:

@@ -17,9 +17,8 @@ from sharcs.distillation import SubnetworkPhase, phases_of, set_policy
 from sharcs.errors import InputError
 from sharcs.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels
 from sharcs.importance import reorder_by_importance
-from sharcs.losses import router_loss
+from sharcs.losses import Task, router_loss
 from sharcs.schedule import Phase, phase_of, separate_groups
-from sharcs.tasks import task_of
 from sharcs.training_arguments import PAPER, PLUS, SharcsTrainingArguments
 from sharcs.training_state import check_complete, last_complete_checkpoint, load_state, save_state, unmark
 
@@ -35,8 +34,12 @@ class SharcsTrainer(Trainer):
     """A ``transformers.Trainer`` that trains a routed network; takes what its base class takes.
 
     The training data has to be a map-style data set of tokenised rows with ``labels``: class indices, or floats for
-    multi-label classification and regression. An epoch lasts as long as its balanced batches do, so the learning rate
-    follows the share of the epochs that is done, not the steps.
+    multi-label classification and regression; of token classification a class index a token, or -100 where none
+    counts, which the collator pads (``transformers.DataCollatorForTokenClassification``); of question answering
+    ``start_positions`` and ``end_positions`` instead, the numbers of the answer's first and last token.
+
+    An epoch lasts as long as its balanced batches do, so the learning rate follows the share of the epochs that is
+    done, not the steps.
 
     The task loss is what the plain model computes for its problem type, of a regression the mean squared error in
     the labels' own unit. A regression's answers have no confidence, so they never escalate, and its router decides
@@ -63,10 +66,11 @@ class SharcsTrainer(Trainer):
         if self.train_dataset is not None:
             if len(self.train_dataset) == 0:
                 raise InputError("train_dataset: has no rows; give at least one")
-            self.task = task_of(self.model.config, self.train_dataset, self.args.class_weights)
-            # The policy has to know, too; by itself only the encoder finds out.
-            for config in (self.model.config, self.model.encoder.config):
-                config.problem_type = self.task.problem_type  # type: ignore[assignment]
+            self.task = self.model.training_task(self.train_dataset, self.args.class_weights)
+            if isinstance(self.task, Task):  # configurations have no name for the others
+                # The policy has to know, too; by itself only the encoder finds out.
+                for config in (self.model.config, self.model.encoder.config):
+                    config.problem_type = self.task.problem_type  # type: ignore[assignment]
         if (self.args.recipe == PLUS) != self.model.config.private_weights:
             if self.args.recipe == PAPER:
                 raise InputError(f"recipe {PAPER}: shares weights, and the model was trained by {PLUS}; wrap it anew")
@@ -237,7 +241,7 @@ class SharcsTrainer(Trainer):
         if self._subnetworks is not None:
             return self._subnetworks.losses(model, inputs, sample_ids)
         outputs = model(**inputs, width=1.0)
-        return outputs, self.task.loss(outputs, inputs["labels"]), None
+        return outputs, self.task.loss(outputs, self.task.labels_of(inputs)), None
 
     def _paper_losses(
         self, model: Any, inputs: dict[str, Any], sample_ids: Tensor
@@ -245,8 +249,9 @@ class SharcsTrainer(Trainer):
         """Train the batch at its one width, the router on the hardness labels, and record the confidences."""
         ids = sample_ids.cpu()
         outputs = model(**inputs, width=self.widths[int(self.width_index[ids[0]])])
-        task = self.task.loss(outputs, inputs["labels"])
-        self._record(sample_ids, self.task.confidence(outputs.logits, inputs["labels"]))
+        labels = self.task.labels_of(inputs)
+        task = self.task.loss(outputs, labels)
+        self._record(sample_ids, self.task.confidence(self.model.answer_of(outputs), labels))
         if self.hardness is None:
             return outputs, task, None
         return outputs, task, router_loss(outputs.router_logits, self.hardness[ids])

@@ -89,7 +89,8 @@ class SharcsTrainingArguments(TrainingArguments):
             class. Single-label: weights of the cross-entropy, whose mean over a batch is by weight, as torch's;
             balanced are samples / (classes · samples of the class). Multi-label: what the positives of a label
             weigh in the binary cross-entropy; balanced are negatives / positives. Hardness labels, importance, the
-            narrow networks' divergence from the full one and evaluation stay unweighted. Regressions have none.
+            narrow networks' divergence from the full one and evaluation stay unweighted. Token classification: as
+            single-label, over the labelled tokens. Regressions and question answering have none.
         importance_samples: Training rows on which it is ranked what the narrow networks keep; 0 keeps what comes
             first.
     """

@@ -90,7 +90,7 @@ class Trial:
         Raises:
             InputError: If the network has one width only, or doesn't name one class for each input.
         """
-        require_one_label(model.config, "calibration")
+        require_one_label(model.problem_type, "calibration")
         weight = forcing_weight(model, max_length)
         longest = Costs.of(model, torch.tensor([max_length]))
         largest = _largest(longest.widths[0].numpy(), float(longest.continuation[0]))
