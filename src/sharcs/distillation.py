@@ -87,8 +87,8 @@ class SubnetworkPhase:
         with torch.no_grad():
             for rows, batch in batches:
                 numbers += rows
-                answer = self.model.answer_of(self.model(**batch, width=1.0)).float()
-                answers += [of_row.cpu() for of_row in self.task.kept(answer, batch)]
+                answer = self.model.answer_of(self.model(**batch, width=1.0)).float().cpu()
+                answers += self.task.kept(answer, batch)
         self.model.train(was_training)
         self.teacher = pad_sequence(answers, batch_first=True)[torch.tensor(numbers).argsort()]
 

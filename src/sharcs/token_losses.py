@@ -54,7 +54,7 @@ class _AnswerForEveryToken(BaseTask):
 
     def kept(self, answers: Tensor, inputs: Mapping[str, Any]) -> list[Tensor]:
         """Cut ``[batch, tokens, ...]`` into the real tokens' answers of each input, ``[real tokens, ...]``."""
-        real = _real_tokens(inputs)
+        real = _real_tokens(inputs).to(answers.device)
         return [of_row[of_tokens] for of_row, of_tokens in zip(answers, real, strict=True)]
 
     def padded(self, kept: Tensor, inputs: Mapping[str, Any]) -> Tensor:
