@@ -74,6 +74,7 @@ def draw(results: list[dict[str, Any]]) -> None:
                     text, (entry["rows"], cost), textcoords="offset points", xytext=(4, 5), fontsize="small"
                 )
         axes.set_xscale("log")
+        axes.margins(0.2, 0.12)
         axes.set_title(f"{result['set']}: limit 0.02")
         axes.set_xlabel("calibration rows")
         axes.grid(alpha=0.3)
