@@ -28,7 +28,17 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 import pruned
-from common import RESULTS, collator, machine, processor_seconds, run_processes, save, study_commands, tokenizer
+from common import (
+    RESULTS,
+    collator,
+    heading,
+    machine,
+    processor_seconds,
+    run_processes,
+    save,
+    study_commands,
+    tokenizer,
+)
 from peers import ours, static
 from peers.fitting import fit, run_all
 from peers.outputs import Outputs, at_budgets, curve, metric_of
@@ -200,8 +210,10 @@ def summary(args: argparse.Namespace) -> None:
     of_minilm = {row["set"]: row["full_flops"] for row in rows if row["encoder"] == "minilm"}
     for title, encoders in (("Architectures", ("minilm", *ARCHITECTURES)), ("Compressed", COMPRESSED)):
         print(f"\n{title}\n")
-        print("| encoder | set | seeds | FLOPs / MiniLM | full | narrow | at % | routed | at % | random | oracle | |")
-        print("|---" * 12 + "|")
+        heading(
+            "encoder", "set", "seeds", "FLOPs / MiniLM", "full", "narrow", "at %", "routed", "at %", "random",
+            "oracle", "",
+        )  # fmt: skip
         for row in (row for row in rows if row["encoder"] in encoders):
             size = row["full_flops"] / of_minilm.get(row["set"], float("nan"))
             verdict = "" if row["routed"] > row["random"] else "no better than random"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import DATA, RESULTS, collator, machine, save, tokenizer
+from common import RESULTS, collator, machine, save, test_file, tokenizer
 from sharcs import DriftMonitor, SharcsForSequenceClassification
 from sharcs.choice import Constraint, choose
 from sharcs.config import BLEND, RoutingPolicy
@@ -47,8 +47,7 @@ FOLDER = RESULTS / "budget"
 
 def answers(model: SharcsForSequenceClassification, name: str, label2id: dict[str, int] | None) -> Trial:
     """Run every width on a set's test rows."""
-    file = DATA / name / "test.csv.gz"
-    data = load_texts(str(file if file.exists() else DATA / name / "validation.csv.gz"))
+    data = load_texts(test_file(name))
     rows = tokenise(data, tokenizer(), max_length=MAX_LENGTH, label2id=label2id)
     outputs = run_all_widths(model, rows, collator(), blend=BLEND)
     return Trial.of(model, outputs, torch.tensor(rows["labels"]) if label2id else None, MAX_LENGTH)
@@ -102,16 +101,16 @@ def truths(population: Trial, policies: list[RoutingPolicy], classes: int, const
     return np.array([found[policy] for policy in policies])
 
 
-def uncalibrated(trial: Trial, constraint: Constraint) -> RoutingPolicy:
+def uncalibrated(trial: Trial, kind: str, limit: float) -> RoutingPolicy:
     """Take the policy that looks the best on all rows, as one would without a test."""
     policies = [policy for path in policy_paths(trial) for policy in path]
     applied = trial.apply(policies)
     cost = applied.flops.sum(1) / float(trial.costs.full.sum())
     drop = applied.lost.mean(1) - applied.gained.mean(1)
-    loss = drop if constraint.kind == "max_accuracy_drop" else applied.disagrees.mean(1)
-    if constraint.kind == "budget":
-        return policies[int(np.where(cost <= constraint.limit, loss, np.inf).argmin())]
-    return policies[int(np.where(loss <= constraint.limit, cost, np.inf).argmin())]
+    loss = drop if kind == "max_accuracy_drop" else applied.disagrees.mean(1)
+    if kind == "budget":
+        return policies[int(np.where(cost <= limit, loss, np.inf).argmin())]
+    return policies[int(np.where(loss <= limit, cost, np.inf).argmin())]
 
 
 def guarantee(population: Trial, classes: int, constraint: Constraint, rows: int, resamples: int) -> dict[str, Any]:
@@ -123,7 +122,7 @@ def guarantee(population: Trial, classes: int, constraint: Constraint, rows: int
         trial = population.take(draw.integers(0, len(population), rows))
         chosen["calibrated"].append(choose(trial, constraint, classes, seed).policy or full)
         if not constraint.per_class and seed < resamples / UNCALIBRATED:
-            chosen["uncalibrated"].append(uncalibrated(trial, constraint))
+            chosen["uncalibrated"].append(uncalibrated(trial, constraint.kind, constraint.limit))
     result: dict[str, Any] = {
         "constraint": constraint.kind, "limit": constraint.limit, "per_class": constraint.per_class, "rows": rows,
         "resamples": resamples, "allowed": 1 - CONFIDENCE, "none": sum(p == full for p in chosen["calibrated"]),

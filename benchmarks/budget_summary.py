@@ -12,14 +12,10 @@ from typing import Any
 import matplotlib as mpl
 
 from budget_study import FOLDER, ROWS, SETS
-from common import RESULTS, save
+from common import RESULTS, heading, save
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
-
-
-def heading(*names: str) -> None:
-    print(f"| {' | '.join(names)} |\n" + "|---" * len(names) + "|")
 
 
 def share(value: float) -> str:

@@ -37,6 +37,17 @@ def collator() -> DataCollatorWithPadding:
     return DataCollatorWithPadding(tokenizer())
 
 
+def test_file(name: str) -> str:
+    """Find what is reported on: the test split, or validation where the labels of test are not public."""
+    file = DATA / name / "test.csv.gz"
+    return str(file if file.exists() else DATA / name / "validation.csv.gz")
+
+
+def heading(*names: str) -> None:
+    """Print the first lines of a Markdown table."""
+    print(f"| {' | '.join(names)} |\n" + "|---" * len(names) + "|")
+
+
 def splits(name: str, seed: int, tune: bool) -> tuple[Dataset, Dataset, list[str]]:
     """Tokenise a data set's training rows and what is measured on.
 
@@ -44,8 +55,7 @@ def splits(name: str, seed: int, tune: bool) -> tuple[Dataset, Dataset, list[str
     split, or validation where the labels of test are not public.
     """
     train = load_texts(str(DATA / name / "train.csv.gz"), max_samples=TRAIN_ROWS.get(name), seed=0)
-    test_file = DATA / name / "test.csv.gz"
-    test = load_texts(str(test_file if test_file.exists() else DATA / name / "validation.csv.gz"))
+    test = load_texts(test_file(name))
     assert train.labels is not None
     names = sorted(set(train.labels))
     label2id = {label: index for index, label in enumerate(names)}

@@ -31,6 +31,7 @@ from common import (
     run_processes,
     save,
     study_commands,
+    test_file,
     tokenizer,
 )
 from peers import cost, early_exit, lexical, ours, static
@@ -45,6 +46,7 @@ ROWS = {"sst2": 8000, "agnews": 4000}  # the others are used whole
 MAX_LENGTH = 64  # mrpc and rte have longer pairs; every method is cut alike
 SEEDS = (0, 1, 2)
 EPOCHS, RATE = 4, 1e-4
+NARROW = 0.25  # width
 PAPER_EPOCHS = 7  # its router has no labels in the first three
 CASCADES = {"cascade-tfidf": "tfidf", "cascade-2-layers": "first-2-layers"}
 STATIC = {"plain": None, "first-2-layers": 2, "first-3-layers": 3, "first-4-layers": 4}
@@ -61,8 +63,7 @@ class Rows:
 
     def __init__(self, name: str, seed: int) -> None:
         train = load_texts(str(DATA / name / "train.csv.gz"), max_samples=ROWS.get(name), seed=0)
-        file = DATA / name / "test.csv.gz"
-        test = load_texts(str(file if file.exists() else DATA / name / "validation.csv.gz"))
+        test = load_texts(test_file(name))
         self.names = sorted(set(train.labels or ()))
         ids = {label: index for index, label in enumerate(self.names)}
         both = [tokenise(d, tokenizer(), max_length=MAX_LENGTH, label2id=ids) for d in (train, test)]
@@ -117,14 +118,14 @@ def fine_tuned(name: str, rows: Rows, seed: int) -> tuple[str, dict[str, Any]]:
 
 def router_layer_of(name: str) -> int:
     """Take what held-out rows of a set chose (quality_tuning.py), else what the recipe says."""
-    found = [json.loads(file.read_text()) for file in sorted((FOLDER / "tuning").glob(f"{name}-*.json"))]
+    found = [json.loads(file.read_text()) for file in sorted((FOLDER / "tuning").glob(f"{name}-*-{NARROW:g}.json"))]
     if not found:
         return RECIPES["sharcs+"].router_layer(AutoConfig.from_pretrained(minilm_path()).num_hidden_layers)
     return int(max(found, key=lambda run: run["mean_over_budgets"])["router_layer"])
 
 
 def sub_networks(
-    name: str, rows: Rows, seed: int, router_layer: int, width: float = 0.25
+    name: str, rows: Rows, seed: int, router_layer: int, width: float = NARROW
 ) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
     """Give the fine-tuned network sub-networks and a router, or take it from the cache."""
     source, first = fine_tuned(name, rows, seed)  # sharcs+'s first phase is plain fine-tuning, bit for bit

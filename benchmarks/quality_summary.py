@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from common import RESULTS, save
+from common import RESULTS, heading, save
 from quality_study import FOLDER, METHODS, SETS
 
 mpl.use("Agg")
@@ -112,7 +112,7 @@ def main() -> None:
     names = list(runs)
     by = {(entry["set"], entry["method"]): entry for entry in rows}
     print("Mean over budgets 40% to 90% (plain: the full network's own)\n")
-    print("| method | " + " | ".join(names) + " | mean |\n" + "|---" * (len(names) + 2) + "|")
+    heading("method", *names, "mean")
     for method in METHODS:
         found = [by.get((name, method)) for name in names]
         values = [None if e is None else e["full_width" if method == "plain" else "mean_over_budgets"] for e in found]
@@ -120,7 +120,7 @@ def main() -> None:
         print(f"| {method} | " + " | ".join(cell(value) for value in [*values, whole]) + " |")
     print("\nOurs\n")
     keys = ("full_width", "narrow", "at_0.5", "loss_at_0.5", "at_0.75", "loss_at_0.75", "random_to_oracle")
-    print("| set | seeds | " + " | ".join(keys) + " | training time / plain |\n" + "|---" * (len(keys) + 3) + "|")
+    heading("set", "seeds", *keys, "training time / plain")
     for name in names:
         entry, plain_entry = by.get((name, OURS)), by.get((name, "plain"))
         if entry is None or plain_entry is None:

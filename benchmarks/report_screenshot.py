@@ -20,7 +20,7 @@ from pathlib import Path
 
 from selenium import webdriver
 
-from common import DATA
+from common import DATA, test_file
 from quality_study import CACHE, ROWS
 from sharcs.data import load_texts
 
@@ -62,7 +62,7 @@ def unused_rows(name: str, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("set", choices=[name for name in ROWS if (DATA / name / "test.csv.gz").exists()])
+    parser.add_argument("set", choices=ROWS)
     parser.add_argument("out", type=Path)
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--width", type=int, default=1280)
@@ -77,8 +77,7 @@ def main() -> None:
         unused_rows(given.set, rows)
         sharcs = [sys.executable, "-m", "sharcs.cli"]
         subprocess.run([*sharcs, "calibrate", model, "--data", rows, "--max-disagreement", "0.02"], check=True)
-        test = DATA / given.set / "test.csv.gz"
-        subprocess.run([*sharcs, "report", model, "--data", test, "--output", page], check=True)
+        subprocess.run([*sharcs, "report", model, "--data", test_file(given.set), "--output", page], check=True)
         photograph(page, given.out, given.width, given.height, given.dark, given.whole)
 
 

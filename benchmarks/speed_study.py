@@ -32,13 +32,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 import quality_study
-from common import DATA, MAX_LENGTH, RESULTS, collator, machine, save, tokenizer
+from budget_study import uncalibrated
+from common import DATA, MAX_LENGTH, RESULTS, collator, machine, save, test_file, tokenizer
 from quality_study import Rows
 from sharcs.artifacts import TrainedModel, open_model
 from sharcs.benchmark import run_benchmark
@@ -49,7 +49,7 @@ from sharcs.data import load_texts, tokenise
 from sharcs.engine import InferenceEngine
 from sharcs.evaluation import Costs, route, run_all_widths
 from sharcs.modeling import SharcsForSequenceClassification
-from sharcs.trials import Trial, policy_paths
+from sharcs.trials import Trial
 
 FOLDER = RESULTS / "speed"
 LENGTHS_OF = ("sst2", "agnews")
@@ -105,20 +105,15 @@ def route_to(model: SharcsForSequenceClassification, budget: float, rows: Any) -
 def route_without_loss(model: SharcsForSequenceClassification, rows: Any) -> float:
     """Set the cheapest policy that answers as many rows right as the full network, and return its mean FLOPs."""
     outputs = run_all_widths(model, rows, collator(), blend=BLEND)
-    trial = Trial.of(model, outputs, torch.tensor(rows["labels"]), quality_study.MAX_LENGTH)
-    policies = [policy for path in policy_paths(trial) for policy in path]
-    applied = trial.apply(policies)
-    lost = (applied.lost.astype(int) - applied.gained).sum(1)
-    cost = applied.flops.sum(1) / float(trial.costs.full.sum())
-    best = int(np.where(lost <= 0, cost, np.inf).argmin())
-    model.config.policy = asdict(policies[best])
-    return float(cost[best])
+    trial = Trial.of(model, outputs, torch.tensor(rows["labels"]), quality_study.MAX_LENGTH, BLEND)
+    policy = uncalibrated(trial, "max_accuracy_drop", 0.0)
+    model.config.policy = asdict(policy)
+    return float(trial.apply([policy]).flops.sum() / trial.costs.full.sum())
 
 
 def table(trained: TrainedModel, name: str, seconds: float) -> dict[str, Any]:
     """Run the benchmark on a set's test texts."""
-    file = DATA / name / "test.csv.gz"
-    texts = load_texts(str(file if file.exists() else DATA / name / "validation.csv.gz"))
+    texts = load_texts(test_file(name))
     assert texts.labels is not None
     given: Any = texts.texts if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
     with tempfile.TemporaryDirectory() as temporary:
@@ -216,7 +211,7 @@ def overhead(args: argparse.Namespace) -> dict[str, Any]:
     trained = network("sst2", args.cache)
     route_to(trained.model, HALF, Rows("sst2", SEED).dev)
     engine = InferenceEngine(trained.model, trained.tokenizer)
-    texts = load_texts(str(DATA / "sst2" / "test.csv.gz")).texts
+    texts = load_texts(test_file("sst2")).texts
     batches = [texts[start : start + 32] for start in range(0, 32 * 40, 32)]
     for batch in batches[:5]:
         list(engine.predict(batch))

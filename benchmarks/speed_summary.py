@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from common import RESULTS, save
+from common import RESULTS, heading, save
 from speed_study import FOLDER, PARTS
 
 mpl.use("Agg")
@@ -24,8 +24,7 @@ def row_of(part: dict[str, Any], name: str) -> dict[str, Any]:
 def seconds_table(tables: list[dict[str, Any]]) -> None:
     """Print time against FLOPs at every batch size."""
     sizes = list(row_of(tables[0], "routed")["time_ratio"])
-    print("| network and texts | FLOPs | " + " | ".join(f"time at {size}" for size in sizes) + " | advice |")
-    print("|---" * (len(sizes) + 3) + "|")
+    heading("network and texts", "FLOPs", *(f"time at {size}" for size in sizes), "advice")
     for part in tables:
         routed = row_of(part, "routed")
         times = " | ".join(f"{routed['time_ratio'][size]:.2f}" for size in sizes)
@@ -34,17 +33,9 @@ def seconds_table(tables: list[dict[str, Any]]) -> None:
 
 def claims_table(trained: list[dict[str, Any]]) -> None:
     """Print what the policies chosen on held-out rows save, and lose, on test texts."""
-    heads = (
-        "set",
-        "FLOPs",
-        "speed / full",
-        "points lost",
-        "in ORT",
-        "int8 / full int8",
-        "int8 / pipeline",
-        "int8 lost",
+    heading(
+        "set", "FLOPs", "speed / full", "points lost", "in ORT", "int8 / full int8", "int8 / pipeline", "int8 lost"
     )
-    print(f"| {' | '.join(heads)} |\n" + "|---" * len(heads) + "|")
     for part in trained:
         routed, over, lost = row_of(part, "routed"), part["routed_over_full"], part["points_lost"]
         print(
