@@ -11,8 +11,9 @@ from cli import error_message, files_in, read_csv, sharcs, succeeds, toys_fixtur
 from encoders import ENCODERS, load_plain, load_routed, make_batch, save_plain
 from sharcs import benchmark, contestants
 from sharcs.advice import advise
+from sharcs.artifacts import open_model
 from sharcs.benchmark import BATCH_SIZES, Plan
-from sharcs.contestants import Contestant, plain_network
+from sharcs.contestants import Contestant, PipelineEngine, plain_network
 from sharcs.errors import InputError
 from sharcs.peak import peak_megabytes
 from sharcs_runtime import Prediction
@@ -70,6 +71,17 @@ def test_accuracies_and_costs_are_those_of_evaluate(run, toys, tmp_path):
         assert rows[name]["accuracy"] == pytest.approx(truth["accuracy"])
         assert rows[name]["flops_ratio"] == pytest.approx(truth["flops_ratio"])
     assert rows["routed-ort-int8"]["accuracy"] == pytest.approx(rows["routed-ort"]["accuracy"], abs=0.1)
+
+
+@torch.no_grad()
+def test_the_pipeline_row_needs_the_classes_names_alone(toys, tmp_path):
+    trained = open_model(toys.model)
+    plain, texts = plain_network(trained.model), ["good", "an awful film", "it"]
+    trained.tokenizer.save_pretrained(tmp_path)
+    plain.config.label2id = None  # as of a configuration that was made in Python
+    plain.save_pretrained(tmp_path)
+    expected = [plain(**trained.tokenizer(text, return_tensors="pt")).logits.argmax().item() for text in texts]
+    assert [answer.class_index for answer in PipelineEngine(str(tmp_path)).predict(texts)] == expected
 
 
 @pytest.mark.parametrize("family", ENCODERS)
@@ -215,6 +227,4 @@ def test_advice_without_labels_goes_by_agreement():
 
 
 def test_contestants_are_what_the_rows_say(toys, tmp_path):
-    from sharcs.artifacts import open_model
-
     assert [one.name for one in contestants.contestants(open_model(toys.model), toys.model, tmp_path)] == NAMES
