@@ -41,12 +41,13 @@ from common import (
 )
 from peers import ours, static
 from peers.fitting import fit, run_all
-from peers.outputs import Outputs, at_budgets, curve, metric_of
+from peers.outputs import at_budgets, metric_of
 from ports import ARCHITECTURES, port
-from quality_study import EPOCHS, RATE, Rows, bounds, first_layers
+from quality_study import EPOCHS, RATE, Rows, first_layers
 from sharcs import SharcsForSequenceClassification
 from sharcs.export import export_model, quantise
 from sharcs.losses import SINGLE_LABEL, Task
+from sharcs.trials import Trial
 from sharcs_runtime.bundle import Bundle
 
 SETS = ("sick", "banking77")
@@ -119,7 +120,7 @@ def full_network(encoder: str, name: str, rows: Rows, seed: int) -> Any:
     return plain.model
 
 
-def int8_outputs(model: SharcsForSequenceClassification, rows: Any, folder: Path) -> Outputs:
+def int8_outputs(model: SharcsForSequenceClassification, rows: Any, folder: Path) -> Trial:
     """What the exported int8 graphs answer, at every width."""
     bundle = Bundle.read(folder)
     options = onnxruntime.SessionOptions()
@@ -135,7 +136,7 @@ def int8_outputs(model: SharcsForSequenceClassification, rows: Any, folder: Path
         return torch.from_numpy(logits), torch.from_numpy(scores).unsqueeze(0)
 
     (logits, scores), lengths = run_all(answer, rows)
-    return ours.stages_of(model, logits, scores[0], lengths, torch.tensor(rows["labels"]), "sharcs+")
+    return ours.trial_from(model, logits, scores[0], lengths, torch.tensor(rows["labels"]))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -156,20 +157,15 @@ def run(args: argparse.Namespace) -> None:
             quantise(exported)
             dev, test = (int8_outputs(model, part, exported) for part in (rows.dev, rows.test))
         else:
-            dev, test = (ours.outputs_of(model, part, "sharcs+") for part in (rows.dev, rows.test))
-    points = curve(dev, test, ours.SIGNALS["sharcs+"], args.set)
+            dev, test = (ours.trial_of(model, part) for part in (rows.dev, rows.test))
+    points = ours.policy_curve(dev, test, args.set)
     chosen = next(row for row in at_budgets(points) if row["budget"] == BUDGET)
-    (bound,) = bounds(test, args.set, [chosen["cost"]])
-    metric = metric_of(args.set)
-    assert test.full_logits is not None
-    full = test.full_logits.argmax(-1)
+    alone = ours.TwoWidths.of(test).summary(args.set, [chosen["cost"]])
     result = {
         "encoder": args.encoder, "set": args.set, "seed": args.seed, "budget": BUDGET,
-        "full": float(metric(test.labels.numpy(), full.numpy())),
-        "narrow": float(metric(test.labels.numpy(), test.predictions[0].numpy())),
-        "narrow_cost": float(test.cost[0].sum() / test.full.sum()),
-        "full_flops": float(test.full.mean()),
-        "routed": chosen["metric"], "cost": chosen["cost"], "random": bound["random"], "oracle": bound["oracle"],
+        **{key: alone[key] for key in ("full", "narrow", "narrow_cost")}, "full_flops": float(test.costs.full.mean()),
+        "routed": chosen["metric"], "cost": chosen["cost"],
+        **{key: alone["bounds"][0][key] for key in ("random", "oracle")},
         "curve": points, "train_cpu_seconds": seconds, **machine(),
     }  # fmt: skip
     save(FOLDER / f"{args.encoder}-{args.set}-{args.seed}.json", result)

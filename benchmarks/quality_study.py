@@ -159,8 +159,11 @@ def keep(model: SharcsForSequenceClassification, rows: Rows, folder: Path) -> No
     own.save_pretrained(folder)
 
 
-def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Outputs, Outputs, str, dict[str, Any]]:
-    """Train a method; returns its answers on held-out and test rows, its signal, and what to note of the training."""
+def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Any, Any, str, dict[str, Any]]:
+    """Train a method; returns its answers on held-out and test rows, its signal, and what to note of the training.
+
+    The answers are :class:`peers.outputs.Outputs`, of sharcs+ a :class:`sharcs.trials.Trial`.
+    """
     labels, common = len(rows.names), {"seed": seed, "epochs": EPOCHS, "rate": RATE}
     if method in STATIC:
         model, record = first_layers(method, name, rows, seed)
@@ -177,8 +180,8 @@ def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Outputs, Out
         else:
             routed, record = sub_networks(name, rows, seed, router_layer_of(name))
         keep(routed, rows, CACHE / f"{name}-{method}-{seed}")
-        answers = [ours.outputs_of(routed, part, method) for part in (rows.dev, rows.test)]
-        return *answers, ours.SIGNALS[method], record
+        answer = ours.outputs_of if method == "paper" else ours.trial_of
+        return *(answer(routed, part) for part in (rows.dev, rows.test)), ours.SIGNALS[method], record
     plain, record = first_layers("plain", name, rows, seed)
     if method == "dynabert":
         small, record = static.train_dynabert(plain, name, rows.train, rows.dev, collator(), **common)
@@ -214,26 +217,10 @@ def static_curve(dev: Outputs, test: Outputs, name: str) -> list[dict[str, float
     ]
 
 
-def bounds(outputs: Outputs, name: str, costs: list[float]) -> list[dict[str, float]]:
-    """Score random (mean of 20 draws) and oracle choices between the first and the last stage, at given costs."""
-    metric, generator = metric_of(name), torch.Generator().manual_seed(0)
-    right = outputs.predictions == outputs.labels
-    gain = right[-1].int() - right[0].int()
-    # The oracle sends on first what only the full network answers right, and never what it would spoil.
-    best_first = gain.argsort(descending=True, stable=True)[: int((gain >= 0).sum())]
-    extra = outputs.full - outputs.cost[0]  # who is sent there at once doesn't pay for the first stage
-
-    def at(order: torch.Tensor, spend: float) -> float:
-        goes = order[extra[order].cumsum(0) <= spend * outputs.full.sum() - outputs.cost[0].sum()]
-        predictions = outputs.predictions[0].clone()
-        predictions[goes] = outputs.predictions[-1][goes]
-        return float(metric(outputs.labels.numpy(), predictions.numpy()))
-
-    rows = []
-    for spend in costs:
-        drawn = [at(torch.randperm(len(gain), generator=generator), spend) for _ in range(20)]
-        rows.append({"cost": spend, "random": sum(drawn) / len(drawn), "oracle": at(best_first, spend)})
-    return rows
+def curve_of(dev: Any, test: Any, signal: str, name: str) -> list[dict[str, float]]:
+    if signal == "policy":
+        return ours.policy_curve(dev, test, name)
+    return static_curve(dev, test, name) if signal == "static" else curve(dev, test, signal, name)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -245,7 +232,7 @@ def run(args: argparse.Namespace) -> None:
     start = processor_seconds()
     dev, test, signal, record = measure(args.method, args.set, rows, args.seed)
     record.setdefault("train_cpu_seconds", processor_seconds() - start)
-    points = static_curve(dev, test, args.set) if signal == "static" else curve(dev, test, signal, args.set)
+    points = curve_of(dev, test, signal, args.set)
     chosen = at_budgets(points)
     result = {
         "set": args.set, "method": args.method, "seed": args.seed, "signal": signal, "metric": "matthews" if
@@ -255,14 +242,7 @@ def run(args: argparse.Namespace) -> None:
         "at_budgets": chosen, "curve": points, **record, **machine(),
     }  # fmt: skip
     if args.method in ours.SIGNALS:
-        metric = metric_of(args.set)
-        alone = test.logits[-1] if test.full_logits is None else test.full_logits
-        of_width = [float(metric(test.labels.numpy(), of.argmax(-1).numpy())) for of in (test.logits[0], alone)]
-        result |= {
-            "narrow": of_width[0],
-            "full": of_width[1],
-            "bounds": bounds(test, args.set, [row["cost"] for row in chosen]),
-        }
+        result |= ours.TwoWidths.of(test).summary(args.set, [row["cost"] for row in chosen])
     save(FOLDER / f"{args.set}-{args.method}-{args.seed}.json", result)
     print({key: result[key] for key in ("set", "method", "seed", "mean_over_budgets", "train_cpu_seconds")})
 

@@ -16,7 +16,7 @@ import transformers
 
 from common import machine, run_processes, save, study_commands
 from peers import ours
-from peers.outputs import at_budgets, curve, metric_of
+from peers.outputs import at_budgets
 from quality_study import FOLDER, SETS, Rows, sub_networks
 
 CHOICES = ((1, 0.25), (2, 0.25))
@@ -28,16 +28,13 @@ def run(args: argparse.Namespace) -> None:
     transformers.set_seed(SEED)
     rows = Rows(args.set, SEED)
     model, record = sub_networks(args.set, rows, SEED, args.router_layer, args.width)
-    held_out = ours.outputs_of(model, rows.dev, "sharcs+")
-    metric = metric_of(args.set)
-    assert held_out.full_logits is not None
-    answers = {"full": held_out.full_logits.argmax(-1), "narrow": held_out.predictions[0]}
-    chosen = at_budgets(curve(held_out, held_out, ours.SIGNALS["sharcs+"], args.set))
+    held_out = ours.trial_of(model, rows.dev)
+    chosen = at_budgets(ours.policy_curve(held_out, held_out, args.set))
+    alone = ours.TwoWidths.of(held_out).summary(args.set, [])
     result = {
         "set": args.set, "router_layer": args.router_layer, "width": args.width, "seed": SEED,
         "held_out_rows": len(rows.dev), "second_phase_cpu_seconds": record["second_phase_cpu_seconds"],
-        **{name: float(metric(held_out.labels.numpy(), of.numpy())) for name, of in answers.items()},
-        "narrow_cost": float(held_out.cost[0].sum() / held_out.full.sum()),
+        **{name: alone[name] for name in ("full", "narrow", "narrow_cost")},
         "mean_over_budgets": sum(row["metric"] for row in chosen) / len(chosen), "at_budgets": chosen, **machine(),
     }  # fmt: skip
     save(FOLDER / "tuning" / f"{args.set}-{args.router_layer}-{args.width:g}.json", result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,22 +12,21 @@ from transformers import AutoConfig, TrainerCallback
 
 from common import collator
 from peers.fitting import KeepBest, run_all, settings, training_columns
-from peers.outputs import Outputs, budget_score
+from peers.outputs import Outputs, budget_score, metric_of
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
 from sharcs.builtin import minilm_path
-from sharcs.evaluation import Costs
-from sharcs.router import blended, choose_width
+from sharcs.config import BLEND, RoutingPolicy
+from sharcs.evaluation import Costs, WidthOutputs, route
+from sharcs.frontier import build_frontier
+from sharcs.router import blended
 from sharcs.training_arguments import RECIPES
+from sharcs.trials import Trial, policy_paths
 
-SIGNALS = {"sharcs+": "confidence", "paper": "router"}
+SIGNALS = {"sharcs+": "policy", "paper": "router"}
 
 
-def outputs_of(model: SharcsForSequenceClassification, rows: Any, recipe: str) -> Outputs:
-    """Two stages: the width that an input runs first, and the full one.
-
-    With escalation, leaving after the second stage costs both, but for the trunk. By the paper, an input runs one of
-    them; staying narrow at the cost weight λ means a difference of scores of at least −λ times that of the costs.
-    """
+def _answers(model: SharcsForSequenceClassification, rows: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Every width's logits ``[widths, inputs, labels]``, the router's ``[inputs, widths]``, lengths and labels."""
     model.train(False)
 
     def answer(inputs: dict[str, Any]) -> tuple[Any, Any]:
@@ -34,33 +34,107 @@ def outputs_of(model: SharcsForSequenceClassification, rows: Any, recipe: str) -
         return found.width_logits.float(), found.router_logits.float().unsqueeze(0)
 
     (logits, router_logits), lengths = run_all(answer, rows)
-    return stages_of(model, logits, router_logits[0], lengths, torch.tensor(rows["labels"]), recipe)
+    return logits, router_logits[0], lengths, torch.tensor(rows["labels"])
 
 
-def stages_of(
-    model: SharcsForSequenceClassification,
-    logits: Tensor,
-    router_logits: Tensor,
-    lengths: Tensor,
-    labels: Tensor,
-    recipe: str,
-) -> Outputs:
-    """The same from every width's logits ``[widths, inputs, labels]`` and the router's ``[inputs, widths]``."""
+def outputs_of(model: SharcsForSequenceClassification, rows: Any) -> Outputs:
+    """By the paper's recipe, an input runs one of two widths.
+
+    Staying narrow at the cost weight λ means a difference of scores of at least −λ times that of the costs.
+    """
+    logits, router_logits, lengths, labels = _answers(model, rows)
     costs = Costs.of(model, lengths)
-    full = costs.full
-    if recipe == "paper":
-        score = torch.sigmoid(router_logits.double())
-        signal = (score[:, 0] - score[:, -1]) / (costs.relative[:, -1] - costs.relative[:, 0])
-        spent = costs.widths[:, [0, -1]].T
-        return Outputs(logits[[0, -1]], spent, full, labels, {"router": torch.stack([signal, signal])})
-    first = choose_width(router_logits, costs.relative, model.config.routing_policy)
-    everyone = torch.arange(len(first))
-    narrow, policy = logits[first, everyone], model.config.routing_policy
-    went_on = (first < len(logits) - 1).unsqueeze(1)
-    answers = torch.stack([narrow, torch.where(went_on, blended(logits[-1], narrow, policy), logits[-1])])
-    cost_first = costs.spent(first, first)
-    spent = torch.stack([cost_first, costs.spent(first, torch.full_like(first, logits.shape[0] - 1))])
-    return Outputs(answers, spent, full, labels, full_logits=logits[-1])
+    score = torch.sigmoid(router_logits.double())
+    signal = (score[:, 0] - score[:, -1]) / (costs.relative[:, -1] - costs.relative[:, 0])
+    spent = costs.widths[:, [0, -1]].T
+    return Outputs(logits[[0, -1]], spent, costs.full, labels, {"router": torch.stack([signal, signal])})
+
+
+def trial_of(model: SharcsForSequenceClassification, rows: Any) -> Trial:
+    """By ``sharcs+``, a policy of two knobs chooses: which width to start with, and which answers go on."""
+    return trial_from(model, *_answers(model, rows))
+
+
+def trial_from(
+    model: SharcsForSequenceClassification, logits: Tensor, router_logits: Tensor, lengths: Tensor, labels: Tensor
+) -> Trial:
+    """The same from answers that come from elsewhere, an export of the model."""
+    policy = replace(model.config.routing_policy, blend=BLEND)
+    going_on = torch.stack([*(blended(logits[-1], narrow, policy) for narrow in logits[:-1]), logits[-1]])
+    best = logits.softmax(-1).max(-1)
+    outputs = WidthOutputs(best.indices.T, best.values.T, going_on.argmax(-1).T, router_logits, lengths)
+    return Trial.of(model, outputs, labels, int(lengths.max()), BLEND)
+
+
+def policy_curve(dev: Trial, test: Trial, name: str) -> list[dict[str, float]]:
+    """Each budget's policy as ``sharcs calibrate`` leaves them with the model, from held-out rows, on the test rows.
+
+    They are chosen by how often the answer is the full network's, not by the labels.
+    """
+    frontier = build_frontier(dev, [policy for path in policy_paths(dev) for policy in path])
+    policies = [
+        RoutingPolicy(point["cost_weight"], point["escalation_threshold"], point["blend"]) for point in frontier
+    ]
+    metric = metric_of(name)
+
+    def point(trial: Trial, policy: RoutingPolicy) -> tuple[float, float]:
+        first, last = route(trial.outputs, trial.costs, policy)
+        cost = trial.costs.spent(first, last).sum() / trial.costs.full.sum()
+        return float(cost), float(metric(trial.labels.numpy(), trial.outputs.answers(first, last).numpy()))
+
+    return [
+        {"cost_weight": p.cost_weight, "escalation_threshold": p.escalation_threshold, "dev_cost": d[0],
+         "dev_metric": d[1], "cost": t[0], "metric": t[1]}
+        for p, d, t in ((policy, point(dev, policy), point(test, policy)) for policy in policies)
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TwoWidths:
+    """What the narrowest width and the full one say, for routers that choose one of them.
+
+    Attributes:
+        predictions: ``[2, inputs]``.
+        cost: FLOPs, ``[2, inputs]``.
+        full: The plain full network's, ``[inputs]``.
+        labels: ``[inputs]``.
+    """
+
+    predictions: Tensor
+    cost: Tensor
+    full: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, answers: Outputs | Trial) -> TwoWidths:
+        if isinstance(answers, Outputs):
+            return cls(answers.predictions, answers.cost, answers.full, answers.labels)
+        assert answers.labels is not None
+        costs, ends = answers.costs, [0, -1]
+        return cls(answers.outputs.predictions[:, ends].T, costs.widths[:, ends].T, costs.full, answers.labels)
+
+    def summary(self, name: str, costs: list[float]) -> dict[str, Any]:
+        """Score each alone, and random (mean of 20 draws) and oracle choices between them at given costs."""
+        metric, generator = metric_of(name), torch.Generator().manual_seed(0)
+        right = self.predictions == self.labels
+        gain = right[1].int() - right[0].int()
+        # The oracle sends on first what only the full network answers right, and never what it would spoil.
+        best_first = gain.argsort(descending=True, stable=True)[: int((gain >= 0).sum())]
+        extra = self.cost[1] - self.cost[0]
+
+        def at(order: Tensor, spend: float) -> float:
+            goes = order[extra[order].cumsum(0) <= spend * self.full.sum() - self.cost[0].sum()]
+            chosen = self.predictions[0].clone()
+            chosen[goes] = self.predictions[1][goes]
+            return float(metric(self.labels.numpy(), chosen.numpy()))
+
+        rows = []
+        for spend in costs:
+            drawn = [at(torch.randperm(len(gain), generator=generator), spend) for _ in range(20)]
+            rows.append({"cost": spend, "random": sum(drawn) / len(drawn), "oracle": at(best_first, spend)})
+        narrow, full = (float(metric(self.labels.numpy(), one.numpy())) for one in self.predictions)
+        narrow_cost = float(self.cost[0].sum() / self.full.sum())
+        return {"narrow": narrow, "narrow_cost": narrow_cost, "full": full, "bounds": rows}
 
 
 class Bounded(TrainerCallback):
@@ -99,7 +173,7 @@ def train(
     callbacks: list[Any] = [shares]
     if recipe == "paper":
         # Ours needs no choice: the full network is chosen already, and the rest ends with the schedule.
-        best = KeepBest(model, lambda: budget_score(outputs_of(model, dev_rows, recipe), SIGNALS[recipe], name))
+        best = KeepBest(model, lambda: budget_score(outputs_of(model, dev_rows), SIGNALS[recipe], name))
         callbacks.append(best)
     trainer = SharcsTrainer(
         model=model,
