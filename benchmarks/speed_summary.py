@@ -24,10 +24,12 @@ def row_of(part: dict[str, Any], name: str) -> dict[str, Any]:
 def seconds_table(tables: list[dict[str, Any]]) -> None:
     """Print time against FLOPs at every batch size."""
     sizes = list(row_of(tables[0], "routed")["time_ratio"])
-    heading("network and texts", "FLOPs", *(f"time at {size}" for size in sizes), "advice")
+    heading("network and texts", "FLOPs", *(f"batch of {size}: time (FLOPs)" for size in sizes), "advice")
     for part in tables:
         routed = row_of(part, "routed")
-        times = " | ".join(f"{routed['time_ratio'][size]:.2f}" for size in sizes)
+        times = " | ".join(
+            f"{routed['time_ratio'][size]:.2f} ({routed['flops_ratio_at'][size]:.2f})" for size in sizes
+        )
         print(f"| {part['part']} | {routed['flops_ratio']:.2f} | {times} | {part['advice']} |")
 
 
@@ -57,7 +59,10 @@ def draw(tables: list[dict[str, Any]]) -> None:
         routed = row_of(part, "routed")
         sizes = list(routed["time_ratio"])
         panel.bar(sizes, [routed["time_ratio"][size] for size in sizes], color="tab:blue", label="routed, time")
-        panel.axhline(routed["flops_ratio"], color="tab:orange", label="routed, FLOPs")
+        panel.plot(
+            sizes, [routed["flops_ratio_at"][size] for size in sizes], "_", color="tab:orange", markersize=22,
+            markeredgewidth=2.5, label="routed, FLOPs of these texts",
+        )  # fmt: skip
         panel.axhline(1.0, color="black", linewidth=0.8, label="full network")
         panel.set_title(part["part"], fontsize="medium")
     for panel in axes[-1]:

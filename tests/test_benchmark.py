@@ -46,8 +46,8 @@ def test_rows_and_columns(run):
     assert [row["name"] for row in report["rows"]] == NAMES
     for row in report["rows"]:
         assert list(row) == ["name", "accuracy", "texts_per_second", "p50_ms", "p99_ms", "time_ratio", "flops_ratio",
-                             "peak_mb"]  # fmt: skip
-        assert list(row["time_ratio"]) == ["1", "8", "32", "128"]
+                             "peak_mb", "flops_ratio_at"]  # fmt: skip
+        assert list(row["time_ratio"]) == list(row["flops_ratio_at"]) == ["1", "8", "32", "128"]
         assert 0 < row["p50_ms"] <= row["p99_ms"]
         assert row["texts_per_second"] > 0
         assert row["peak_mb"] == 140.0
@@ -70,6 +70,8 @@ def test_accuracies_and_costs_are_those_of_evaluate(run, toys, tmp_path):
                         ("routed-ort", report["routed"])):  # fmt: skip
         assert rows[name]["accuracy"] == pytest.approx(truth["accuracy"])
         assert rows[name]["flops_ratio"] == pytest.approx(truth["flops_ratio"])
+        # The toys are 40 texts: a batch of 128 has all of them three times, and eight of them a fourth time.
+        assert rows[name]["flops_ratio_at"]["128"] == pytest.approx(truth["flops_ratio"], abs=0.08)
     assert rows["routed-ort-int8"]["accuracy"] == pytest.approx(rows["routed-ort"]["accuracy"], abs=0.1)
 
 

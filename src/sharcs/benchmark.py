@@ -101,7 +101,8 @@ def run_benchmark(
 
     Returns:
         The JSON of ``sharcs benchmark``: ``rows`` and ``advice``. Accuracies and ratios are fractions, times
-        milliseconds, memory MiB; an accuracy is None without labels.
+        milliseconds, memory MiB; an accuracy is None without labels. ``flops_ratio_at`` is of the very texts whose
+        time is in ``time_ratio``.
 
     Raises:
         InputError: If the network can't be exported, or a contestant fails.
@@ -124,6 +125,11 @@ def run_benchmark(
     many = len(next(iter(measured.answers.values())))
     truth = None if labels is None else np.array([labels[index] for index in order[:many]])
     flops = _flops(trained, shuffled[:many], measured.answers)
+    # A few batches are not the whole: their times stand against their own FLOPs.
+    of_batches = {
+        size: _flops(trained, list(itertools.islice(itertools.cycle(shuffled), len(said[BASELINE]))), said)
+        for size, said in measured.batch_answers.items()
+    }
     classes = {
         name: np.array([answer.class_index for answer in answers]) for name, answers in measured.answers.items()
     }
@@ -139,6 +145,7 @@ def run_benchmark(
             },
             "flops_ratio": flops[name],
             "peak_mb": peaks[name],
+            "flops_ratio_at": {str(size): of_batches[size][name] for size in measured.batches},
         }
         for name in measured.many
     ]
@@ -154,11 +161,13 @@ class Measured:
         answers: To the first texts.
         many: Seconds for all of these, in each round.
         batches: For each batch size, seconds ``[batches, rounds]``.
+        batch_answers: For each batch size, the answers to all its batches.
     """
 
     answers: dict[str, list[Prediction]]
     many: dict[str, list[float]]
     batches: dict[int, dict[str, np.ndarray[Any, Any]]]
+    batch_answers: dict[int, dict[str, list[Prediction]]]
 
 
 def measure(engines: dict[str, Engine], texts: Sequence[Text], bar: Bar, seconds: float) -> Measured:
@@ -193,13 +202,20 @@ def measure(engines: dict[str, Engine], texts: Sequence[Text], bar: Bar, seconds
             answers[name] = list(engine.predict(used))
             advance(1)
         many = _rounds(engines, [used], latest, advance)
-        by_size = {}
+        by_size, said = {}, {}
         for size, some in batches.items():
-            for engine, batch in itertools.product(engines.values(), some):
-                _seconds(engine, batch)
-                advance(1)
+            said[size] = {name: _answers_of(engine, some, advance) for name, engine in engines.items()}
             by_size[size] = _rounds(engines, some, latest, advance)
-    return Measured(answers, {name: times[0].tolist() for name, times in many.items()}, by_size)
+    return Measured(answers, {name: times[0].tolist() for name, times in many.items()}, by_size, said)
+
+
+def _answers_of(engine: Engine, batches: list[list[Text]], advance: Callable[[int], None]) -> list[Prediction]:
+    """Run the batches once before they are timed."""
+    answers: list[Prediction] = []
+    for batch in batches:
+        answers += engine.predict(batch)
+        advance(1)
+    return answers
 
 
 def _rounds(
