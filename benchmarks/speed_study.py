@@ -8,7 +8,8 @@ picture:
 
     base-SET     12 layers, 768 wide, random weights: time doesn't depend on them. Routed to half of the FLOPs.
     minilm-SET   MiniLM as quality_study.py trained it by sharcs+ and left it in --cache, routed to half of the FLOPs.
-    trained-SET  the same with the cheapest policy that loses nothing on held-out rows: accuracy lost, seconds saved.
+    trained-SET  the same with the cheapest policy that loses nothing on held-out rows: seconds saved.
+    accuracy-SET what the networks of trained-SET, routed and in int8, lose on all test rows; of no speed.
     million      peak memory and speed of 'sharcs predict' over a million short texts, beside 10,000.
     overhead     what of the engine's time is neither tokenising nor tensor operations, at batch size 32.
 
@@ -41,9 +42,10 @@ from budget_study import uncalibrated
 from common import DATA, MAX_LENGTH, RESULTS, collator, machine, save, test_file, tokenizer
 from quality_study import Rows
 from sharcs.artifacts import TrainedModel, open_model
-from sharcs.benchmark import run_benchmark
+from sharcs.benchmark import flops_ratios, run_benchmark
 from sharcs.columns import Columns
 from sharcs.config import BLEND, SharcsConfig
+from sharcs.contestants import contestants, prepare
 from sharcs.curve import curve_policies
 from sharcs.data import load_texts, tokenise
 from sharcs.engine import InferenceEngine
@@ -62,9 +64,11 @@ PARTS = (
     *(f"base-{name}" for name in LENGTHS_OF),
     *(f"minilm-{name}" for name in LENGTHS_OF),
     *(f"trained-{name}" for name in SETS),
+    *(f"accuracy-{name}" for name in SETS),
     "million",
     "overhead",
 )
+COMPARED = ("full", "full-ort-int8", "routed", "routed-ort-int8")
 TOKENISING = ("tokenization_", "tokenizers", "sharcs/data.py", "sharcs_runtime/texts.py")
 
 
@@ -111,15 +115,42 @@ def route_without_loss(model: SharcsForSequenceClassification, rows: Any) -> flo
     return float(trial.apply([policy]).flops.sum() / trial.costs.full.sum())
 
 
-def table(trained: TrainedModel, name: str, seconds: float) -> dict[str, Any]:
-    """Run the benchmark on a set's test texts."""
+def test_texts(trained: TrainedModel, name: str) -> tuple[Any, list[int]]:
     texts = load_texts(test_file(name))
     assert texts.labels is not None
     given: Any = texts.texts if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
+    return given, [trained.model.config.class_indices[label] for label in texts.labels]
+
+
+def table(trained: TrainedModel, name: str, seconds: float) -> dict[str, Any]:
+    """Run the benchmark on a set's test texts."""
     with tempfile.TemporaryDirectory() as temporary:
         write(trained, Path(temporary))
-        labels = [trained.model.config.class_indices[label] for label in texts.labels]
-        return run_benchmark(trained, Path(temporary), given, labels, bar=bar, seconds=seconds)
+        return run_benchmark(trained, Path(temporary), *test_texts(trained, name), bar=bar, seconds=seconds)
+
+
+def accuracy(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Answer all test texts; a table has time for a part of them only."""
+    trained = network(name, args.cache)
+    spent = route_without_loss(trained.model, Rows(name, SEED).dev)
+    texts, labels = test_texts(trained, name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, work = Path(temporary) / "model", Path(temporary) / "work"
+        work.mkdir()
+        prepare(trained, work)
+        engines = {
+            one.name: one for one in contestants(trained, write(trained, folder), work) if one.name in COMPARED
+        }
+        answers = {name: list(one.open().predict(texts)) for name, one in engines.items()}
+    shares = {
+        name: sum(answer.class_index == label for answer, label in zip(given, labels, strict=True)) / len(labels)
+        for name, given in answers.items()
+    }
+    return {
+        "set": name, "test_rows": len(labels), "policy": trained.model.config.policy, "flops_ratio_when_chosen": spent,
+        "accuracy": shares, "points_lost": {name: 100 * (shares["full"] - share) for name, share in shares.items()},
+        "flops_ratio": flops_ratios(trained, texts, answers),
+    }  # fmt: skip
 
 
 def write(trained: TrainedModel, folder: Path) -> Path:
@@ -141,10 +172,6 @@ def time_saved(report: dict[str, Any]) -> dict[str, Any]:
             f"routed{kind}": speed[f"routed{kind}"] / speed[f"full{kind}"] for kind in ("", "-ort", "-ort-int8")
         },
         "int8_routed_over_pipeline": speed["routed-ort-int8"] / speed["pipeline"],
-        "points_lost": {
-            name: 100 * (rows["full"]["accuracy"] - rows[name]["accuracy"])
-            for name in ("routed", "full-ort-int8", "routed-ort-int8")
-        },
     }
 
 
@@ -249,7 +276,10 @@ def run(part: str, args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     start = time.time()
     kind, _, name = part.partition("-")
-    result = run_table(kind, name, args) if name else {"million": million, "overhead": overhead}[part](args)
+    if kind == "accuracy":
+        result = accuracy(name, args)
+    else:
+        result = run_table(kind, name, args) if name else {"million": million, "overhead": overhead}[part](args)
     save(args.results / f"{part}.json", {"part": part, **result, **machine(), "run_seconds": time.time() - start})
     print(f"wrote {args.results / part}.json", flush=True)
 

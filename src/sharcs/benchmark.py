@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
-__all__ = ["BATCH_SIZES", "Plan", "measure", "run_benchmark"]
+__all__ = ["BATCH_SIZES", "Plan", "flops_ratios", "measure", "run_benchmark"]
 
 BATCH_SIZES = (1, 8, 32, 128)
 BASELINE = "full"
@@ -124,10 +124,10 @@ def run_benchmark(
                 advance(1)
     many = len(next(iter(measured.answers.values())))
     truth = None if labels is None else np.array([labels[index] for index in order[:many]])
-    flops = _flops(trained, shuffled[:many], measured.answers)
+    flops = flops_ratios(trained, shuffled[:many], measured.answers)
     # A few batches are not the whole: their times stand against their own FLOPs.
     of_batches = {
-        size: _flops(trained, list(itertools.islice(itertools.cycle(shuffled), len(said[BASELINE]))), said)
+        size: flops_ratios(trained, list(itertools.islice(itertools.cycle(shuffled), len(said[BASELINE]))), said)
         for size, said in measured.batch_answers.items()
     }
     classes = {
@@ -248,7 +248,9 @@ def _total(times: np.ndarray[Any, Any]) -> float:
     return float(np.median(times, axis=1).sum())
 
 
-def _flops(trained: TrainedModel, texts: Sequence[Text], answers: dict[str, list[Prediction]]) -> dict[str, float]:
+def flops_ratios(
+    trained: TrainedModel, texts: Sequence[Text], answers: dict[str, list[Prediction]]
+) -> dict[str, float]:
     """Mean FLOPs of each contestant over the full network's."""
     lengths = torch.from_numpy(tokens_of(list(texts), trained.tokenizer).lengths)
     costs = Costs.of(trained.model, lengths)
