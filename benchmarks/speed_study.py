@@ -147,8 +147,9 @@ def accuracy(name: str, args: argparse.Namespace) -> dict[str, Any]:
         for name, given in answers.items()
     }
     return {
-        "set": name, "test_rows": len(labels), "policy": trained.model.config.policy, "flops_ratio_when_chosen": spent,
-        "accuracy": shares, "points_lost": {name: 100 * (shares["full"] - share) for name, share in shares.items()},
+        "set": name, "test_rows": len(labels), "policy": trained.model.config.policy,
+        "flops_ratio_when_chosen": spent, "accuracy": shares,
+        "points_lost": {name: 100 * (shares["full"] - share) for name, share in shares.items()},
         "flops_ratio": flops_ratios(trained, texts, answers),
     }  # fmt: skip
 
