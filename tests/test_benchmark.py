@@ -181,6 +181,18 @@ def test_engines_take_turns_until_time_is_up(latest, rounds):
     assert sum(steps) == 2 * 2 * benchmark.ROUNDS
 
 
+def test_a_turn_is_several_small_batches_or_one_large_one(monkeypatch):
+    asked = []
+    monkeypatch.setattr(benchmark, "_seconds", lambda engine, batch: asked.append((engine, len(batch))) or 0.0)
+    monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    engines = {"one": "one", "two": "two"}
+    benchmark._rounds(engines, [["a"]] * 40, float("inf"), lambda count: None)
+    assert asked == [("one", 1)] * 32 + [("two", 1)] * 32 + [("two", 1)] * 8 + [("one", 1)] * 8
+    asked.clear()
+    benchmark._rounds(engines, [["a"] * 50] * 2, float("inf"), lambda count: None)
+    assert asked == [("one", 50), ("two", 50), ("two", 50), ("one", 50)]
+
+
 def rows_of(**speeds):
     """Make rows of names with (texts a second, accuracy)."""
     return [

@@ -35,6 +35,7 @@ BATCH_SIZES = (1, 8, 32, 128)
 BASELINE = "full"
 ROUNDS = 3
 PILOT = 32  # texts
+TURN = 32  # texts, in small batches, that an engine answers before it is another one's turn
 MEMORY_TEXTS = 512
 
 # Of the time: a share for many texts at once, and for each batch size. Of the counts: the least and the most.
@@ -221,7 +222,7 @@ def _answers_of(engine: Engine, batches: list[list[Text]], advance: Callable[[in
 def _rounds(
     engines: dict[str, Engine], batches: list[list[Text]], latest: float, advance: Callable[[int], None]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    names = list(engines)
+    names, at_once = list(engines), max(1, TURN // len(batches[0]))
     rounds: dict[str, list[list[float]]] = {name: [] for name in names}
     for turn in range(ROUNDS):
         if turn and time.monotonic() > latest:
@@ -229,12 +230,14 @@ def _rounds(
             continue
         for name in names:
             rounds[name].append([])
-        for number, batch in enumerate(batches):
+        # In service an engine runs by itself: weights that the processor's caches hold aren't lost after every text.
+        for number, start in enumerate(range(0, len(batches), at_once)):
             # Another one begins each time, so that none is always behind the same one and what it left in the caches.
             shift = (turn + number) % len(names)
             for name in names[shift:] + names[:shift]:
-                rounds[name][-1].append(_seconds(engines[name], batch))
-                advance(1)
+                for batch in batches[start : start + at_once]:
+                    rounds[name][-1].append(_seconds(engines[name], batch))
+                    advance(1)
     return {name: np.array(times).T for name, times in rounds.items()}
 
 
