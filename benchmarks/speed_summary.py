@@ -85,7 +85,8 @@ def main() -> None:
         seconds_table(tables)
         print()
         accuracies = {part["set"]: part for part in found if part["part"].startswith("accuracy")}
-        claims_table([part for part in tables if part["part"].startswith("trained")], accuracies)
+        trained = [part for part in tables if part["part"].startswith("trained") and part["set"] in accuracies]
+        claims_table(trained, accuracies)
         draw(tables)
     for part in found:
         if part["part"] in ("million", "overhead"):
