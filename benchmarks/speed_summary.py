@@ -71,7 +71,7 @@ def draw(tables: list[dict[str, Any]]) -> None:
     for panel in axes[-1]:
         panel.set_xlabel("batch size")
     axes[0, 0].set_ylabel("over the full network in PyTorch")
-    axes[0, 0].legend(fontsize="small", loc="lower left")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower right")
     figure.savefig(RESULTS / "speed.png", dpi=110)
     plt.close(figure)
 
