@@ -151,6 +151,9 @@ def run(args: argparse.Namespace) -> None:
             encoder=folder, widths=WIDTHS.get(args.encoder, (0.25, 1.0)),
         )  # fmt: skip
         seconds = processor_seconds() - start
+        # As a user finds it again: training in bfloat16 leaves its autocast around the network's forward pass.
+        model.save_pretrained(Path(folder) / "routed")
+        model = SharcsForSequenceClassification.from_pretrained(Path(folder) / "routed")
         if args.encoder == "int8":
             exported = Path(folder) / "onnx"
             export_model(model.train(False), tokenizer(), exported)
