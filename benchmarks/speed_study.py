@@ -40,18 +40,18 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 import quality_study
 from budget_study import uncalibrated
 from common import DATA, MAX_LENGTH, RESULTS, collator, machine, save, test_file, tokenizer
+from peers import ours
 from quality_study import Rows
 from sharcs.artifacts import TrainedModel, open_model
 from sharcs.benchmark import flops_ratios, run_benchmark
 from sharcs.columns import Columns
-from sharcs.config import BLEND, SharcsConfig
+from sharcs.config import SharcsConfig
 from sharcs.contestants import contestants, prepare
 from sharcs.curve import curve_policies
 from sharcs.data import load_texts, tokenise
 from sharcs.engine import InferenceEngine
 from sharcs.evaluation import Costs, route, run_all_widths
 from sharcs.modeling import SharcsForSequenceClassification
-from sharcs.trials import Trial
 
 FOLDER = RESULTS / "speed"
 LENGTHS_OF = ("sst2", "agnews")
@@ -108,8 +108,7 @@ def route_to(model: SharcsForSequenceClassification, budget: float, rows: Any) -
 
 def route_without_loss(model: SharcsForSequenceClassification, rows: Any) -> float:
     """Set the cheapest policy that answers as many rows right as the full network, and return its mean FLOPs."""
-    outputs = run_all_widths(model, rows, collator(), blend=BLEND)
-    trial = Trial.of(model, outputs, torch.tensor(rows["labels"]), quality_study.MAX_LENGTH, BLEND)
+    trial = ours.trial_of(model, rows)
     policy = uncalibrated(trial, "max_accuracy_drop", 0.0)
     model.config.policy = asdict(policy)
     return float(trial.apply([policy]).flops.sum() / trial.costs.full.sum())

@@ -29,7 +29,6 @@ class Outputs:
         full: FLOPs of the plain full network, ``[inputs]``.
         labels: int64 ``[inputs]``.
         signals: Further scores by name, each ``[stages, inputs]``; higher means surer.
-        full_logits: The full network's own, ``[inputs, labels]``, where the last stage answers with more than that.
     """
 
     logits: Tensor
@@ -37,7 +36,6 @@ class Outputs:
     full: Tensor
     labels: Tensor
     signals: dict[str, Tensor] = field(default_factory=dict)
-    full_logits: Tensor | None = None
 
     @property
     def predictions(self) -> Tensor:
