@@ -45,6 +45,7 @@ from peers.outputs import at_budgets, metric_of
 from ports import ARCHITECTURES, port
 from quality_study import EPOCHS, RATE, Rows, first_layers
 from sharcs import SharcsForSequenceClassification
+from sharcs.artifacts import best_device
 from sharcs.export import export_model, quantise
 from sharcs.losses import SINGLE_LABEL, Task
 from sharcs.trials import Trial
@@ -129,7 +130,7 @@ def int8_outputs(model: SharcsForSequenceClassification, rows: Any, folder: Path
     trunk, *tails = (onnxruntime.InferenceSession(str(file), options) for file in (bundle.trunk, *bundle.tails))
 
     def answer(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        arrays = {key: value.numpy() for key, value in inputs.items()}
+        arrays = {key: value.cpu().numpy() for key, value in inputs.items()}
         scores, hidden = trunk.run(["router_logits", "hidden"], arrays)
         given = {"hidden": hidden, "attention_mask": arrays["attention_mask"]}
         logits = np.stack([tail.run(["logits"], given)[0] for tail in tails])
@@ -153,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
         seconds = processor_seconds() - start
         # As a user finds it again: training in bfloat16 leaves its autocast around the network's forward pass.
         model.save_pretrained(Path(folder) / "routed")
-        model = SharcsForSequenceClassification.from_pretrained(Path(folder) / "routed")
+        model = SharcsForSequenceClassification.from_pretrained(Path(folder) / "routed").to(best_device())
         if args.encoder == "int8":
             exported = Path(folder) / "onnx"
             export_model(model.train(False), tokenizer(), exported)

@@ -1,7 +1,7 @@
-"""Ours and every peer on seven data sets: one run a method, set and seed, each a process of its own.
+"""Ours and every peer on seven data sets: one run a method, set and seed.
 
-    python benchmarks/quality_study.py run --set sst2 --method sharcs+ --seed 0
-    python benchmarks/quality_study.py all --workers 2 --minutes 150     # resumes: finished runs are skipped
+    python benchmarks/quality_study.py --set sst2 --method sharcs+ --seed 0     # one run
+    python benchmarks/quality_all.py --workers 2 --minutes 150                  # all of them
 
 Settings, the epoch and the thresholds come from a tenth of train that no method trains on. A run writes
 benchmarks/results/quality/SET-METHOD-SEED.json when it ends; benchmarks/quality_summary.py makes the tables and the
@@ -11,15 +11,18 @@ pictures of them. Fine-tuned networks that several methods start from are kept i
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import time
+import os
+import shutil
+import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from sklearn.model_selection import train_test_split
-from transformers import AutoConfig
 
 from common import (
     DATA,
@@ -28,25 +31,22 @@ from common import (
     collator,
     machine,
     processor_seconds,
-    run_processes,
     save,
-    study_commands,
     test_file,
     tokenizer,
 )
 from peers import cost, early_exit, lexical, ours, static
-from peers.outputs import Outputs, at_budgets, curve, metric_of
+from peers.outputs import BUDGETS, Outputs, at_budgets, curve, metric_of
 from sharcs import SharcsForSequenceClassification
-from sharcs.builtin import minilm_path
+from sharcs.artifacts import best_device
 from sharcs.data import load_texts, tokenise
-from sharcs.training_arguments import RECIPES
 
 SETS = ("sst2", "sick", "banking77", "cola", "agnews", "mrpc", "rte")
 ROWS = {"sst2": 8000, "agnews": 4000}  # the others are used whole
 MAX_LENGTH = 64  # mrpc and rte have longer pairs; every method is cut alike
 SEEDS = (0, 1, 2)
 EPOCHS, RATE = 4, 1e-4
-NARROW = 0.25  # width
+CHOICES = ((1, 0.25), (2, 0.25), (1, 0.5), (2, 0.5))  # router layer and narrow width, of which held-out rows choose
 PAPER_EPOCHS = 7  # its router has no labels in the first three
 CASCADES = {"cascade-tfidf": "tfidf", "cascade-2-layers": "first-2-layers"}
 STATIC = {"plain": None, "first-2-layers": 2, "first-3-layers": 3, "first-4-layers": 4}
@@ -58,22 +58,29 @@ FOLDER = RESULTS / "quality"
 CACHE = Path(__file__).parent / "cache"
 
 
+@functools.cache
+def tokenised(name: str) -> tuple[list[Any], list[Any], list[str]]:
+    """Read and tokenise train and test: the texts, the rows, and the names of the classes."""
+    train = load_texts(str(DATA / name / "train.csv.gz"), max_samples=ROWS.get(name), seed=0)
+    test = load_texts(test_file(name))
+    names = sorted(set(train.labels or ()))
+    ids = {label: index for index, label in enumerate(names)}
+    rows = [tokenise(part, tokenizer(), max_length=MAX_LENGTH, label2id=ids) for part in (train, test)]
+    return [train, test], rows, names
+
+
 class Rows:
     """The three parts of a data set: tokenised, and as texts for TF-IDF."""
 
     def __init__(self, name: str, seed: int) -> None:
-        train = load_texts(str(DATA / name / "train.csv.gz"), max_samples=ROWS.get(name), seed=0)
-        test = load_texts(test_file(name))
-        self.names = sorted(set(train.labels or ()))
-        ids = {label: index for index, label in enumerate(self.names)}
-        both = [tokenise(d, tokenizer(), max_length=MAX_LENGTH, label2id=ids) for d in (train, test)]
+        texts, both, self.names = tokenised(name)
         kept, held = train_test_split(
             range(len(both[0])), test_size=HOLDOUT, random_state=seed, stratify=both[0]["labels"]
         )
         self.train, self.dev, self.test = both[0].select(kept), both[0].select(held), both[1]
         joined = [
             [a if b is None else f"{a} |||| {b}" for a, b in zip(d.texts, d.pairs or [None] * len(d), strict=True)]
-            for d in (train, test)
+            for d in texts
         ]
         self.texts = {
             "train": [joined[0][i] for i in kept], "dev": [joined[0][i] for i in held], "test": joined[1],
@@ -85,17 +92,17 @@ def first_layers(method: str, name: str, rows: Rows, seed: int) -> tuple[static.
     file = CACHE / f"{name}-{method}-{seed}.pt"
     labels = len(rows.names)
     if file.exists():
-        kept = torch.load(file, weights_only=True)
+        kept = torch.load(file, weights_only=True, map_location="cpu")
         model = static.FirstLayers(labels, STATIC[method])
         model.load_state_dict(kept["weights"])
-        return model, {"dev_scores": kept["dev_scores"], "train_cpu_seconds": kept["cpu_seconds"]}
+        return model.to(best_device()), {"dev_scores": kept["dev_scores"], "train_cpu_seconds": kept["cpu_seconds"]}
     start = processor_seconds()
     model, record = static.train_first_layers(
         STATIC[method], name, rows.train, rows.dev, labels, seed=seed, epochs=EPOCHS, rate=RATE
     )
     record["train_cpu_seconds"] = processor_seconds() - start
     CACHE.mkdir(exist_ok=True)
-    partial = file.with_suffix(f".{time.time_ns()}")
+    partial = file.with_suffix(f".{os.getpid()}")
     torch.save(
         {
             "weights": model.state_dict(),
@@ -112,27 +119,38 @@ def fine_tuned(name: str, rows: Rows, seed: int) -> tuple[str, dict[str, Any]]:
     """Write the fine-tuned network as a directory that sharcs+ starts from; returns the training's record, too."""
     plain, record = first_layers("plain", name, rows, seed)
     folder = CACHE / f"{name}-plain-{seed}"
-    plain.model.save_pretrained(folder)
+    if not folder.exists():
+        partial = folder.with_suffix(f".{os.getpid()}")
+        plain.model.save_pretrained(partial)
+        try:
+            partial.replace(folder)
+        except OSError:  # another run on the set was faster
+            shutil.rmtree(partial)
     return str(folder), record
 
 
-def router_layer_of(name: str) -> int:
-    """Take what held-out rows of a set chose (quality_tuning.py), else what the recipe says."""
-    found = [json.loads(file.read_text()) for file in sorted((FOLDER / "tuning").glob(f"{name}-*-{NARROW:g}.json"))]
-    if not found:
-        return RECIPES["sharcs+"].router_layer(AutoConfig.from_pretrained(minilm_path()).num_hidden_layers)
-    return int(max(found, key=lambda run: run["mean_over_budgets"])["router_layer"])
+def choice_of(name: str) -> tuple[int, float]:
+    """Take the router layer and the narrow width that held-out rows of a set choose (quality_tuning.py).
+
+    Only networks whose narrow answers alone fit the smallest budget are chosen from.
+    """
+    found: dict[tuple[int, float], list[float]] = defaultdict(list)
+    for file in sorted((FOLDER / "tuning").glob(f"{name}-*.json")):
+        run = json.loads(file.read_text())
+        if run["narrow_cost"] <= BUDGETS[0]:
+            found[run["router_layer"], run["width"]].append(run["mean_over_budgets"])
+    return max(found or CHOICES[:1], key=lambda choice: statistics.mean(found[choice] or [0]))
 
 
 def sub_networks(
-    name: str, rows: Rows, seed: int, router_layer: int, width: float = NARROW
+    name: str, rows: Rows, seed: int, router_layer: int, width: float
 ) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
     """Give the fine-tuned network sub-networks and a router, or take it from the cache."""
     source, first = fine_tuned(name, rows, seed)  # sharcs+'s first phase is plain fine-tuning, bit for bit
     folder = CACHE / f"{name}-sharcs+-{seed}-{router_layer}-{width:g}"
     record = folder / "second_phase.json"
     if record.exists():
-        model = SharcsForSequenceClassification.from_pretrained(folder)
+        model = SharcsForSequenceClassification.from_pretrained(folder).to(best_device())
     else:
         start = processor_seconds()
         model, _ = ours.train(
@@ -144,6 +162,7 @@ def sub_networks(
     second = json.loads(record.read_text())["cpu_seconds"]
     return model, {
         "router_layer": router_layer,
+        "width": width,
         "train_cpu_seconds": first["train_cpu_seconds"] + second,
         "second_phase_cpu_seconds": second,
     }
@@ -178,7 +197,7 @@ def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Any, Any, st
                 method, name, rows.train, rows.dev, labels, **{**common, "epochs": PAPER_EPOCHS}
             )
         else:
-            routed, record = sub_networks(name, rows, seed, router_layer_of(name))
+            routed, record = sub_networks(name, rows, seed, *choice_of(name))
         keep(routed, rows, CACHE / f"{name}-{method}-{seed}")
         answer = ours.outputs_of if method == "paper" else ours.trial_of
         return *(answer(routed, part) for part in (rows.dev, rows.test)), ours.SIGNALS[method], record
@@ -223,62 +242,40 @@ def curve_of(dev: Any, test: Any, signal: str, name: str) -> list[dict[str, floa
     return static_curve(dev, test, name) if signal == "static" else curve(dev, test, signal, name)
 
 
-def run(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    transformers.set_seed(args.seed)
-    rows = Rows(args.set, args.seed)
+def run(name: str, method: str, seed: int, results: Path = FOLDER) -> None:
+    rows = Rows(name, seed)
+    transformers.set_seed(seed)
     cost.check(static.FirstLayers(len(rows.names)).model, len(rows.names))
-    transformers.set_seed(args.seed)
+    transformers.set_seed(seed)
     start = processor_seconds()
-    dev, test, signal, record = measure(args.method, args.set, rows, args.seed)
+    dev, test, signal, record = measure(method, name, rows, seed)
     record.setdefault("train_cpu_seconds", processor_seconds() - start)
-    points = curve_of(dev, test, signal, args.set)
+    points = curve_of(dev, test, signal, name)
     chosen = at_budgets(points)
     result = {
-        "set": args.set, "method": args.method, "seed": args.seed, "signal": signal, "metric": "matthews" if
-        args.set == "cola" else "accuracy", "train_rows": len(rows.train), "dev_rows": len(rows.dev),
-        "test_rows": len(rows.test), "epochs": EPOCHS, "learning_rate": RATE,
+        "set": name, "method": method, "seed": seed, "signal": signal,
+        "metric": "matthews" if name == "cola" else "accuracy",
+        "train_rows": len(rows.train), "dev_rows": len(rows.dev), "test_rows": len(rows.test),
+        "epochs": EPOCHS, "learning_rate": RATE,
         "mean_over_budgets": sum(row["metric"] for row in chosen) / len(chosen),
         "at_budgets": chosen, "curve": points, **record, **machine(),
     }  # fmt: skip
-    if args.method in ours.SIGNALS:
-        result |= ours.TwoWidths.of(test).summary(args.set, [row["cost"] for row in chosen])
-    save(FOLDER / f"{args.set}-{args.method}-{args.seed}.json", result)
+    if method in ours.SIGNALS:
+        result |= ours.TwoWidths.of(test).summary(name, [row["cost"] for row in chosen])
+    save(results / f"{name}-{method}-{seed}.json", result)
     print({key: result[key] for key in ("set", "method", "seed", "mean_over_budgets", "train_cpu_seconds")})
 
 
-def waiting(seeds: dict[str, tuple[int, ...]], sets: list[str]) -> list[tuple[str, str, int]]:
-    """What is missing, seed by seed and method by method, networks that others start from long before these."""
-    return [
-        (name, method, seed)
-        for seed in SEEDS
-        for method in METHODS
-        for name in sets
-        if seed in seeds.get(method, (0,)) and not (FOLDER / f"{name}-{method}-{seed}.json").exists()
-    ]
-
-
-def everything(args: argparse.Namespace) -> None:
-    """Run what is missing until the time is up; a run that has begun is finished."""
-    several = dict.fromkeys(("plain", "sharcs+", *args.best), SEEDS)
-    commands = [
-        (f"quality-{name}-{method}-{seed}", [__file__, "run", "--set", name, "--method", method, "--seed", str(seed)])
-        for name, method, seed in waiting(several, args.sets.split(","))
-    ]
-    run_processes(commands, workers=args.workers, minutes=args.minutes)
-
-
 def main() -> None:
-    parser, commands = study_commands(__doc__)
-    one, every = commands.choices["run"], commands.choices["all"]
-    one.add_argument("--set", required=True, choices=SETS)
-    one.add_argument("--method", required=True, choices=METHODS)
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--threads", type=int, default=1)
-    every.add_argument("--sets", default=",".join(SETS))
-    every.add_argument("--best", nargs="*", default=[], help="the peers that get three seeds, as ours does")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", required=True, choices=SETS)
+    parser.add_argument("--method", required=True, choices=METHODS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=FOLDER)
     args = parser.parse_args()
-    {"run": run, "all": everything}[args.command](args)
+    torch.set_num_threads(args.threads)
+    run(args.set, args.method, args.seed, args.results)
 
 
 if __name__ == "__main__":

@@ -87,11 +87,23 @@ def base_size(names: list[str]) -> SharcsForSequenceClassification:
     return SharcsForSequenceClassification(config, encoder=encoder).eval()
 
 
+def base_rows(name: str) -> tuple[TrainedModel, Any]:
+    """Build the base-size network for a set, and take the rows that its policy is chosen on.
+
+    They are the measured ones: random weights have no accuracy that this could flatter.
+    """
+    texts = load_texts(test_file(name), max_samples=POLICY_TEXTS, seed=1)
+    own = tokenizer()
+    own.model_max_length = MAX_LENGTH
+    trained = TrainedModel(base_size(sorted(set(texts.labels or []))), own, Columns())
+    return trained, tokenise(texts, own, max_length=MAX_LENGTH)
+
+
 def network(name: str, cache: Path) -> TrainedModel:
     """Load the network that quality_study.py trained by sharcs+ on a set."""
     folder = cache / f"{name}-sharcs+-{SEED}"
     if not folder.is_dir():
-        raise SystemExit(f"{folder} is missing: run benchmarks/quality_study.py run --set {name} --method sharcs+")
+        raise SystemExit(f"{folder} is missing: run benchmarks/quality_study.py --set {name} --method sharcs+")
     return open_model(folder)
 
 
@@ -177,12 +189,8 @@ def time_saved(report: dict[str, Any]) -> dict[str, Any]:
 
 def run_table(kind: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
     if kind == "base":
-        # Random weights have no accuracy that choosing on the measured texts could flatter.
-        texts = load_texts(test_file(name), max_samples=POLICY_TEXTS, seed=1)
-        own = tokenizer()
-        own.model_max_length = MAX_LENGTH
-        trained = TrainedModel(base_size(sorted(set(texts.labels or []))), own, Columns())
-        spent = route_to(trained.model, HALF, tokenise(texts, own, max_length=MAX_LENGTH))
+        trained, rows = base_rows(name)
+        spent = route_to(trained.model, HALF, rows)
     else:
         trained, rows = network(name, args.cache), Rows(name, SEED).dev
         spent = route_to(trained.model, HALF, rows) if kind == "minilm" else route_without_loss(trained.model, rows)
@@ -290,7 +298,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     if unknown := set(args.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     for part in args.parts or PARTS:
         if args.command == "run" or not (args.results / f"{part}.json").exists():
             run(part, args)

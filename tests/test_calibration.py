@@ -155,6 +155,7 @@ def test_the_frontier_holds_what_nothing_beats(trial, constraint):
 
 def test_the_frontier_is_chosen_without_the_blend(trial):
     """A blend that changes many answers changes what is reported of the policies, not which they are."""
+    trial = replace(trial, labels=None)
     draw = torch.Generator().manual_seed(0)
     shape = trial.outputs.escalated.shape
     strange = torch.where(torch.rand(shape, generator=draw) < 0.4, 0, trial.outputs.escalated)
@@ -164,6 +165,20 @@ def test_the_frontier_is_chosen_without_the_blend(trial):
     settings = ("cost_weight", "escalation_threshold", "blend", "cost_ratio")
     assert [[p[name] for name in settings] for p in found] == [[p[name] for name in settings] for p in expected]
     assert [p["disagreement"] for p in found] != [p["disagreement"] for p in expected]
+
+
+def test_no_budget_buys_what_is_surely_worse(trial):
+    """Where the narrow network is the better one, labels say so; a few rows in which it is ahead say nothing."""
+    predictions, truth = trial.outputs.predictions, trial.labels
+    narrow_right = torch.nonzero((predictions[:, 0] == truth) & (predictions[:, 1] != truth))[:, 0]
+    full_right = torch.nonzero((predictions[:, 1] == truth) & (predictions[:, 0] != truth))[:, 0]
+    both = torch.nonzero((predictions == truth[:, None]).all(dim=1))[:, 0]
+    policies = [trial.policy_of_one_width(full=False), trial.policy_of_one_width(full=True)]
+    for ahead, behind, expected in ((11, 1, 1), (6, 5, 2), (1, 11, 2)):
+        rows = trial.take(torch.cat([narrow_right[:ahead], full_right[:behind], both[:500]]).numpy())
+        assert len(rows) == ahead + behind + 500
+        assert len(build_frontier(rows, policies)) == expected
+        assert len(build_frontier(replace(rows, labels=None), policies)) == 2
 
 
 def test_a_budget_picks_what_spends_the_most_within_it(bert_path, found):

@@ -74,7 +74,7 @@ class MultiExit(nn.Module):
     def loss(self, logits: Tensor, certainties: Tensor, labels: Tensor) -> Tensor:
         each = torch.stack([F.cross_entropy(of_exit, labels) for of_exit in logits])
         count = len(each)
-        rising = torch.arange(1, count + 1, dtype=each.dtype)
+        rising = torch.arange(1, count + 1, dtype=each.dtype, device=each.device)
         self.step += 1
         if self.regime in TWO_STAGES:
             if self.stage == 1:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from common import collator, has_bfloat16
+from common import collator, on_gpu, training_precision
+from sharcs.artifacts import best_device
 from sharcs.data import model_inputs
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -34,10 +35,9 @@ def settings(folder: str, seed: int, epochs: float, learning_rate: float) -> dic
         "logging_steps": 100,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
-        # Mixed precision, for every method alike: it saves much time on a processor that has bfloat16, and takes ten
-        # times as long on one that has not.
-        "use_cpu": True,
-        "bf16": has_bfloat16(),
+        "use_cpu": not on_gpu(),
+        "bf16": training_precision() == "bfloat16",
+        **({"tf32": True} if training_precision() == "tfloat32" else {}),
     }
 
 
@@ -83,14 +83,19 @@ def fit(
 
 @torch.inference_mode()
 def run_all(answer: Callable[[dict[str, Any]], Any], rows: Any, batch_size: int = 64) -> tuple[Any, torch.Tensor]:
-    """Apply ``answer`` to every row, by length; returns its tensors ``[..., inputs, last]`` in order, and lengths."""
+    """Apply ``answer`` to every row, by length; returns its tensors ``[..., inputs, last]`` in order, and lengths.
+
+    It is given batches on the best device; what is returned is on the CPU.
+    """
     collate = collator()
     lengths = torch.tensor(rows["length"])
     order = lengths.argsort(descending=True, stable=True)
     parts = []
     for start in range(0, len(order), batch_size):
         chosen = [rows[int(i)] for i in order[start : start + batch_size]]
-        parts.append(answer(collate([model_inputs(row) for row in chosen])))
+        batch = collate([model_inputs(row) for row in chosen])
+        found = answer({name: value.to(best_device()) for name, value in batch.items()})
+        parts.append([tensor.cpu() for tensor in found])
     back = order.argsort()
     merged = [torch.cat(tensors, dim=1)[:, back] for tensors in zip(*parts, strict=True)]
     return merged, lengths

@@ -17,7 +17,7 @@ from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainin
 from sharcs.builtin import minilm_path
 from sharcs.config import BLEND, RoutingPolicy
 from sharcs.evaluation import Costs, WidthOutputs, route
-from sharcs.frontier import build_frontier
+from sharcs.frontier import build_frontier, policy_of
 from sharcs.router import blended
 from sharcs.training_arguments import RECIPES
 from sharcs.trials import Trial, policy_paths
@@ -67,14 +67,9 @@ def trial_from(
 
 
 def policy_curve(dev: Trial, test: Trial, name: str) -> list[dict[str, float]]:
-    """Each budget's policy as ``sharcs calibrate`` leaves them with the model, from held-out rows, on the test rows.
-
-    They are chosen by how often the answer is the full network's, not by the labels.
-    """
+    """Each budget's policy as ``sharcs calibrate`` leaves them, from held-out rows, on the test rows."""
     frontier = build_frontier(dev, [policy for path in policy_paths(dev) for policy in path])
-    policies = [
-        RoutingPolicy(point["cost_weight"], point["escalation_threshold"], point["blend"]) for point in frontier
-    ]
+    policies = [policy_of(point) for point in frontier]
     metric = metric_of(name)
 
     def point(trial: Trial, policy: RoutingPolicy) -> tuple[float, float]:

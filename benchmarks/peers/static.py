@@ -80,12 +80,13 @@ class DynaBert(nn.Module):
         """Most important heads and neurons first: |∂loss/∂mask|, and |Σ w·∂loss/∂w|, as DynaBERT measures them."""
         heads, size = self.config.num_attention_heads, self.config.hidden_size // self.config.num_attention_heads
         layers = list(self.model.bert.encoder.layer)
-        head_scores = torch.zeros(len(layers), heads)
-        neuron_scores = torch.zeros(len(layers), self.config.intermediate_size)
+        device = self.model.device
+        head_scores = torch.zeros(len(layers), heads, device=device)
+        neuron_scores = torch.zeros(len(layers), self.config.intermediate_size, device=device)
         self.model.train(False)
         for batch in batches:
             self.model.zero_grad()
-            self.model(**batch).loss.backward()
+            self.model(**{key: value.to(device) for key, value in batch.items()}).loss.backward()
             for index, layer in enumerate(layers):
                 out, up, down = layer.attention.output.dense, layer.intermediate.dense, layer.output.dense
                 # ∂loss/∂mask of a head is Σ w·∂loss/∂w over the columns that read it.
@@ -96,7 +97,7 @@ class DynaBert(nn.Module):
         with torch.no_grad():
             for layer, of_heads, of_neurons in zip(layers, head_scores, neuron_scores, strict=True):
                 order = of_heads.argsort(descending=True)
-                rows = (order.unsqueeze(1) * size + torch.arange(size)).flatten()
+                rows = (order.unsqueeze(1) * size + torch.arange(size, device=device)).flatten()
                 attention = layer.attention.self
                 for linear in (attention.query, attention.key, attention.value):
                     linear.weight.copy_(linear.weight[rows])

@@ -38,7 +38,7 @@ DEFAULT_WINDOW = 3
 # Sub-networks need about so many updates, whatever the size of the data; an epoch of them takes a fifth of the time
 # of one of the full network or less, so that all of them take no longer than its fine-tuning does.
 SUBNETWORK_UPDATES = 1600
-SUBNETWORK_EPOCHS = (8, 20)
+SUBNETWORK_EPOCHS = (8, 16)
 
 
 def recipe_of(name: str | None, window: int | None, bands: object | None) -> str:
@@ -78,7 +78,7 @@ class SharcsTrainingArguments(TrainingArguments):
             a window or bands are given.
         num_train_epochs: Passes over the training data; by default 5, and the paper's 10. By ``sharcs+`` those of
             the full network: 0 if the encoder is fine-tuned already, which is then left as it is, bit for bit.
-        subnetwork_epochs: Passes in which the narrow networks learn; by default from 8 to 20, about 1,600 updates.
+        subnetwork_epochs: Passes in which the narrow networks learn; by default from 8 to 16, about 1,600 updates.
         learning_rate: Peak learning rate; by default 5e-5, and the paper's 2e-5.
         window: W. Epochs whose confidences decide a hardness label; the first W epochs run at full width.
         bands: Confidence bands by width, ``{0.25: (0.8, 1.0)}``; the rest as in
