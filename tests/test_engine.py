@@ -1,5 +1,6 @@
 """The engine against the model called with one text after the other."""
 
+import gc
 import threading
 import time
 from types import SimpleNamespace
@@ -234,6 +235,26 @@ def test_few_hidden_states_are_kept_however_many_texts_there_are(bert, watched, 
     bert.model.config.policy = {"cost_weight": 0.0, "escalation_threshold": threshold}
     list(InferenceEngine(bert.model, bert.tokenizer, batch_tokens=100, window=3000).predict(plain_texts(count)))
     assert 0 < watched.most <= 100 * (len(WIDTHS) + 1)
+
+
+@pytest.mark.parametrize("threshold", [None, 1.0])
+def test_no_tensor_waits_for_the_garbage_collector(bert, threshold):
+    bert.model.config.policy = {"cost_weight": 0.0, "escalation_threshold": threshold}
+    engine = InferenceEngine(bert.model, bert.tokenizer, batch_tokens=100)
+
+    def run_and_count():
+        list(engine.predict(plain_texts(60)))  # pooled
+        list(engine.predict(plain_texts(1)))  # whole
+        return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+    run_and_count()  # whatever is made once
+    gc.collect()
+    gc.disable()
+    try:
+        before = run_and_count()
+        assert run_and_count() == before
+    finally:
+        gc.enable()
 
 
 def test_an_escalated_input_runs_the_trunk_once(bert, watched):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ from sharcs.engine import InferenceEngine
 from sharcs.errors import InputError
 from sharcs.jsontypes import JsonTypes
 from sharcs.results import RecordedAnswers
+from sharcs.steady_memory import without_shape_cache
 from sharcs.tables import open_table
 
 PARTIAL = ".out.csv.sharcs-partial"
@@ -139,6 +141,30 @@ def test_the_output_does_not_depend_on_windows_and_chunks(toys, tmp_path, monkey
     for one, other in zip(whole, parts, strict=True):
         assert float(one.pop("score")) == pytest.approx(float(other.pop("score")), abs=1e-5)
         assert one == other
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="oneDNN may be all that there is")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_onednn_which_keeps_code_for_every_shape_is_off_meanwhile(toys, tmp_path, monkeypatch, enabled):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", enabled)
+    run, seen = InferenceEngine._answer, []
+
+    def watched(self, tokens):
+        seen.append(torch.backends.mkldnn.enabled)
+        return run(self, tokens)
+
+    monkeypatch.setattr(InferenceEngine, "_answer", watched)
+    data = write_csv(tmp_path / "data.csv", rows_of(10))
+    succeeds(*predict_command(toys, data, tmp_path / "out.csv"))
+    assert seen == [False]
+    assert torch.backends.mkldnn.enabled == enabled
+
+
+@pytest.mark.parametrize("place", [("cuda", torch.float32), ("cpu", torch.bfloat16)])
+def test_onednn_stays_where_matrix_products_may_need_it(place):
+    before = torch.backends.mkldnn.enabled
+    with without_shape_cache(torch.device(place[0]), place[1]):
+        assert torch.backends.mkldnn.enabled == before
 
 
 # The subprocess answers few rows at a time and slowly, so that a kill finds it in the middle.

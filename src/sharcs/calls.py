@@ -45,7 +45,8 @@ class RoutingCall:
 
     Attributes:
         attention_mask: Which tokens are real, ``[batch, tokens]``, or None if all are; of waves, which frames.
-        choose: Maps router logits ``[batch, widths]`` to width indices ``[batch]``.
+        choose: Maps this call, once it has router logits, to width indices ``[batch]``. It is handed the call rather
+            than a closure over it: in a circle, tensors of megabytes would live until Python's collector comes by.
         width_index: Forced width: one index for the whole batch, or ``[batch]``; else filled by the tail.
         router_logits: Filled by the tail, ``[batch, widths]``; not in a call that continues.
         hidden: Output of layer k, ``[batch, tokens, hidden]``: filled by the tail. A call that is given one
@@ -57,7 +58,7 @@ class RoutingCall:
     """
 
     attention_mask: Tensor | None
-    choose: Callable[[Tensor], Tensor]
+    choose: Callable[[RoutingCall], Tensor]
     width_index: Tensor | int | None = None
     router_logits: Tensor | None = None
     hidden: Tensor | None = None

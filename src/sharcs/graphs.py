@@ -169,7 +169,7 @@ def check_graph(part: Trunk | Tail | Dense, inputs: list[dict[str, Tensor]], fil
                 )
 
 
-def _never(_router_logits: Tensor) -> Tensor:
+def _never(_call: RoutingCall) -> Tensor:
     raise AssertionError("the width is forced")
 
 

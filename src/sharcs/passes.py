@@ -127,7 +127,7 @@ class RoutedPasses(PreTrainedModel):
             )
         inputs = {name: value for name, value in inputs.items() if value is not None}
         real = self._real_tokens(inputs.get("attention_mask"), inputs, hidden)
-        call = RoutingCall(real, choose=lambda logits: self._choose(logits, call))
+        call = RoutingCall(real, choose=self._choose)
         call.trunk_only = trunk_only or narrow_only
         if hidden is not None:
             if width is None:
@@ -216,9 +216,10 @@ class RoutedPasses(PreTrainedModel):
             raise InputError(f"width_index: has an index outside 0 to {count - 1}; the network has {count} widths")
         return width_index
 
-    def _choose(self, logits: Tensor, call: RoutingCall) -> Tensor:
+    def _choose(self, call: RoutingCall) -> Tensor:
         """Apply the configured policy to the router's logits, with each input's own relative costs."""
-        policy = self.config.routing_policy
+        policy, logits = self.config.routing_policy, call.router_logits
+        assert logits is not None
         if policy.cost_weight == 0:
             return choose_width(logits, logits, policy)
         if call.attention_mask is not None:

@@ -17,6 +17,7 @@ from sharcs.columns import Columns, checked_texts, pair_column
 from sharcs.engine import InferenceEngine, Prediction
 from sharcs.errors import InputError, first_line
 from sharcs.results import RecordedAnswers, digest_of
+from sharcs.steady_memory import without_shape_cache
 from sharcs.tables import TableStream, open_table, table_writer
 from sharcs.textfiles import in_chunks
 
@@ -101,7 +102,8 @@ def predict_table(
     ``prediction`` is the class's name, ``score`` its probability. A new column whose name is taken gets a number
     behind it. Memory doesn't grow with the number of rows. Answers are recorded in a hidden folder beside the
     output. A run that ends early leaves it there, unless that is a window of texts or less, and the next one with the
-    same model, texts and options goes on from it to the same output, byte for byte.
+    same model, texts and options goes on from it to the same output, byte for byte. Meanwhile a CPU runs without
+    oneDNN, in the whole process, where that keeps memory flat: see :mod:`sharcs.steady_memory`.
 
     Args:
         trained: Model and tokenizer.
@@ -124,7 +126,8 @@ def predict_table(
         raise InputError(f"{output}: cannot be written ({first_line(error)})") from error
     done = False
     try:
-        _write_answers(engine, record, stream, output, on_rows)
+        with without_shape_cache(trained.model.device, trained.model.dtype):
+            _write_answers(engine, record, stream, output, on_rows)
         done = True
         return record.reused
     finally:

@@ -249,7 +249,7 @@ class RoutedTail(nn.Module):
             call.hidden = hidden
             call.router_logits = self.route(hidden, call.attention_mask)
             if call.width_index is None:
-                call.width_index = call.choose(call.router_logits)
+                call.width_index = call.choose(call)
         assert call.width_index is not None
         index = None
         if isinstance(call.width_index, int):
