@@ -1,4 +1,4 @@
-"""Sum up the finished parts of speed_study.py: speed.json, speed.png, and the README's tables.
+"""Sum up the finished parts of speed_study.py and speed_gpu.py: speed.json, speed.png, and the README's tables.
 
 python benchmarks/speed_summary.py
 """
@@ -50,6 +50,20 @@ def claims_table(trained: list[dict[str, Any]], accuracies: dict[str, dict[str, 
         )
 
 
+def gpu_table(parts: list[dict[str, Any]]) -> None:
+    """Print the routed network's time over the full one's on a GPU, from texts and from tokens."""
+    sizes = list(parts[0]["batch_sizes"])
+    heading("network and texts", "", *(f"batch of {size}" for size in sizes))
+    for part in parts:
+        rows = part["batch_sizes"]
+        lines = {"FLOPs": [rows[size]["flops_ratio"] for size in sizes]} | {
+            f"time, {kind.replace('_', ' ')}": [rows[size][f"time_ratio_{kind}"]["routed"] for size in sizes]
+            for kind in ("from_texts", "from_tokens")
+        }
+        for name, values in lines.items():
+            print(f"| {part['part']} | {name} | {' | '.join(f'{value:.2f}' for value in values)} |")
+
+
 def draw(tables: list[dict[str, Any]]) -> None:
     columns = 4
     lines = -(-len(tables) // columns)
@@ -88,6 +102,10 @@ def main() -> None:
         trained = [part for part in tables if part["part"].startswith("trained") and part["set"] in accuracies]
         claims_table(trained, accuracies)
         draw(tables)
+    on_gpu = [json.loads(file.read_text()) for file in sorted(FOLDER.glob("gpu-*.json"))]
+    if on_gpu:
+        print(f"\n{on_gpu[0]['accelerator']}, {on_gpu[0]['precision']}\n")
+        gpu_table(on_gpu)
     for part in found:
         if part["part"] in ("million", "overhead"):
             print(json.dumps(part, indent=1))
