@@ -1,5 +1,6 @@
 """Exported networks on ONNX Runtime against the PyTorch model called with one text after the other."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -67,6 +68,18 @@ def test_any_texts_are_answered_as_one_by_one(exported, texts, setting, width, b
     if width is not None:
         runner = OnnxRunner(exported.folder, width=width, threads=1, batch_tokens=batch_tokens, window=window)
     assert_same(list(runner.predict(iter(texts))), expected)
+
+
+def test_a_model_that_was_just_trained_in_mixed_precision_is_exported_in_its_own(exported, tmp_path):
+    """Accelerate leaves autocast around the forward pass of the model that it was given."""
+    model = copy.deepcopy(exported.model)
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    export_model(model, exported.tokenizer, tmp_path / "onnx")
+    assert "forward" in vars(model)  # the model itself is left as it is
+    texts = plain_texts(10)
+    exported.model.config.policy = {"cost_weight": 0.0}
+    answers = list(OnnxRunner(tmp_path / "onnx", width=1.0, threads=1).predict(texts))
+    assert_same(answers, one_by_one(exported.model, exported.tokenizer, texts, 1.0))
 
 
 def test_a_long_stream_at_the_defaults(exported):

@@ -128,6 +128,9 @@ def _files_in(folder: Path) -> list[str]:
 def _plain_copy(model: SharcsForSequenceClassification) -> SharcsForSequenceClassification:
     """Copy a network in the form that gives the best graphs."""
     copied = copy.deepcopy(model)
+    # Training in mixed precision leaves a forward pass on the instance: in autocast, and of the model that is copied.
+    for name in ("forward", "_original_forward"):
+        copied.__dict__.pop(name, None)
     copied.to(device="cpu", dtype=torch.float32)  # type: ignore[call-arg]
     copied.train(False)
     # ONNX Runtime has no product for it, and what it is taken apart to is more than eager attention.
