@@ -37,7 +37,7 @@ from common import (
 )
 from peers import cost, early_exit, lexical, ours, static
 from peers.outputs import BUDGETS, Outputs, at_budgets, curve, metric_of
-from sharcs import SharcsForSequenceClassification
+from sharcs import SharcsForSequenceClassification, SharcsTrainingArguments
 from sharcs.artifacts import best_device
 from sharcs.data import load_texts, tokenise
 
@@ -47,6 +47,9 @@ MAX_LENGTH = 64  # mrpc and rte have longer pairs; every method is cut alike
 SEEDS = (0, 1, 2)
 EPOCHS, RATE = 4, 1e-4
 CHOICES = ((1, 0.25), (2, 0.25), (1, 0.5), (2, 0.5))  # router layer and narrow width, of which held-out rows choose
+# Training may take twice as long as plain fine-tuning: at this width, for so many epochs of sub-networks (with sick's 13
+# it is 2.2 times).
+MOST_EPOCHS = {0.5: 10}
 PAPER_EPOCHS = 7  # its router has no labels in the first three
 CASCADES = {"cascade-tfidf": "tfidf", "cascade-2-layers": "first-2-layers"}
 STATIC = {"plain": None, "first-2-layers": 2, "first-3-layers": 3, "first-4-layers": 4}
@@ -132,12 +135,14 @@ def fine_tuned(name: str, rows: Rows, seed: int) -> tuple[str, dict[str, Any]]:
 def choice_of(name: str) -> tuple[int, float]:
     """Take the router layer and the narrow width that held-out rows of a set choose (quality_tuning.py).
 
-    Only networks whose narrow answers alone fit the smallest budget are chosen from.
+    Only networks whose narrow answers alone fit the smallest budget, and whose training does, are chosen from.
     """
+    updates = -(-round((1 - HOLDOUT) * len(tokenised(name)[1][0])) // 32)
+    epochs = SharcsTrainingArguments("unused", report_to=[]).epochs_of_subnetworks(updates)
     found: dict[tuple[int, float], list[float]] = defaultdict(list)
     for file in sorted((FOLDER / "tuning").glob(f"{name}-*.json")):
         run = json.loads(file.read_text())
-        if run["narrow_cost"] <= BUDGETS[0]:
+        if run["narrow_cost"] <= BUDGETS[0] and epochs <= MOST_EPOCHS.get(run["width"], epochs):
             found[run["router_layer"], run["width"]].append(run["mean_over_budgets"])
     return max(found or CHOICES[:1], key=lambda choice: statistics.mean(found[choice] or [0]))
 
