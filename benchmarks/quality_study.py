@@ -47,8 +47,8 @@ MAX_LENGTH = 64  # mrpc and rte have longer pairs; every method is cut alike
 SEEDS = (0, 1, 2)
 EPOCHS, RATE = 4, 1e-4
 CHOICES = ((1, 0.25), (2, 0.25), (1, 0.5), (2, 0.5))  # router layer and narrow width, of which held-out rows choose
-# Training may take twice as long as plain fine-tuning: at this width, for so many epochs of sub-networks (with sick's 13
-# it is 2.2 times).
+# Training may take twice as long as plain fine-tuning. With the 13 epochs of sub-networks that sick has, it takes 2.2
+# times as long at this width.
 MOST_EPOCHS = {0.5: 10}
 PAPER_EPOCHS = 7  # its router has no labels in the first three
 CASCADES = {"cascade-tfidf": "tfidf", "cascade-2-layers": "first-2-layers"}
