@@ -28,7 +28,8 @@ from matplotlib import pyplot as plt
 
 OURS = "sharcs+"
 PLAIN = "plain"
-SHOWN = (OURS, "plain", "dynabert", "branchynet", "shallow-deep", "cascade-tfidf", "first-4-layers", "paper")
+SHOWN = (OURS, "dynabert", "branchynet", "shallow-deep", "cascade-tfidf", "first-4-layers", "paper")
+LOWEST = -20  # points, in the picture of all sets
 COLOURS = {OURS: "tab:red", "paper": "tab:orange", PLAIN: "black"}
 
 
@@ -61,7 +62,7 @@ def row(name: str, method: str, runs: list[dict[str, Any]], plain: dict[int, flo
     """Average one method's runs on one set; losses are against plain fine-tuning with the same seed and machine."""
     result: dict[str, Any] = {"set": name, "method": method, "seeds": [run["seed"] for run in runs]}
     result["mean_over_budgets"] = mean([run["mean_over_budgets"] for run in runs])
-    full = [run["full"] if method == OURS else plain[run["seed"]] for run in runs]
+    full = [plain_of(run, plain) for run in runs]
     result["mean_loss"] = mean(
         [reference - run["mean_over_budgets"] for reference, run in zip(full, runs, strict=True)]
     )
@@ -85,38 +86,46 @@ def row(name: str, method: str, runs: list[dict[str, Any]], plain: dict[int, flo
     return result
 
 
-def draw(axes: Any, name: str, methods: dict[str, list[dict[str, Any]]]) -> None:
+def plain_of(run: dict[str, Any], plain: dict[int, float]) -> float:
+    """Look up what plain fine-tuning reaches with a run's seed, on its machine."""
+    return float(run["full"] if run["method"] == OURS else plain[run["seed"]])
+
+
+def draw(axes: Any, name: str, methods: dict[str, list[dict[str, Any]]], plain: dict[int, float]) -> None:
+    """Draw what each method gains over plain fine-tuning, or loses, with the first of its seeds."""
     palette = plt.get_cmap("tab20")
+    axes.axhline(0, color=COLOURS[PLAIN], linewidth=0.9, label="plain fine-tuning")
     for method, runs in methods.items():
         run = runs[0]
         points = sorted(run["curve"], key=lambda point: point["cost"])
-        costs, metrics = ([100 * point[key] for point in points] for key in ("cost", "metric"))
+        costs = [100 * point["cost"] for point in points]
+        metrics = [100 * (point["metric"] - plain_of(run, plain)) for point in points]
         colour = COLOURS.get(method, palette(METHODS.index(method) % 20))
-        if method == "plain":
-            axes.axhline(metrics[-1], color=colour, linewidth=0.9, label=method)
-        elif len(points) < 5:
+        if method == PLAIN:
+            continue
+        if len(points) < 5:
             axes.plot(costs, metrics, "o", color=colour, label=method, markersize=5)
         else:
             axes.plot(costs, metrics, color=colour, label=method, linewidth=2.2 if method == OURS else 1.0)
     axes.set_xlim(0, 112)
     axes.set_xlabel("FLOPs, % of the full network")
-    axes.set_ylabel("Matthews correlation, %" if name == "cola" else "accuracy, %")
+    axes.set_ylabel("Matthews correlation, points" if name == "cola" else "accuracy, points")
     axes.set_title(f"{name}, seed {run['seed']}")
     axes.grid(alpha=0.3)
 
 
-def draw_all(runs: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+def draw_all(runs: dict[str, dict[str, list[dict[str, Any]]]], plain: dict[str, dict[int, float]]) -> None:
     """Draw one picture a set with every method, and one of all sets with the ways that differ most."""
     for name, methods in runs.items():
         figure, axes = plt.subplots(figsize=(7.2, 5.0), layout="constrained")
-        draw(axes, name, methods)
+        draw(axes, name, methods, plain[name])
         axes.legend(fontsize="x-small", ncols=2)
         figure.savefig(FOLDER / f"{name}.png", dpi=110)
         plt.close(figure)
     figure, grid = plt.subplots(2, 4, figsize=(14, 6.4), layout="constrained")
     for axes, (name, methods) in zip(grid.flat, runs.items(), strict=False):
-        draw(axes, name, {method: methods[method] for method in SHOWN if methods[method]})
-        axes.set_xlim(0, 105)
+        draw(axes, name, {method: methods[method] for method in SHOWN if methods[method]}, plain[name])
+        axes.set(xlim=(0, 105), ylim=(max(LOWEST, axes.get_ylim()[0]), None))
     for axes in grid.flat[len(runs) :]:
         axes.axis("off")
     grid.flat[-1].legend(*grid.flat[0].get_legend_handles_labels(), loc="center", fontsize="large")
@@ -166,16 +175,16 @@ def print_ours(names: list[str], by: dict[tuple[str, str], dict[str, Any]]) -> N
 
 
 def main() -> None:
-    rows = []
+    rows, plain = [], {}
     runs = load()
     for name, methods in runs.items():
-        plain = {run["seed"]: run["curve"][-1]["metric"] for run in methods[PLAIN]}
+        plain[name] = {run["seed"]: run["curve"][-1]["metric"] for run in methods[PLAIN]}
         for method, some in methods.items():
             if some:
-                rows.append(row(name, method, some, plain))
+                rows.append(row(name, method, some, plain[name]))
                 if method == PLAIN:
-                    rows[-1] |= {"mean_over_budgets": None, "full_width": mean(list(plain.values()))}
-    draw_all(runs)
+                    rows[-1] |= {"mean_over_budgets": None, "full_width": mean(list(plain[name].values()))}
+    draw_all(runs, plain)
     by = {(entry["set"], entry["method"]): entry for entry in rows}
     names = [name for name in SETS if (name, OURS) in by]
     print_methods(names, by)
