@@ -135,7 +135,7 @@ def fine_tuned(name: str, rows: Rows, seed: int) -> tuple[str, dict[str, Any]]:
 def choice_of(name: str) -> tuple[int, float]:
     """Take the router layer and the narrow width that held-out rows of a set choose (quality_tuning.py).
 
-    Only networks whose narrow answers alone fit the smallest budget, and whose training does, are chosen from.
+    Its narrow answers alone have to fit the smallest budget, and its training the limit above.
     """
     updates = -(-round((1 - HOLDOUT) * len(tokenised(name)[1][0])) // 32)
     epochs = SharcsTrainingArguments("unused", report_to=[]).epochs_of_subnetworks(updates)
@@ -144,7 +144,7 @@ def choice_of(name: str) -> tuple[int, float]:
         run = json.loads(file.read_text())
         if run["narrow_cost"] <= BUDGETS[0] and epochs <= MOST_EPOCHS.get(run["width"], epochs):
             found[run["router_layer"], run["width"]].append(run["mean_over_budgets"])
-    return max(found or CHOICES[:1], key=lambda choice: statistics.mean(found[choice] or [0]))
+    return max(found, key=lambda choice: statistics.mean(found[choice])) if found else CHOICES[0]
 
 
 def sub_networks(

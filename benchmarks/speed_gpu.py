@@ -27,9 +27,9 @@ import quality_study
 from common import machine, on_gpu, save
 from quality_study import Rows
 from sharcs.artifacts import best_device
+from sharcs.benchmark import flops_ratios
 from sharcs.contestants import PipelineEngine, PlainEngine, plain_network
 from sharcs.engine import InferenceEngine, tokens_of
-from sharcs.evaluation import Costs
 from speed_study import FOLDER, HALF, LENGTHS_OF, SEED, base_rows, network, route_to, test_texts
 
 PARTS = tuple(f"{kind}-{name}" for kind in ("base", "minilm") for name in LENGTHS_OF)
@@ -80,14 +80,10 @@ def table(trained: Any, texts: list[Any]) -> dict[str, Any]:
         from_texts = medians(told, batches)
         on_tokens = {n: lambda b, e=e: e._answer(b) for n, e in engines.items() if n != "pipeline"}
         from_tokens = medians(on_tokens, [tokens_of(batch, trained.tokenizer) for batch in batches])
-        answers = [answer for batch in batches for answer in engines["routed"].predict(batch)]
-        lengths = torch.from_numpy(tokens_of(list(islice(cycle(texts), len(answers))), trained.tokenizer).lengths)
-        costs = Costs.of(trained.model, lengths)
-        first, last = (
-            torch.tensor([getattr(a, name) for a in answers]) for name in ("first_width_index", "width_index")
-        )
+        given = [text for batch in batches for text in batch]
+        answers = list(engines["routed"].predict(given))
         rows[str(size)] = {
-            "flops_ratio": float(costs.spent(first, last).mean() / costs.full.mean()),
+            "flops_ratio": flops_ratios(trained, given, {"routed": answers})["routed"],
             "milliseconds_from_texts": {name: 1000 * seconds for name, seconds in from_texts.items()},
             "milliseconds_from_tokens": {name: 1000 * seconds for name, seconds in from_tokens.items()},
             "time_ratio_from_texts": {name: seconds / from_texts["full"] for name, seconds in from_texts.items()},
