@@ -156,6 +156,20 @@ def make_batch(config, lengths, columns=None, seed=0):
     return {"input_ids": ids, "attention_mask": mask}
 
 
+# Linear layers whose columns belong to heads, and to feed-forward neurons, by their names inside a layer.
+FROM_HEADS = re.compile(r"(attention\.output\.dense|out_lin|attn\.o|attn\.Wo|o_proj|out_proj|attention\.dense)$")
+FROM_NEURONS = re.compile(
+    r"(^output\.dense|lin2|mlp\.Wo|down_proj|fc2|ffn_output|feed_forward\.output_dense|weights_out)$"
+)
+
+
+def leading_on(layer):
+    """Find the weights whose columns lead on from heads, and from neurons: zeros there switch one off."""
+    linears = [(name, module.weight) for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)]
+    (heads,), (neurons,) = ([w for name, w in linears if of.search(name)] for of in (FROM_HEADS, FROM_NEURONS))
+    return heads, neurons
+
+
 def row_of(batch, row):
     """Cut one input out of a batch, without its padding."""
     length = int(batch["attention_mask"][row].sum())

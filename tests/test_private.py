@@ -1,4 +1,4 @@
-"""Sub-networks with weights of their own: explicit slices, the shared sub-networks, brute force, the FLOP counter."""
+"""Sub-networks with weights of their own: explicit slices, the full network with units off, the FLOP counter."""
 
 import copy
 
@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoders import FINAL_NORMS, WIDTHS, attention_implementations, load_plain, make_batch, row_of
+from encoders import WIDTHS, attention_implementations, leading_on, load_plain, make_batch, row_of
 from sharcs import SharcsForSequenceClassification
 from sharcs.cost import flops
-from sharcs.importance import Importance, measure_importance, reorder_by_importance
+from sharcs.errors import InputError
+from sharcs.importance import Importance
 from test_importance import NAMES
-from tiny import CONFIGS, HEADS, HIDDEN, NEURONS, batches, collate, tiny_model, toy_rows, trainer_for
+from tiny import CONFIGS, HEADS, HIDDEN, NEURONS, tiny_model, toy_rows, trainer_for
 
 LENGTHS = [4, 9, 1, 6]
 PLUS = {"recipe": "sharcs+", "window": None, "bands": None, "num_train_epochs": 1, "subnetwork_epochs": 1}
@@ -33,23 +34,9 @@ def private(path, shaken=True, **options):
     return model.eval()
 
 
-@pytest.mark.parametrize("index", NARROW)
-@torch.no_grad()
-def test_without_importance_they_start_as_the_shared_ones(family, plain_path, index):
-    if family in FINAL_NORMS:
-        pytest.skip("shared ones have a final norm of their own")
-    shared = SharcsForSequenceClassification.from_encoder(plain_path, widths=WIDTHS, router_layer=1)
-    own = private(plain_path, shaken=False)
-    batch = make_batch(shared.config.encoder, LENGTHS)
-    expected = shared(**batch, width=WIDTHS[index]).logits
-    torch.testing.assert_close(own(**batch, width=WIDTHS[index]).logits, expected, atol=1e-6, rtol=0)
-
-
 def random_importance(layers):
     torch.manual_seed(7)
-    return Importance(
-        torch.rand(HIDDEN), [torch.rand(HEADS) for _ in range(layers)], [torch.rand(NEURONS) for _ in range(layers)]
-    )
+    return Importance([torch.rand(HEADS) for _ in range(layers)], [torch.rand(NEURONS) for _ in range(layers)])
 
 
 def best(scores, width):
@@ -59,6 +46,29 @@ def best(scores, width):
         found.append(max(left, key=left.get))
         del left[found[-1]]
     return found
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+@pytest.mark.parametrize("index", NARROW)
+@torch.no_grad()
+def test_they_start_as_the_full_network_without_the_other_heads_and_neurons(plain_path, index, ranked):
+    model = private(plain_path, shaken=False)
+    layers, width = list(model.tail.layers), WIDTHS[index]
+    importance = random_importance(len(layers))
+    if ranked:
+        model.tail.private[index].fill(layers, importance)
+    full = copy.deepcopy(model)
+    # Each a layer of its own: some encoders run one several times.
+    full.tail._layers = (nn.ModuleList(copy.deepcopy(layer) for layer in layers),)
+    for layer, heads, neurons in zip(full.tail.layers, importance.heads, importance.neurons, strict=True):
+        for weight, scores in zip(leading_on(layer), (heads, neurons), strict=True):
+            kept = best(scores, width) if ranked else range(round(width * len(scores)))
+            others = [unit for unit in range(len(scores)) if unit not in kept]
+            weight.unflatten(1, (len(scores), -1))[:, others] = 0
+    batch = make_batch(model.config.encoder, LENGTHS)
+    expected = full(**batch, width=1.0).logits
+    torch.testing.assert_close(model(**batch, width=width).logits, expected, atol=1e-5, rtol=1e-5)
+    assert (model(**batch, width=1.0).logits - expected).abs().max() > 1e-3
 
 
 @each_kind
@@ -72,7 +82,7 @@ def test_they_are_cut_out_of_the_full_network_by_importance(kind):
     scores = random_importance(2)
     own = model.tail.private[0]
     own.fill(list(model.tail.layers), scores)
-    hidden, size = best(scores.hidden, 0.5), HIDDEN // HEADS
+    hidden, size = range(HIDDEN), HIDDEN // HEADS
     for position, (full, narrow) in enumerate(zip(model.tail.layers, own.layers, strict=True)):
         heads = best(scores.heads[position], 0.5)
         assert own.kept_heads[position].tolist() == heads
@@ -81,80 +91,29 @@ def test_they_are_cut_out_of_the_full_network_by_importance(kind):
         places = [(rows, hidden)] * 3 + [(hidden, rows), (neurons, hidden), (hidden, neurons)]
         for name, (outputs, inputs) in zip(NAMES[kind], places, strict=True):
             whole, cut = full.get_submodule(name), narrow.get_submodule(name)
+            assert (cut.out_features, cut.in_features) == cut.weight.shape == (len(outputs), len(inputs))
             for i, row in enumerate(outputs):
                 assert cut.bias[i] == whole.bias[row]
                 assert cut.weight[i].tolist() == [whole.weight[row, column].item() for column in inputs]
         norms = [[m for m in layer.modules() if isinstance(m, nn.LayerNorm)] for layer in (full, narrow)]
         for whole, cut in zip(*norms, strict=True):
-            assert cut.weight.tolist() == whole.weight[hidden].tolist()
-            assert cut.bias.tolist() == whole.bias[hidden].tolist()
-    states = torch.randn(2, 3, HIDDEN)
-    assert torch.equal(own.cut(states), states[..., hidden])
-    back = own.exit(states[..., : HIDDEN // 2])
-    assert torch.equal(back[..., hidden], states[..., : HIDDEN // 2])
-    assert back.abs().sum() == back[..., hidden].abs().sum()
+            assert cut.weight.tolist() == whole.weight.tolist()
+            assert cut.bias.tolist() == whole.bias.tolist()
 
 
-@each_kind
-def test_position_biases_follow_the_heads(kind):
-    """The same as the first heads and neurons of a network that was reordered as a whole."""
-    model = tiny_model(kind, layers=4, router_layer=2, widths=(0.5, 1.0), seed=4)
-    scores = measure_importance(model, batches())
-    if kind == "mpnet":
-        scores = Importance(scores.hidden, [sum(scores.heads)] * 2, scores.neurons)
-    reordered = copy.deepcopy(model)
-    reorder_by_importance(reordered, batches())
-    for of in (model, reordered):
-        of.tail.give_private_weights(of.encoder.config)
-    ascending = Importance(-torch.arange(HIDDEN).float(), scores.heads, scores.neurons)
-    model.tail.private[0].fill(list(model.tail.layers), ascending)
-    batch = collate(toy_rows(24))
-    with torch.no_grad():
-        answers = [of.eval()(**batch, width=0.5).logits for of in (model, reordered)]
-    torch.testing.assert_close(*answers, atol=1e-5, rtol=0)
+def test_layers_that_were_changed_since_they_were_wrapped_are_refused():
+    model = tiny_model()
+    query = model.tail.layers[0].attention.self
+    query.query = nn.Sequential(nn.Linear(HIDDEN, 4), nn.Linear(4, HIDDEN))
+    with pytest.raises(InputError, match="wrap the encoder as it was before"):
+        model.tail.give_private_weights(model.encoder.config)
 
 
-def brute_force_hidden(model):
-    """Σ |h·∂loss/∂h| over outputs of layers k..L, by scaling one dimension of one token at a time (double precision).
-
-    h·∂loss/∂h is the derivative by a factor on h, here taken by central differences.
-    """
-    model = copy.deepcopy(model).double().eval()
-    scores = torch.zeros(HIDDEN, dtype=torch.float64)
-    epsilon = 1e-6
-    batch = {name: value[:2] for name, value in batches(1)[0].items()}
-    rows, tokens = batch["input_ids"].shape
-    for position in range(-1, len(model.tail.layers)):
-        for at in [(row, token, d) for row in range(rows) for token in range(tokens) for d in range(HIDDEN)]:
-            losses = []
-            for factor in (1 + epsilon, 1 - epsilon):
-
-                def scaled(hidden, factor=factor, at=at):
-                    hidden = hidden.clone()
-                    hidden[at] *= factor
-                    return hidden
-
-                def after(_module, _inputs, output, scaled=scaled):
-                    return (scaled(output[0]), *output[1:]) if isinstance(output, tuple) else scaled(output)
-
-                def before(_module, inputs, scaled=scaled):
-                    return (scaled(inputs[0]), *inputs[1:])
-
-                if position < 0:
-                    hook = model.tail.register_forward_pre_hook(before)
-                else:
-                    hook = model.tail.layers[position].register_forward_hook(after)
-                with torch.no_grad(), hook:
-                    losses.append(float(model(**batch, width=1.0).loss))
-            scores[at[2]] += abs(losses[0] - losses[1]) / (2 * epsilon)
-    return scores, batch
-
-
-def test_importance_of_hidden_dimensions_equals_brute_force():
-    model = tiny_model(seed=2)
-    expected, batch = brute_force_hidden(model)
-    found = measure_importance(model.double(), [batch]).hidden
-    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+def test_they_learn_where_the_full_network_is_frozen():
+    model = tiny_model()
+    model.tail.layers.requires_grad_(False)
+    model.tail.give_private_weights(model.encoder.config)
+    assert all(parameter.requires_grad for parameter in model.tail.private.parameters())
 
 
 @torch.no_grad()
@@ -214,7 +173,6 @@ def test_they_are_saved_and_loaded(plain_path, tmp_path):
 def test_a_model_with_random_weights_starts_with_slices_of_them(bert_path):
     fresh = SharcsForSequenceClassification(private(bert_path).config)
     for own in fresh.tail.private:
-        assert torch.equal(own.cut.weight, torch.eye(*own.cut.weight.shape))
         whole, cut = fresh.tail.layers[0].output.dense, own.layers[0].output.dense
         assert torch.equal(cut.weight, whole.weight[: cut.weight.shape[0], : cut.weight.shape[1]])
 

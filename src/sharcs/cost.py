@@ -158,11 +158,11 @@ def _relative_positions(config: PreTrainedConfig) -> Tensor:
         return torch.zeros(3, dtype=torch.float64)
     reach = config.position_buckets if config.position_buckets > 0 else config.max_relative_positions
     distances = 2 * (reach if reach > 0 else config.max_position_embeddings)
-    hidden = config.hidden_size
+    heads = config.num_attention_heads * head_size(config)
     # Where they have projections of their own, these are among the layer's, and counted for every token.
-    projected = 2.0 * kinds * distances * hidden**2
-    own = 0.0 if config.share_att_key else -2.0 * kinds * hidden**2
-    return torch.tensor([projected, own + 2.0 * kinds * distances * hidden, 0.0], dtype=torch.float64)
+    projected = 2.0 * kinds * distances * config.hidden_size * heads
+    own = 0.0 if config.share_att_key else -2.0 * kinds * config.hidden_size * heads
+    return torch.tensor([projected, own + 2.0 * kinds * distances * heads, 0.0], dtype=torch.float64)
 
 
 def flops(coefficients: Tensor, lengths: Tensor) -> Tensor:

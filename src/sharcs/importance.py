@@ -1,8 +1,8 @@
-"""Importance of hidden dimensions, heads and feed-forward neurons, so that a narrow network keeps what matters.
+"""Importance of heads and feed-forward neurons, so that a narrow network keeps what matters.
 
-As DynaBERT does, and as the paper takes over for heads and neurons (section 3.2): there, the full network is
-reordered, so that prefixes of its weights hold what is important. The recipe ``sharcs+`` cuts weights of their own
-out of it instead (:mod:`sharcs.private`), and orders hidden dimensions as well.
+As DynaBERT does, and as the paper takes over (section 3.2): there, the full network is reordered, so that prefixes of
+its weights hold what is important. The recipe ``sharcs+`` cuts weights of their own out of it instead
+(:mod:`sharcs.private`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sharcs.routed import RoutedModel
 
-__all__ = ["Importance", "measure_importance", "permute_heads", "permute_neurons", "reorder_by_importance"]
+__all__ = ["Importance", "keep_units", "measure_importance", "parts_of", "reorder_by_importance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,12 @@ class Importance:
     """Scores, higher is more important.
 
     Attributes:
-        hidden: Of every hidden dimension, Σ over batches, tokens and the outputs h of layers k..L of |h·∂loss/∂h|:
-            ``[hidden]``.
         heads: Of every head, Σ over batches of |∂loss/∂(its mask)|: ``[heads]`` for each layer after the router.
             Heads that share a key and a value have one mask.
         neurons: Of every feed-forward neuron, Σ over batches of |Σ w·∂loss/∂w|, over its incoming and over its
             outgoing weights: ``[neurons]`` for each of these layers.
     """
 
-    hidden: Tensor
     heads: list[Tensor]
     neurons: list[Tensor]
 
@@ -57,10 +54,9 @@ def measure_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor]])
         InputError: If the layers were changed since the encoder was wrapped (adapters, say).
     """
     tail = model.tail
-    layers = _parts_of(tail.layers, model.encoder.config)
+    layers = parts_of(tail.layers, model.encoder.config)
     device, heads = layers[0].output.weight.device, head_groups(layers_config(model.encoder.config))
     scores = Importance(
-        hidden=torch.zeros(tail.hidden_size, device=device),
         heads=[torch.zeros(heads, device=device) for _ in layers],
         neurons=[torch.zeros(parts.down.in_features, device=device) for parts in layers],
     )
@@ -74,17 +70,14 @@ def measure_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor]])
     frozen = [tensor for tensor in flat if not tensor.requires_grad]
     for tensor in frozen:
         tensor.requires_grad_(True)
-    hidden: list[Tensor] = []
-    hooks = _watch_hidden(model, hidden)
-    hooks += [p.output.register_forward_pre_hook(_masked(mask)) for p, mask in zip(layers, masks, strict=True)]
+    hooks = [p.output.register_forward_pre_hook(_masked(mask)) for p, mask in zip(layers, masks, strict=True)]
     was_training = model.training
     model.train(False)
     try:
         for batch in batches:
-            hidden.clear()
             loss = model(**batch, width=1.0).loss
             # Only what is asked for: layers 1..k and the embeddings need no gradient.
-            gradients = iter(torch.autograd.grad(loss, [*flat, *hidden]))
+            gradients = iter(torch.autograd.grad(loss, flat))
             for index, tensors in enumerate(wanted):
                 _, down, *up = tensors
                 scores.heads[index].add_(next(gradients).abs())
@@ -99,8 +92,6 @@ def measure_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor]])
                     )
                     incoming = incoming + by_row.view(-1, len(outgoing)).sum(dim=0)
                 scores.neurons[index].add_((incoming.abs() + outgoing.abs()).detach())
-            for states, gradient in zip(hidden, gradients, strict=True):
-                scores.hidden.add_((states * gradient).detach().abs().float().sum(dim=(0, 1)))
     finally:
         for handle in hooks:
             handle.remove()
@@ -125,15 +116,15 @@ def reorder_by_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor
     """
     tail, config = model.tail, model.encoder.config
     scores = measure_importance(model, batches)
-    layers = _parts_of(tail.layers, config)
+    layers = parts_of(tail.layers, config)
     bias = _shared_head_bias(model)
     if bias is None:
         head_orders = [of_layer.argsort(descending=True, stable=True) for of_layer in scores.heads]
     else:
         # The heads of all layers share this bias, so they can only move together, those of layers 1..k included.
         order = torch.stack(scores.heads).sum(dim=0).argsort(descending=True, stable=True)
-        for parts in _parts_of(trunk_layers(model.encoder), config):
-            permute_heads(parts, order)
+        for parts in parts_of(trunk_layers(model.encoder), config):
+            _permute(parts.inputs, parts.output, order)
         with torch.no_grad():
             bias.weight.copy_(bias.weight[:, order])
         head_orders = [order] * len(layers)
@@ -142,35 +133,23 @@ def reorder_by_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor
         if parts.down in done:
             continue  # a layer that the encoder runs several times
         done.add(parts.down)
-        permute_heads(parts, order)
-        permute_neurons(parts, of_neurons.argsort(descending=True, stable=True))
+        _permute(parts.inputs, parts.output, order)
+        _permute(parts.up, parts.down, of_neurons.argsort(descending=True, stable=True))
 
 
-def _parts_of(layers: Iterable[nn.Module], config: PreTrainedConfig) -> list[LayerParts]:
+def parts_of(layers: Iterable[nn.Module], config: PreTrainedConfig) -> list[LayerParts]:
+    """Tell the roles of some layers' linear layers.
+
+    Raises:
+        InputError: If the layers were changed since the encoder was wrapped.
+    """
     found = [layer_parts(layer, config) for layer in layers]
     if any(parts is None for parts in found):
         raise InputError(
             f"{config.model_type}: its layers were changed, and the roles of their projections can't be told any "
-            "more; train with importance_samples=0 to leave heads and neurons in their order"
+            "more; wrap the encoder as it was before, or train by the recipe paper with importance_samples=0"
         )
     return [parts for parts in found if parts is not None]
-
-
-def _watch_hidden(model: RoutedModel, seen: list[Tensor]) -> list[Any]:
-    """Collect the outputs of layers k..L of each pass."""
-
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
-
-    def entered(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = inputs[0]
-        if not hidden.requires_grad:  # everything below is frozen
-            hidden = hidden.detach().requires_grad_(True)
-        seen.append(hidden)
-        return (hidden, *inputs[1:])
-
-    tail = model.tail
-    return [tail.register_forward_pre_hook(entered), *(layer.register_forward_hook(keep) for layer in tail.layers)]
 
 
 def _masked(mask: Tensor) -> Any:
@@ -188,25 +167,24 @@ def _shared_head_bias(model: RoutedModel) -> nn.Embedding | None:
     return None
 
 
-@torch.no_grad()
-def permute_heads(parts: LayerParts, order: Tensor) -> None:
-    """Put the heads of a layer, or their groups, into another order, in place; it computes the same."""
-    for projection in parts.inputs:
-        _permute_rows(projection, order)
-    by_head: Tensor = parts.output.weight.unflatten(1, (len(order), -1))
-    parts.output.weight.copy_(by_head[:, order].flatten(1))
+def keep_units(tensor: Tensor, dim: int, count: int, kept: Tensor, blocks: int = 1) -> Tensor:
+    """Take some of the units (heads, their groups, neurons) that one dimension of a weight or a bias is made of.
+
+    Args:
+        tensor: The weight, or the bias.
+        dim: The dimension.
+        count: How many units it has.
+        kept: Which ones to take, in order.
+        blocks: How many projections it holds behind each other, from each of which they are taken.
+    """
+    units: Tensor = tensor.unflatten(dim, (blocks, count, -1))
+    return units.index_select(dim + 1, kept.to(tensor.device)).flatten(dim, dim + 2)
 
 
 @torch.no_grad()
-def permute_neurons(parts: LayerParts, order: Tensor) -> None:
-    """Put the feed-forward neurons of a layer into another order, in place; it computes the same."""
-    for projection in parts.up:
-        _permute_rows(projection, order)
-    parts.down.weight.copy_(parts.down.weight[:, order])
-
-
-def _permute_rows(projection: Projection, order: Tensor) -> None:
-    """Reorder what the rows belong to, in every one of the projections that are fused."""
-    for tensor in projection.linear.parameters():
-        units: Tensor = tensor.unflatten(0, (projection.blocks, len(order), -1))
-        tensor.copy_(units[:, order].flatten(0, 2))
+def _permute(projections: list[Projection], back: nn.Linear, order: Tensor) -> None:
+    """Put the heads of a layer, their groups, or its neurons into another order, in place; it computes the same."""
+    for projection in projections:
+        for tensor in projection.linear.parameters():
+            tensor.copy_(keep_units(tensor, 0, len(order), order, projection.blocks))
+    back.weight.copy_(keep_units(back.weight, 1, len(order), order))

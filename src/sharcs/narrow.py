@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sharcs.architectures import head_groups, layers_config
+from sharcs.architectures import head_groups, head_size, layers_config
 from sharcs.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Arguments",
     "Cut",
-    "build_layer",
     "build_twin",
+    "entry_norm",
     "is_norm",
     "map_arguments",
     "named_tensors",
@@ -44,14 +44,17 @@ Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 # The feed-forward size has no standard name in transformers' attribute maps.
 FEED_FORWARD_FIELDS = ("intermediate_size", "hidden_dim")
 FEED_FORWARD_RATIO = "mlp_ratio"  # of the hidden size: it scales by itself
+# What architectures call the term that keeps a norm from dividing by zero.
+EPSILON_FIELDS = ("layer_norm_eps", "norm_eps", "rms_norm_eps")
 
 
-def narrow_config(config: PreTrainedConfig, width: float) -> PreTrainedConfig:
+def narrow_config(config: PreTrainedConfig, width: float, *, keeps_hidden: bool = False) -> PreTrainedConfig:
     """Scale hidden size, heads and feed-forward size by ``width``; the head size stays.
 
     Args:
         config: Configuration of the full encoder.
         width: Fraction of the heads, rounded to whole ones; of the groups that share a key and a value, if there are.
+        keeps_hidden: Whether the hidden size stays, too.
 
     Returns:
         A new configuration of what the layers are built from.
@@ -65,7 +68,10 @@ def narrow_config(config: PreTrainedConfig, width: float) -> PreTrainedConfig:
     fraction = kept / groups
     narrow = copy.deepcopy(full)
     narrow.num_attention_heads = round(full.num_attention_heads * fraction)
-    narrow.hidden_size = round(full.hidden_size * fraction)
+    if keeps_hidden:
+        narrow.head_dim = head_size(full)
+    else:
+        narrow.hidden_size = round(full.hidden_size * fraction)
     if getattr(full, "num_key_value_heads", None) is not None:
         narrow.num_key_value_heads = kept
     present = [name for name in FEED_FORWARD_FIELDS if isinstance(getattr(full, name, None), int)]
@@ -82,26 +88,26 @@ def narrow_config(config: PreTrainedConfig, width: float) -> PreTrainedConfig:
     return narrow
 
 
-def build_layer(layer: nn.Module, config: PreTrainedConfig, index: int) -> nn.Module:
-    """Build ``layer``'s class from a narrow config, with whatever values it starts with.
+def entry_norm(config: PreTrainedConfig) -> nn.LayerNorm:
+    """Make the norm at the cut, private to every narrow width, from the narrowed configuration."""
+    found = (getattr(config, name) for name in EPSILON_FIELDS if hasattr(config, name))
+    return nn.LayerNorm(config.hidden_size, eps=next(found, 1e-12))
+
+
+def build_twin(layer: nn.Module, config: PreTrainedConfig, index: int) -> nn.Module:
+    """Build ``layer``'s class from a narrow config, without memory for its weights.
 
     Args:
         layer: A layer of the full encoder.
         config: The narrowed configuration.
         index: The layer's position in the encoder, for classes that ask for it.
-    """
-    wants_index = "layer_idx" in inspect.signature(type(layer)).parameters
-    return type(layer)(config, layer_idx=index) if wants_index else type(layer)(config)
-
-
-def build_twin(layer: nn.Module, config: PreTrainedConfig, index: int) -> nn.Module:
-    """Build a layer as :func:`build_layer` does, without memory for its weights.
 
     Returns:
         The twin, on the meta device: it has shapes but no values, and is run with :func:`slice_parameters`.
     """
+    wants_index = "layer_idx" in inspect.signature(type(layer)).parameters
     with torch.device("meta"):
-        return build_layer(layer, config, index)
+        return type(layer)(config, layer_idx=index) if wants_index else type(layer)(config)
 
 
 def prefix(tensor: Tensor, shape: torch.Size, blocks: int = 1) -> Tensor:
@@ -152,14 +158,14 @@ class Cut:
     Attributes:
         num_heads: Heads of the full network.
         heads: Those that the narrow layer has.
-        hidden: The hidden dimensions that it has.
+        hidden: The hidden dimensions that it has; None for all.
         hidden_arguments: See :class:`~sharcs.architectures.Architecture`.
     """
 
     num_heads: int
     heads: slice | Tensor
-    hidden: slice | Tensor
-    hidden_arguments: tuple[str, ...]
+    hidden: slice | None = None
+    hidden_arguments: tuple[str, ...] = ()
 
     def __call__(self, name: str | int, value: Any) -> Any:
         """Cut one argument.
@@ -167,7 +173,7 @@ class Cut:
         Position biases carry the heads in their second dimension, ``[batch, heads, queries, keys]``; masks have size
         1 there, and everything else passes as it is.
         """
-        if name in self.hidden_arguments and value is not None:
+        if self.hidden is not None and name in self.hidden_arguments and value is not None:
             return value[..., self.hidden]
         if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == self.num_heads > 1:
             return value[:, self.heads]

@@ -1,6 +1,8 @@
 """A sub-network with weights of its own, cut out of the full network by importance: those of the recipe ``sharcs+``.
 
-It leaves the full network as it is, and holds little: a width of 0.25 has a sixteenth of the weights of every layer.
+It leaves the full network as it is. Heads and feed-forward neurons are cut, and the hidden size stays, as in DynaBERT
+(Hou et al., NeurIPS 2020, section 2.1): it starts close to the full network, whose hidden states it can read as they
+are, and whose norms and head fit it.
 """
 
 from __future__ import annotations
@@ -11,10 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sharcs.architectures import architecture_of, head_groups, layers_config
-from sharcs.importance import permute_heads, permute_neurons
-from sharcs.layers import layer_parts
-from sharcs.narrow import Cut, build_layer, map_arguments, named_tensors, slice_parameters, states_of
+from sharcs.architectures import head_groups, head_size, layers_config
+from sharcs.importance import keep_units, parts_of
+from sharcs.narrow import Cut, map_arguments, states_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,79 +25,51 @@ if TYPE_CHECKING:
     from sharcs.importance import Importance
     from sharcs.narrow import Arguments
 
-__all__ = ["PrivateSubnetwork", "entry_norm"]
+__all__ = ["PrivateSubnetwork"]
 
-# What architectures call the term that keeps a norm from dividing by zero.
-EPSILON_FIELDS = ("layer_norm_eps", "norm_eps", "rms_norm_eps")
-
-
-def entry_norm(config: PreTrainedConfig) -> nn.LayerNorm:
-    """Make the norm at the cut, private to every narrow width, from the narrowed configuration."""
-    found = (getattr(config, name) for name in EPSILON_FIELDS if hasattr(config, name))
-    return nn.LayerNorm(config.hidden_size, eps=next(found, 1e-12))
+# What attentions call the number of their heads, and the size of all of them together.
+COUNTS, SIZES = ("num_attention_heads", "num_heads", "n_heads"), ("all_head_size",)
 
 
 class PrivateSubnetwork(nn.Module):
-    """Layers k+1..L of one narrow width, between a learned cut and a learned way back to the full hidden size.
-
-    The way back lets the encoder's own head, whatever it is made of, read the answer.
+    """Layers k+1..L of one narrow width.
 
     Args:
         layers: Layers k+1..L of the full network.
-        config: The narrowed configuration.
+        config: The narrowed configuration; its hidden size is the full one.
         encoder_config: The full encoder's.
-        first_index: k, the first layer's position.
+
+    Raises:
+        InputError: If the layers were changed since the encoder was wrapped (adapters, say).
     """
 
     kept_heads: Tensor
-    kept_hidden: Tensor
 
     def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        config: PreTrainedConfig,
-        encoder_config: PreTrainedConfig,
-        first_index: int,
+        self, layers: Sequence[nn.Module], config: PreTrainedConfig, encoder_config: PreTrainedConfig
     ) -> None:
-        """Build the modules and fill them from the first dimensions, heads and neurons."""
+        """Cut the first heads and neurons out of the layers."""
         super().__init__()
-        narrow, sizes = int(config.hidden_size), layers_config(encoder_config)
+        sizes = layers_config(encoder_config)
         self.num_heads, self.head_groups = int(sizes.num_attention_heads), head_groups(sizes)
         self.config, self.encoder_config = config, encoder_config
-        self.architecture = architecture_of(encoder_config)
-        self.cut = nn.Linear(sizes.hidden_size, narrow)
-        self.norm = entry_norm(config)
-        self.layers = nn.ModuleList(build_layer(layer, config, first_index + i) for i, layer in enumerate(layers))
-        self.exit = nn.Linear(narrow, sizes.hidden_size)
         # Which of the full network's heads each layer has: position biases are handed to it for all of them.
         self.register_buffer("kept_heads", torch.arange(config.num_attention_heads).repeat(len(layers), 1))
-        # And which hidden dimensions: some encoders hand embeddings to every layer.
-        self.register_buffer("kept_hidden", torch.arange(narrow))
-        self.fill(layers)
+        self.layers = nn.ModuleList(self._cut(layer) for layer in layers)
         for module in self.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]  # else transformers initialises them anew
 
     @torch.no_grad()
     def fill(self, layers: Sequence[nn.Module], importance: Importance | None = None) -> None:
         """Start anew from the full network: what is most important of it, or without scores what comes first."""
-        hidden, narrow = self.exit.out_features, self.exit.in_features
-        order = _descending(None if importance is None else importance.hidden, hidden)
-        kept, own = order[:narrow], torch.arange(narrow, device=order.device)
-        for linear, rows, columns in ((self.cut, own, kept), (self.exit, kept, own)):
-            linear.weight.zero_()
-            linear.weight[rows, columns] = 1
-            linear.bias.zero_()
-        self.norm.reset_parameters()
-        self.kept_hidden.copy_(kept)
-        for position, (layer, narrow_layer) in enumerate(zip(layers, self.layers, strict=True)):
-            groups = _descending(None if importance is None else importance.heads[position], self.head_groups)
-            heads = torch.arange(self.num_heads, device=groups.device).view(self.head_groups, -1)[groups].flatten()
-            self.kept_heads[position] = heads[: self.kept_heads.shape[1]]
-            if importance is not None:
-                layer = self._reordered(layer, order, groups, importance.neurons[position])
-            values = slice_parameters(layer, narrow_layer, self.architecture)
-            for name, tensor in named_tensors(narrow_layer):
-                tensor.copy_(values[name])
+        for position, (layer, own) in enumerate(zip(layers, self.layers, strict=True)):
+            groups = None if importance is None else _descending(importance.heads[position])
+            neurons = None if importance is None else _descending(importance.neurons[position])
+            for tensor, value in zip(own.parameters(), self._cut(layer, groups, neurons).parameters(), strict=True):
+                tensor.copy_(value)
+            heads = torch.arange(self.num_heads).view(self.head_groups, -1)
+            chosen = heads if groups is None else heads[groups.cpu()]
+            self.kept_heads[position] = chosen.flatten()[: self.kept_heads.shape[1]]
 
     def forward(self, hidden: Tensor, arguments: list[Arguments]) -> Tensor:
         """Run it: ``[batch, tokens, hidden]`` in and out.
@@ -105,32 +78,47 @@ class PrivateSubnetwork(nn.Module):
             hidden: Output of layer k.
             arguments: What the encoder hands to each layer besides, by position and by name.
         """
-        hidden = self.norm(self.cut(hidden))
         for layer, heads, given in zip(self.layers, self.kept_heads, arguments, strict=True):
-            cut = Cut(self.num_heads, heads, self.kept_hidden, self.architecture.hidden_arguments)
-            args, kwargs = map_arguments(given, cut)
+            args, kwargs = map_arguments(given, Cut(self.num_heads, heads))
             hidden = states_of(layer(hidden, *args, **kwargs))
-        return self.exit(hidden)  # type: ignore[no-any-return]
+        return hidden
 
-    def _reordered(self, layer: nn.Module, hidden: Tensor, groups: Tensor, neurons: Tensor) -> nn.Module:
-        """Copy a layer with its parts in another order; its hidden states are in another one, too."""
-        layer = copy.deepcopy(layer)
-        parts = layer_parts(layer, self.encoder_config)
-        assert parts is not None  # checked when importance was measured
-        permute_heads(parts, groups)
-        permute_neurons(parts, _descending(neurons, len(neurons)))
-        for projection in (*parts.inputs, *parts.up):
-            projection.linear.weight.copy_(projection.linear.weight[:, hidden])
-        narrowed = {id(tensor) for part in (*parts.inputs, *parts.up) for tensor in part.linear.parameters()}
-        narrowed |= {id(parts.output.weight), id(parts.down.weight)}
-        for part in (parts.output, parts.down):
-            part.weight.copy_(part.weight[hidden])
-        # Biases of what leads back to the hidden states, norms, scales.
-        for tensor in layer.parameters():
-            if id(tensor) not in narrowed and tensor.shape == hidden.shape:
-                tensor.copy_(tensor[hidden])
+    @torch.no_grad()
+    def _cut(self, layer: nn.Module, groups: Tensor | None = None, neurons: Tensor | None = None) -> nn.Module:
+        """Copy a layer with its first heads and neurons alone, or the first of another order."""
+        kept_groups = head_groups(self.config)
+        layer = copy.deepcopy(layer).requires_grad_(True)
+        (parts,) = parts_of([layer], self.encoder_config)
+        groups = torch.arange(self.head_groups) if groups is None else groups
+        neurons = torch.arange(parts.down.in_features) if neurons is None else neurons
+        kept_neurons = max(1, round(len(neurons) * kept_groups / self.head_groups))
+        for projections, back, order, kept in (
+            (parts.inputs, parts.output, groups, kept_groups),
+            (parts.up, parts.down, neurons, kept_neurons),
+        ):
+            for projection in projections:
+                for name, tensor in list(projection.linear.named_parameters()):
+                    own = keep_units(tensor, 0, len(order), order[:kept], projection.blocks)
+                    setattr(projection.linear, name, nn.Parameter(own))
+                projection.linear.out_features = len(projection.linear.weight)
+            back.weight = nn.Parameter(keep_units(back.weight, 1, len(order), order[:kept]))
+            back.in_features = back.weight.shape[1]
+        self._tell_sizes(layer)
         return layer
 
+    def _tell_sizes(self, layer: nn.Module) -> None:
+        """Correct what a layer's modules know of the number of heads."""
+        size, heads = head_size(self.config), int(self.config.num_attention_heads)
+        known = dict.fromkeys(COUNTS, (self.num_heads, heads))
+        known |= dict.fromkeys(SIZES, (self.num_heads * size, heads * size))
+        for module in layer.modules():
+            if hasattr(module, "config"):
+                # One for all layers, which they read whenever they run.
+                module.__dict__["config"] = self.config
+            for name, (full, narrow) in known.items():
+                if getattr(module, name, None) == full:
+                    setattr(module, name, narrow)
 
-def _descending(scores: Tensor | None, count: int) -> Tensor:
-    return torch.arange(count) if scores is None else scores.argsort(descending=True, stable=True)
+
+def _descending(scores: Tensor) -> Tensor:
+    return scores.argsort(descending=True, stable=True)

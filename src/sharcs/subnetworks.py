@@ -14,8 +14,17 @@ from torch.func import functional_call
 from sharcs.architectures import architecture_of, layers_config
 from sharcs.calls import TrunkDone, current_call, select_rows
 from sharcs.dense import DenseLayers
-from sharcs.narrow import Cut, build_twin, map_arguments, narrow_config, norm_names, slice_parameters, states_of
-from sharcs.private import PrivateSubnetwork, entry_norm
+from sharcs.narrow import (
+    Cut,
+    build_twin,
+    entry_norm,
+    map_arguments,
+    narrow_config,
+    norm_names,
+    slice_parameters,
+    states_of,
+)
+from sharcs.private import PrivateSubnetwork
 from sharcs.router import Router
 
 if TYPE_CHECKING:
@@ -62,6 +71,7 @@ class RoutedTail(nn.Module):
         self.form: int | None = None
         self.dense: DenseLayers | None = None
         self.narrow_widths = list(config.widths)[:-1]
+        self.narrow_configs: list[PreTrainedConfig]
         self.router_layer = int(config.router_layer or 0)
         self.router = Router(self.hidden_size, config.router_hidden_size, len(config.widths))
         self.entry_norms, self.norms, self.exit_norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -94,14 +104,12 @@ class RoutedTail(nn.Module):
 
     def build_twins(self, encoder_config: PreTrainedConfig) -> None:
         """Build the parameterless twin of every layer at every narrow width; again after a config change."""
-        self.narrow_configs = [narrow_config(encoder_config, width) for width in self.narrow_widths]
         if self.private:
-            for subnetwork in self.private:
+            for narrow in self.narrow_configs:
                 # Its layers read it whenever they run.
-                subnetwork.config._attn_implementation = (  # type: ignore[union-attr]
-                    layers_config(encoder_config)._attn_implementation
-                )
+                narrow._attn_implementation = layers_config(encoder_config)._attn_implementation
             return
+        self.narrow_configs = [narrow_config(encoder_config, width) for width in self.narrow_widths]
         # A plain list hides the twins from the state dict and the optimiser: their weights are slices.
         self.twins: list[list[nn.Module]] = [
             [build_twin(layer, narrow, self.router_layer + i) for i, layer in enumerate(self.layers)]
@@ -157,9 +165,11 @@ class RoutedTail(nn.Module):
     def give_private_weights(self, encoder_config: PreTrainedConfig) -> None:
         """Give every narrow width weights of its own, in place of slices and private norms."""
         like = next(self.layers.parameters())
+        self.narrow_configs = [
+            narrow_config(encoder_config, width, keeps_hidden=True) for width in self.narrow_widths
+        ]
         self.private = nn.ModuleList(
-            PrivateSubnetwork(list(self.layers), narrow, encoder_config, self.router_layer)
-            for narrow in self.narrow_configs
+            PrivateSubnetwork(list(self.layers), narrow, encoder_config) for narrow in self.narrow_configs
         )
         self.private.to(device=like.device, dtype=like.dtype).train(self.training)
         self.entry_norms, self.norms, self.exit_norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
