@@ -1,4 +1,4 @@
-"""All of the quality study: fine-tuned networks, what held-out rows choose of them, ours, and every peer.
+"""All of the quality study: fine-tuned networks, ours, what else was tried of it, and every peer.
 
     python benchmarks/quality_all.py --workers 2 --minutes 150
 
@@ -24,7 +24,7 @@ import torch
 import quality_study
 import quality_tuning
 from peers import early_exit
-from quality_study import CASCADES, CHOICES, FOLDER, SEEDS, SETS
+from quality_study import CASCADES, FOLDER, SEEDS, SETS
 
 SEVERAL_SEEDS = 3  # peers
 PEERS = (
@@ -40,27 +40,25 @@ class Task(NamedTuple):
     name: str
     method: str
     seed: int
-    choice: tuple[int, float] | None = None
+    choice: quality_tuning.Choice | None = None
 
     @property
     def file(self) -> Path:
         if self.choice is not None:
-            return FOLDER / "tuning" / f"{self.name}-{self.choice[0]}-{self.choice[1]:g}-{self.seed}.json"
+            return quality_tuning.file_of(self.name, self.choice, self.seed)
         return FOLDER / f"{self.name}-{self.method}-{self.seed}.json"
 
     @property
     def needs(self) -> list[Task]:
         """What has to be there before: else two runs would train the same network."""
         plain = Task(self.name, "plain", self.seed)
-        if self.method == "sharcs+":
-            return [Task(self.name, "tuning", seed, choice) for seed in SEEDS for choice in CHOICES]
         if self.method == "cascade-2-layers":
             return [plain, Task(self.name, "first-2-layers", self.seed)]
-        return [plain] if self.method in ("tuning", "dynabert", "cascade-tfidf", "tfidf") else []
+        return [plain] if self.method in ("sharcs+", "tuning", "dynabert", "cascade-tfidf", "tfidf") else []
 
     def run(self) -> None:
         if self.choice is not None:
-            quality_tuning.run(self.name, *self.choice, self.seed)
+            quality_tuning.run(self.name, self.choice, self.seed)
         else:
             quality_study.run(self.name, self.method, self.seed)
 
@@ -81,9 +79,9 @@ def study() -> list[Task]:
     """List all that is to be run, what others wait for and what takes long first."""
     return [
         *(Task(name, "plain", seed) for seed in SEEDS for name in SLOW_FIRST),
-        *(Task(name, "tuning", seed, choice) for seed in SEEDS for choice in CHOICES for name in SLOW_FIRST),
-        *(Task(name, peer, 0) for peer in PEERS for name in SLOW_FIRST),
         *(Task(name, "sharcs+", seed) for seed in SEEDS for name in SLOW_FIRST),
+        *(Task(name, "tuning", 0, choice) for choice in quality_tuning.CHOICES for name in SLOW_FIRST),
+        *(Task(name, peer, 0) for peer in PEERS for name in SLOW_FIRST),
         *(Task(name, peer, seed) for peer in best_peers() for seed in SEEDS[1:] for name in SLOW_FIRST),
         *(Task(name, "paper", 0) for name in SLOW_FIRST),
     ]

@@ -15,8 +15,6 @@ import functools
 import json
 import os
 import shutil
-import statistics
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +34,8 @@ from common import (
     tokenizer,
 )
 from peers import cost, early_exit, lexical, ours, static
-from peers.outputs import BUDGETS, Outputs, at_budgets, curve, metric_of
-from sharcs import SharcsForSequenceClassification, SharcsTrainingArguments
+from peers.outputs import Outputs, at_budgets, curve, metric_of
+from sharcs import SharcsForSequenceClassification
 from sharcs.artifacts import best_device
 from sharcs.data import load_texts, tokenise
 
@@ -46,10 +44,7 @@ ROWS = {"sst2": 8000, "agnews": 4000}  # the others are used whole
 MAX_LENGTH = 64  # mrpc and rte have longer pairs; every method is cut alike
 SEEDS = (0, 1, 2)
 EPOCHS, RATE = 4, 1e-4
-CHOICES = ((1, 0.25), (2, 0.25), (1, 0.5), (2, 0.5))  # router layer and narrow width, of which held-out rows choose
-# Training may take twice as long as plain fine-tuning. With the 13 epochs of sub-networks that sick has, it takes 2.2
-# times as long at this width.
-MOST_EPOCHS = {0.5: 10}
+ROUTER_LAYER, WIDTHS = 1, (0.25, 1.0)  # the package's own, for every set; quality_tuning.py tries others
 PAPER_EPOCHS = 7  # its router has no labels in the first three
 CASCADES = {"cascade-tfidf": "tfidf", "cascade-2-layers": "first-2-layers"}
 STATIC = {"plain": None, "first-2-layers": 2, "first-3-layers": 3, "first-4-layers": 4}
@@ -132,42 +127,27 @@ def fine_tuned(name: str, rows: Rows, seed: int) -> tuple[str, dict[str, Any]]:
     return str(folder), record
 
 
-def choice_of(name: str) -> tuple[int, float]:
-    """Take the router layer and the narrow width that held-out rows of a set choose (quality_tuning.py).
-
-    Its narrow answers alone have to fit the smallest budget, and its training the limit above.
-    """
-    updates = -(-round((1 - HOLDOUT) * len(tokenised(name)[1][0])) // 32)
-    epochs = SharcsTrainingArguments("unused", report_to=[]).epochs_of_subnetworks(updates)
-    found: dict[tuple[int, float], list[float]] = defaultdict(list)
-    for file in sorted((FOLDER / "tuning").glob(f"{name}-*.json")):
-        run = json.loads(file.read_text())
-        if run["narrow_cost"] <= BUDGETS[0] and epochs <= MOST_EPOCHS.get(run["width"], epochs):
-            found[run["router_layer"], run["width"]].append(run["mean_over_budgets"])
-    return max(found, key=lambda choice: statistics.mean(found[choice])) if found else CHOICES[0]
-
-
 def sub_networks(
-    name: str, rows: Rows, seed: int, router_layer: int, width: float
+    name: str, rows: Rows, seed: int, router_layer: int = ROUTER_LAYER, widths: tuple[float, ...] = WIDTHS
 ) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
     """Give the fine-tuned network sub-networks and a router, or take it from the cache."""
     source, first = fine_tuned(name, rows, seed)  # sharcs+'s first phase is plain fine-tuning, bit for bit
-    folder = CACHE / f"{name}-sharcs+-{seed}-{router_layer}-{width:g}"
+    folder = CACHE / f"{name}-sharcs+-{seed}-{router_layer}-{'+'.join(f'{width:g}' for width in widths[:-1])}"
     record = folder / "second_phase.json"
-    if record.exists():
-        model = SharcsForSequenceClassification.from_pretrained(folder).to(best_device())
-    else:
+    if not record.exists():
         start = processor_seconds()
-        model, _ = ours.train(
+        trained, _ = ours.train(
             "sharcs+", name, rows.train, rows.dev, len(rows.names), seed=seed, epochs=0, rate=RATE, encoder=source,
-            widths=(width, 1.0), router_layer=router_layer,
+            widths=widths, router_layer=router_layer,
         )  # fmt: skip
-        model.save_pretrained(folder)
+        trained.save_pretrained(folder)
         save(record, {"cpu_seconds": processor_seconds() - start})
+    # Read back: training in mixed precision leaves it on, and answers are compared in single precision.
+    model = SharcsForSequenceClassification.from_pretrained(folder).to(best_device())
     second = json.loads(record.read_text())["cpu_seconds"]
     return model, {
         "router_layer": router_layer,
-        "width": width,
+        "widths": widths,
         "train_cpu_seconds": first["train_cpu_seconds"] + second,
         "second_phase_cpu_seconds": second,
     }
@@ -202,7 +182,7 @@ def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Any, Any, st
                 method, name, rows.train, rows.dev, labels, **{**common, "epochs": PAPER_EPOCHS}
             )
         else:
-            routed, record = sub_networks(name, rows, seed, *choice_of(name))
+            routed, record = sub_networks(name, rows, seed)
         keep(routed, rows, CACHE / f"{name}-{method}-{seed}")
         answer = ours.outputs_of if method == "paper" else ours.trial_of
         return *(answer(routed, part) for part in (rows.dev, rows.test)), ours.SIGNALS[method], record

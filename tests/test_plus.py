@@ -173,7 +173,7 @@ def test_sub_networks_and_router_learn_faster_than_the_rest(trained):
         for parameter in group["params"]:
             rates.setdefault(kinds.get(id(parameter), "full"), set()).add(group["initial_lr"])
             count += 1
-    assert rates == {"full": {3e-3}, "narrow": {5 * 3e-3}, "router": {10 * 3e-3}}
+    assert rates == {"full": {3e-3}, "narrow": {2 * 3e-3}, "router": {10 * 3e-3}}
     assert count == len(list(trainer.model.parameters()))
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SubnetworkPhase", "phases_of", "set_policy"]
 
-# Of the learning rate: what is small and starts far from its end learns faster.
-SUBNETWORK_RATE, ROUTER_RATE = 5, 10
+# Of the learning rate: what starts far from its end learns faster.
+SUBNETWORK_RATE, ROUTER_RATE = 2, 10
 # Start narrow unless the router finds it hopeless, and let an unsure answer continue.
 PLUS_POLICY = {"cost_weight": 1.0, "escalation_threshold": 0.9, "blend": BLEND}
 

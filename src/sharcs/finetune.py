@@ -148,7 +148,7 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         dataloader_pin_memory=artifacts.best_device().type == "cuda",
     )
     updates = math.ceil(len(rows) / job.batch_size)
-    epochs = (job.epochs or 0) + settings.epochs_of_subnetworks(updates)
+    epochs = (settings.num_train_epochs or 0) + (settings.subnetwork_epochs or 0)
     settings.save_steps = max(STEPS_BETWEEN_SAVES, int(epochs * updates) // SAVES)
     trainer = SharcsTrainer(
         model=model,

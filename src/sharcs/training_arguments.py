@@ -23,22 +23,20 @@ class Recipe:
     epochs: float
     learning_rate: float
     router_at: float  # k over L
+    subnetwork_epochs: int | None = None
 
     def router_layer(self, num_layers: int) -> int:
         """Scale the router's position to an encoder's depth, at least 1."""
         return max(1, round(self.router_at * num_layers))
 
 
-# The paper's are those of its reference example (section 4). Ours are not tuned yet: benchmarks/quality_study.py.
+# The paper's are those of its reference example (section 4), ours come from held-out rows (quality_tuning.py). A
+# quarter of the width takes a quarter of the time, so that its epochs take no longer than the full network's.
 RECIPES = {
     PAPER: Recipe(epochs=10, learning_rate=2e-5, router_at=1 / 4),
-    PLUS: Recipe(epochs=5, learning_rate=5e-5, router_at=1 / 6),
+    PLUS: Recipe(epochs=5, learning_rate=5e-5, router_at=1 / 6, subnetwork_epochs=8),
 }
 DEFAULT_WINDOW = 3
-# Sub-networks need about so many updates, whatever the size of the data; an epoch of them takes a fifth of the time
-# of one of the full network or less, so that all of them take no longer than its fine-tuning does.
-SUBNETWORK_UPDATES = 1600
-SUBNETWORK_EPOCHS = (8, 16)
 
 
 def recipe_of(name: str | None, window: int | None, bands: object | None) -> str:
@@ -78,7 +76,7 @@ class SharcsTrainingArguments(TrainingArguments):
             a window or bands are given.
         num_train_epochs: Passes over the training data; by default 5, and the paper's 10. By ``sharcs+`` those of
             the full network: 0 if the encoder is fine-tuned already, which is then left as it is, bit for bit.
-        subnetwork_epochs: Passes in which the narrow networks learn; by default from 8 to 16, about 1,600 updates.
+        subnetwork_epochs: Passes in which the narrow networks learn; 8 by default.
         learning_rate: Peak learning rate; by default 5e-5, and the paper's 2e-5.
         window: W. Epochs whose confidences decide a hardness label; the first W epochs run at full width.
         bands: Confidence bands by width, ``{0.25: (0.8, 1.0)}``; the rest as in
@@ -146,7 +144,9 @@ class SharcsTrainingArguments(TrainingArguments):
                 raise InputError(f"subnetwork_epochs: recipe {PAPER} has none; leave it out")
         elif self.max_steps > 0 or not float(self.num_train_epochs).is_integer() or self.num_train_epochs < 0:
             raise InputError(f"max_steps, num_train_epochs: recipe {self.recipe} trains whole epochs, from 0 on")
-        if self.subnetwork_epochs is not None and self.subnetwork_epochs < 1:
+        elif self.subnetwork_epochs is None:
+            self.subnetwork_epochs = defaults.subnetwork_epochs
+        elif self.subnetwork_epochs < 1:
             raise InputError(f"subnetwork_epochs {self.subnetwork_epochs}: has to be at least 1")
         if self.importance_samples < 0:
             raise InputError(f"importance_samples {self.importance_samples}: has to be 0 or more")
@@ -154,12 +154,3 @@ class SharcsTrainingArguments(TrainingArguments):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} {getattr(self, name)}: has to be a finite number from 0")
         self.class_weights = _class_weights(self.class_weights)
-
-    def epochs_of_subnetworks(self, updates: int) -> int:
-        """Resolve the length of the second phase, 0 by the paper's recipe, from the updates of an epoch."""
-        if self.recipe == PAPER:
-            return 0
-        if self.subnetwork_epochs is not None:
-            return self.subnetwork_epochs
-        least, most = SUBNETWORK_EPOCHS
-        return min(most, max(least, math.ceil(SUBNETWORK_UPDATES / updates)))
