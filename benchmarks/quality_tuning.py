@@ -5,7 +5,7 @@
     python benchmarks/quality_tuning.py --table                                           # sums them up
 
 Test rows are not read. Each run starts from quality_study.py's fine-tuned network and writes
-benchmarks/results/quality/tuning/SET-LAYER-WIDTHS-SEED.json. MiniLM has 12 heads, so that a width of 0.125 is two.
+benchmarks/results/quality/tuning/SET-LAYER-WIDTHS-SEED.json. MiniLM has 12 heads, of which 0.17 are two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from quality_study import FOLDER, SETS, Rows, sub_networks
 Choice = tuple[int, tuple[float, ...]]
 # Router layer and narrow widths.
 CHOICES: tuple[Choice, ...] = (
-    (1, (0.25,)), (1, (0.125,)), (1, (0.5,)), (2, (0.125,)), (2, (0.25,)), (1, (0.25, 0.5))
+    (1, (0.25,)), (1, (0.17,)), (2, (0.17,)), (2, (0.25,)), (1, (0.5,)), (1, (0.25, 0.5))
 )  # fmt: skip
 
 

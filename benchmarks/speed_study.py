@@ -79,11 +79,12 @@ def bar(title: str, total: int) -> Any:
 
 
 def base_size(names: list[str]) -> SharcsForSequenceClassification:
-    """Build a routed network of BERT's size, with random weights and the paper's widths and router layer."""
+    """Build a routed network of BERT's size as sharcs+ does, with random weights."""
     torch.manual_seed(0)
     labels = dict(enumerate(names))
     encoder = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=30522, id2label=labels))
-    config = SharcsConfig(encoder=encoder.config, widths=list(WIDTHS), router_layer=3, id2label=labels)
+    settings = {"widths": list(WIDTHS), "router_layer": 2, "private_weights": True}
+    config = SharcsConfig(encoder=encoder.config, id2label=labels, **settings)
     return SharcsForSequenceClassification(config, encoder=encoder).eval()
 
 

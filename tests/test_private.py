@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from encoders import WIDTHS, attention_implementations, leading_on, load_plain, make_batch, row_of
 from sharcs import SharcsForSequenceClassification
 from sharcs.cost import flops
-from sharcs.errors import InputError
+from sharcs.errors import EncoderError, InputError
+from sharcs.first_run import try_out_private
 from sharcs.importance import Importance
 from test_importance import NAMES
 from tiny import CONFIGS, HEADS, HIDDEN, NEURONS, tiny_model, toy_rows, trainer_for
@@ -107,6 +108,29 @@ def test_layers_that_were_changed_since_they_were_wrapped_are_refused():
     query.query = nn.Sequential(nn.Linear(HIDDEN, 4), nn.Linear(4, HIDDEN))
     with pytest.raises(InputError, match="wrap the encoder as it was before"):
         model.tail.give_private_weights(model.encoder.config)
+
+
+@torch.no_grad()
+def test_a_first_run_passes_what_was_just_cut_and_refuses_what_computes_something_else(plain_path):
+    model = private(plain_path, shaken=False)
+    batch = make_batch(model.config.encoder, LENGTHS)
+    before = [model(**batch, width=width).logits for width in WIDTHS]
+    try_out_private(model.train())
+    assert model.training
+    assert all(torch.equal(model.eval()(**batch, width=w).logits, b) for w, b in zip(WIDTHS, before, strict=True))
+    for parameter in model.tail.private[1].parameters():
+        parameter.mul_(2)
+    with pytest.raises(EncoderError, match="computes something else with fewer heads"):
+        try_out_private(model)
+
+
+@pytest.mark.parametrize("family", ["mpnet", "roformer", "deberta-v2"], indirect=True)
+def test_an_attention_that_counts_its_heads_by_another_name_is_refused(plain_path, monkeypatch):
+    monkeypatch.setattr("sharcs.private.COUNTS", ())
+    monkeypatch.setattr("sharcs.private.SIZES", ())
+    model = private(plain_path, shaken=False)
+    with pytest.raises(EncoderError, match="with fewer heads"):
+        try_out_private(model)
 
 
 def test_they_learn_where_the_full_network_is_frozen():

@@ -34,8 +34,9 @@ class SharcsConfig(PreTrainedConfig):
 
     Args:
         encoder: The full network's own configuration, or its dictionary form.
-        widths: Ascending fractions of the hidden size, heads and feed-forward neurons; the last is 1.0. Each has
-            to give a whole number of attention heads (up to rounding in the second decimal: 0.33 of 12 is 4).
+        widths: Ascending fractions of the heads and feed-forward neurons, and of the hidden size where weights are
+            shared; the last is 1.0. Each has to give a whole number of attention heads (up to rounding in the second
+            decimal: 0.33 of 12 is 4).
         router_layer: k, how many full-width layers run before the router, from 1 to L − 1. By default the
             paper's 3 of 12, scaled to the encoder's depth.
         router_hidden_size: Neurons in the router's hidden layer.

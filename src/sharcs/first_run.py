@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sharcs.cost import flops
 from sharcs.errors import first_line
+from sharcs.importance import masked, parts_of
 from sharcs.layers import refusal
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from sharcs.private import PrivateSubnetwork
     from sharcs.routed import RoutedModel
 
-__all__ = ["plain_answer", "try_out"]
+__all__ = ["plain_answer", "try_out", "try_out_private"]
 
 # Of the cost by formula from the counted one, and of an answer from what it should be.
 COST_TOLERANCE, TOLERANCE = 0.01, 0.05
@@ -94,3 +96,46 @@ def try_out(model: RoutedModel, inputs: dict[str, Tensor], expected: Tensor) -> 
                 f"matrix products beside its projections (at width {width:g} {counted} FLOPs, "
                 f"of which {float(cost[index]):.0f} are known)",
             )
+
+
+@torch.no_grad()
+def try_out_private(model: RoutedModel) -> None:
+    """Compare narrow networks that were just cut out with the full one, its other heads and neurons switched off.
+
+    Raises:
+        InputError: If one fails, or computes something else: heads are counted where nobody knows of.
+    """
+    inputs, was_training = model.example(model.encoder), model.training
+    mask = {name: value for name, value in inputs.items() if name == "attention_mask"}
+    model.train(False)
+    try:
+        hidden = model(**inputs, trunk_only=True).hidden
+        for width, own in zip(model.config.widths, model.tail.private, strict=False):
+            try:
+                narrow = model.answer_of(model(hidden=hidden, **mask, width=width))
+            except Exception as error:  # whatever an unknown encoder's code may raise
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                raise refusal(model.encoder, f"attention that fails with fewer heads ({reason})") from error
+            hooks = _switch_off_others(model, own)  # type: ignore[arg-type]
+            try:
+                expected = model.answer_of(model(hidden=hidden, **mask, width=1.0))
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            if not torch.allclose(narrow, expected, rtol=TOLERANCE, atol=TOLERANCE):
+                raise refusal(model.encoder, "attention that computes something else with fewer heads")
+    finally:
+        model.train(was_training)
+
+
+def _switch_off_others(model: RoutedModel, own: PrivateSubnetwork) -> list[Any]:
+    """Let the full network's layers k+1..L run on the first heads and neurons alone, as many as a narrow one has."""
+    hooks = []
+    for full, small in zip(model.tail.layers, own.layers, strict=True):
+        (parts,) = parts_of([full], model.encoder.config)
+        for name, module in full.named_modules():
+            if module is parts.output or module is parts.down:
+                kept = int(small.get_submodule(name).in_features)  # type: ignore[arg-type]
+                units = torch.arange(module.in_features, device=module.weight.device) < kept
+                hooks.append(module.register_forward_pre_hook(masked(units.to(module.weight.dtype))))
+    return hooks

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sharcs.routed import RoutedModel
 
-__all__ = ["Importance", "keep_units", "measure_importance", "parts_of", "reorder_by_importance"]
+__all__ = ["Importance", "keep_units", "masked", "measure_importance", "parts_of", "reorder_by_importance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def measure_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor]])
     frozen = [tensor for tensor in flat if not tensor.requires_grad]
     for tensor in frozen:
         tensor.requires_grad_(True)
-    hooks = [p.output.register_forward_pre_hook(_masked(mask)) for p, mask in zip(layers, masks, strict=True)]
+    hooks = [p.output.register_forward_pre_hook(masked(mask)) for p, mask in zip(layers, masks, strict=True)]
     was_training = model.training
     model.train(False)
     try:
@@ -152,7 +152,9 @@ def parts_of(layers: Iterable[nn.Module], config: PreTrainedConfig) -> list[Laye
     return [parts for parts in found if parts is not None]
 
 
-def _masked(mask: Tensor) -> Any:
+def masked(mask: Tensor) -> Any:
+    """Make a hook that scales what a linear layer is given, of which each number of ``mask`` has an equal part."""
+
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0] * mask.repeat_interleave(inputs[0].shape[-1] // len(mask)), *inputs[1:])
 

@@ -15,6 +15,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from sharcs.batches import NumberedRows, WidthBatchSampler, collate_numbered, single_width_batches
 from sharcs.distillation import SubnetworkPhase, phases_of, set_policy
 from sharcs.errors import InputError
+from sharcs.first_run import try_out_private
 from sharcs.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels
 from sharcs.importance import reorder_by_importance
 from sharcs.losses import Task, router_loss
@@ -77,6 +78,7 @@ class SharcsTrainer(Trainer):
             # From the start, so that optimiser and checkpoints hold one set of weights in both phases.
             self.model.tail.give_private_weights(self.model.encoder.config)
             self.model.config.private_weights = True
+            try_out_private(self.model)
         if self.train_dataset is None:
             return
         self._lengths = self._sample_lengths()
