@@ -245,6 +245,10 @@ def run(name: str, method: str, seed: int, results: Path = FOLDER) -> None:
         "mean_over_budgets": sum(row["metric"] for row in chosen) / len(chosen),
         "at_budgets": chosen, "curve": points, **record, **machine(),
     }  # fmt: skip
+    if method != "plain" and (CACHE / f"{name}-plain-{seed}.pt").exists():
+        # On this machine: results of the same seed differ between machines.
+        full = first_layers("plain", name, rows, seed)[0].outputs(rows.test)
+        result["plain"] = float(metric_of(name)(full.labels.numpy(), full.predictions[0].numpy()))
     if method in ours.SIGNALS:
         result |= ours.TwoWidths.of(test).summary(name, [row["cost"] for row in chosen])
     save(results / f"{name}-{method}-{seed}.json", result)
