@@ -88,7 +88,7 @@ def row(name: str, method: str, runs: list[dict[str, Any]], plain: dict[int, flo
 
 def plain_of(run: dict[str, Any], plain: dict[int, float]) -> float:
     """Look up what plain fine-tuning reaches with a run's seed, on its machine."""
-    return float(run["plain"] if "plain" in run else plain[run["seed"]])
+    return float(run["full"] if run["method"] == OURS else run.get("plain", plain[run["seed"]]))
 
 
 def draw(axes: Any, name: str, methods: dict[str, list[dict[str, Any]]], plain: dict[int, float]) -> None:
