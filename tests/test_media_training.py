@@ -87,16 +87,16 @@ def test_both_recipes_run_on_every_kind_of_input(tmp_path, kind, recipe):
     torch.manual_seed(0)
     model = load_routed(kind, save_plain(kind, tmp_path / "plain"))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    teacher = []  # of the passes at full width, outside training: importance, then the teacher's answers
-    model.register_forward_hook(
-        lambda module, _, kwargs, output: None if module.training else teacher.append((kwargs, output)),
-        with_kwargs=True,
-    )
     trainer = SharcsTrainer(
         model=model,
         args=arguments(tmp_path, **RECIPES[recipe]),
         train_dataset=rows,
         data_collator=collate,
+    )
+    teacher = []  # of the passes at full width, outside training: importance, then the teacher's answers
+    model.register_forward_hook(
+        lambda module, _, kwargs, output: None if module.training else teacher.append((kwargs, output)),
+        with_kwargs=True,
     )
     trainer.train()
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before.get(key, value + 1))}

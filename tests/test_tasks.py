@@ -177,7 +177,7 @@ def test_what_sharcs_plus_minimises(tmp_path, task, weights):
             passes.append((kwargs["input_ids"], kwargs["labels"], output))
 
     model.register_forward_hook(note, with_kwargs=True)
-    more = {"subnetwork_epochs": 4, "learning_rate": 1e-2, "class_weights": weights, "router_loss_weight": 0.5}
+    more = {"subnetwork_epochs": 8, "learning_rate": 1e-2, "class_weights": weights, "router_loss_weight": 0.5}
     trainer = trainer_for(tmp_path, model, rows, **PLUS | more)
     trainer.train()
     with torch.no_grad():
