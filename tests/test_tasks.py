@@ -165,19 +165,20 @@ def test_a_number_is_sure_within_half_a_standard_deviation():
 
 
 @pytest.mark.parametrize(("task", "weights"), CASES)
-def test_what_sharcs_plus_minimises(tmp_path, task, weights):
+def test_what_sharcs_plus_minimises(tmp_path, monkeypatch, task, weights):
     """The full network's loss, then task loss and divergence of each narrow width and the router's loss."""
     problem_type, (rows, widths) = TASKS[task][0], (task_rows(task, ROWS), (0.25, 0.5, 1.0))
     model, passes = task_model(task, widths=widths), []
     if problem_type == MULTI:
         model.encoder.classifier.weight.data.mul_(4)  # so that some answers are sure
+    monkeypatch.setattr("sharcs.distillation.SUBNETWORK_RATE", 5)  # so that numbers are
 
     def note(model, _args, kwargs, output):
         if model.training or kwargs.get("narrow_only"):
             passes.append((kwargs["input_ids"], kwargs["labels"], output))
 
     model.register_forward_hook(note, with_kwargs=True)
-    more = {"subnetwork_epochs": 8, "learning_rate": 1e-2, "class_weights": weights, "router_loss_weight": 0.5}
+    more = {"subnetwork_epochs": 4, "learning_rate": 1e-2, "class_weights": weights, "router_loss_weight": 0.5}
     trainer = trainer_for(tmp_path, model, rows, **PLUS | more)
     trainer.train()
     with torch.no_grad():
