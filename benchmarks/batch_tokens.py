@@ -22,7 +22,7 @@ from sharcs.engine import InferenceEngine
 from speed_study import FOLDER, HALF, LENGTHS_OF, SEED, network, route_to, test_texts
 
 SIZES = (512, 1024, 2048, 4096, 8192)
-TURNS, TEXTS = 5, 2048
+TURNS, TEXTS = 3, 1024
 
 
 def main() -> None:
