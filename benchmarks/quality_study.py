@@ -245,8 +245,8 @@ def run(name: str, method: str, seed: int, results: Path = FOLDER) -> None:
         "mean_over_budgets": sum(row["metric"] for row in chosen) / len(chosen),
         "at_budgets": chosen, "curve": points, **record, **machine(),
     }  # fmt: skip
-    if method != "plain" and (CACHE / f"{name}-plain-{seed}.pt").exists():
-        # On this machine: results of the same seed differ between machines.
+    if method not in ("plain", "sharcs+") and (CACHE / f"{name}-plain-{seed}.pt").exists():
+        # On this machine: results of the same seed differ between machines. Of sharcs+ it is the full width.
         full = first_layers("plain", name, rows, seed)[0].outputs(rows.test)
         result["plain"] = float(metric_of(name)(full.labels.numpy(), full.predictions[0].numpy()))
     if method in ours.SIGNALS:

@@ -211,6 +211,8 @@ OPTIONS = [
     ("", lambda t: t.args.num_train_epochs == 5),
     ("", lambda t: t.args.per_device_train_batch_size == 32),
     ("", lambda t: t.args.learning_rate == 5e-5),
+    ("", lambda t: t.args.subnetwork_epochs == 8),
+    ("--recipe paper", lambda t: t.args.subnetwork_epochs is None),
     ("--recipe paper", lambda t: t.args.num_train_epochs == 10),
     ("--recipe paper", lambda t: t.args.learning_rate == 2e-5),
     ("--recipe paper", lambda t: t.args.window == 3),

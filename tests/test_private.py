@@ -133,6 +133,13 @@ def test_an_attention_that_counts_its_heads_by_another_name_is_refused(plain_pat
         try_out_private(model)
 
 
+def test_a_training_refuses_an_attention_whose_heads_it_cant_count(tmp_path, monkeypatch):
+    monkeypatch.setattr("sharcs.private.COUNTS", ())
+    monkeypatch.setattr("sharcs.private.SIZES", ())
+    with pytest.raises(EncoderError, match="with fewer heads"):
+        trainer_for(tmp_path, tiny_model("mpnet"), toy_rows(16), **PLUS)
+
+
 def test_they_learn_where_the_full_network_is_frozen():
     model = tiny_model()
     model.tail.layers.requires_grad_(False)

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sharcs.cost import flops
 from sharcs.errors import first_line
-from sharcs.importance import masked, parts_of
-from sharcs.layers import refusal
+from sharcs.importance import masked
+from sharcs.layers import parts_of, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

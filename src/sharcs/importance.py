@@ -15,17 +15,14 @@ from torch import Tensor, nn
 
 from sharcs.architectures import head_groups, layers_config
 from sharcs.calls import trunk_layers
-from sharcs.errors import InputError
-from sharcs.layers import LayerParts, Projection, layer_parts
+from sharcs.layers import Projection, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from transformers import PreTrainedConfig
-
     from sharcs.routed import RoutedModel
 
-__all__ = ["Importance", "keep_units", "masked", "measure_importance", "parts_of", "reorder_by_importance"]
+__all__ = ["Importance", "keep_units", "masked", "measure_importance", "reorder_by_importance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +132,6 @@ def reorder_by_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor
         done.add(parts.down)
         _permute(parts.inputs, parts.output, order)
         _permute(parts.up, parts.down, of_neurons.argsort(descending=True, stable=True))
-
-
-def parts_of(layers: Iterable[nn.Module], config: PreTrainedConfig) -> list[LayerParts]:
-    """Tell the roles of some layers' linear layers.
-
-    Raises:
-        InputError: If the layers were changed since the encoder was wrapped.
-    """
-    found = [layer_parts(layer, config) for layer in layers]
-    if any(parts is None for parts in found):
-        raise InputError(
-            f"{config.model_type}: its layers were changed, and the roles of their projections can't be told any "
-            "more; wrap the encoder as it was before, or train by the recipe paper with importance_samples=0"
-        )
-    return [parts for parts in found if parts is not None]
 
 
 def masked(mask: Tensor) -> Any:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sharcs.architectures import architecture_of, body_of, head_groups, head_size, layers_config
-from sharcs.errors import EncoderError
+from sharcs.errors import EncoderError, InputError
 from sharcs.narrow import is_norm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "find_layers",
     "in_order",
     "layer_parts",
+    "parts_of",
     "replace_layers",
 ]
 
@@ -147,6 +150,21 @@ def layer_parts(layer: nn.Module, config: PreTrainedConfig) -> LayerParts | None
     if not 1 <= len(up) <= 2 or any(p.linear.out_features != p.blocks * neurons for p in up):
         return None
     return LayerParts(inputs=inputs + positions, output=output[0], up=up, down=down[0])
+
+
+def parts_of(layers: Iterable[nn.Module], config: PreTrainedConfig) -> list[LayerParts]:
+    """Tell the roles of some layers' linear layers.
+
+    Raises:
+        InputError: If the layers were changed since the encoder was wrapped.
+    """
+    found = [layer_parts(layer, config) for layer in layers]
+    if any(parts is None for parts in found):
+        raise InputError(
+            f"{config.model_type}: its layers were changed, and the roles of their projections can't be told any "
+            "more; wrap the encoder as it was before, or train by the recipe paper with importance_samples=0"
+        )
+    return [parts for parts in found if parts is not None]
 
 
 def check_architecture(encoder: PreTrainedModel) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sharcs.architectures import head_groups, head_size, layers_config
-from sharcs.importance import keep_units, parts_of
+from sharcs.importance import keep_units
+from sharcs.layers import parts_of
 from sharcs.narrow import Cut, map_arguments, states_of
 
 if TYPE_CHECKING:

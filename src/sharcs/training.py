@@ -291,7 +291,7 @@ class SharcsTrainer(Trainer):
         if self.args.recipe == PAPER and not resume_from_checkpoint and self.args.importance_samples:
             reorder_by_importance(self.model, self._importance_batches())
         # The base class sees one run of both phases.
-        more = self.args.subnetwork_epochs or 0 if len(self.widths) > 1 else 0
+        more = (self.args.subnetwork_epochs or 0) if len(self.widths) > 1 else 0
         self._epochs = self.args.num_train_epochs = self._full_epochs + more
         try:
             return super().train(resume_from_checkpoint or None, **kwargs)

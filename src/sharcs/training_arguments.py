@@ -30,7 +30,7 @@ class Recipe:
         return max(1, round(self.router_at * num_layers))
 
 
-# The paper's are those of its reference example (section 4), ours come from held-out rows (quality_tuning.py). A
+# The paper's are those of its reference example (section 4). benchmarks/quality_tuning.py tries other k and widths. A
 # quarter of the width takes a quarter of the time, so that its epochs take no longer than the full network's.
 RECIPES = {
     PAPER: Recipe(epochs=10, learning_rate=2e-5, router_at=1 / 4),
