@@ -114,7 +114,7 @@ class RoutedLayers(nn.Module):
         self.add_module("tail", tail)
         self._order, self._repeated = layers, repeated
         depth = len(layers) - tail.router_layer  # type: ignore[operator]
-        self.trunk = layers[:-depth]
+        self.trunk = tail.trunk = layers[:-depth]  # type: ignore[assignment]
         self._slots = [Slot(tail, layer, position) for position, layer in enumerate(layers)]
         self.trunk[-1].register_forward_hook(functools.partial(_remember_form, tail))
 
@@ -136,8 +136,10 @@ class RoutedLayers(nn.Module):
 
     def _at(self, position: int) -> Any:
         call = _CALL.get(None)
-        runs = position < len(self.trunk) and (call is None or call.hidden is None)
-        return self.trunk[position] if runs else self._slots[position]
+        if position >= len(self.trunk) or not (call is None or call.hidden is None):
+            return self._slots[position]
+        ready = self._slots[position].tail.ready()
+        return self.trunk[position] if ready is None else ready.trunk[position]
 
     def plain(self) -> nn.ModuleList:
         """Make the list that the encoder had before."""

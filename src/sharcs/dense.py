@@ -1,4 +1,4 @@
-"""Sub-networks as plain layers with contiguous weights of their own, copied once, for inference."""
+"""The layers of all widths in a form that runs fast, made once, for inference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from sharcs.architectures import head_size, layers_config
+from sharcs.lean import LeanLayer
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
     from torch import Tensor
 
     from sharcs.subnetworks import RoutedTail
@@ -17,7 +23,10 @@ __all__ = ["DenseLayers"]
 
 
 class DenseLayers:
-    """Copies of every narrow width's layers, and whether they still equal the weights that they were cut from.
+    """Layers for inference, and whether they still equal the weights that they were made from.
+
+    Slices of shared weights are copied into contiguous ones. Layers of the common build, of all widths and before the
+    router, run without their modules (:class:`~sharcs.lean.LeanLayer`), where attention is PyTorch's own.
 
     Weights change in many ways: a training step, a loaded state, an assignment by hand. Rather than to be told of
     each, the copies remember the version counters that torch keeps of every tensor, so that a forgotten case can't
@@ -29,16 +38,23 @@ class DenseLayers:
         tail: The routed tail to copy from.
 
     Attributes:
-        layers: By width below 1.0, then by position in the tail.
+        trunk: Layers 1..k.
+        layers: By width, then by position in the tail.
     """
 
     def __init__(self, tail: RoutedTail) -> None:
         """Cut and copy the weights."""
-        self.layers = [
-            [_plain_copy(twin, tail.parameters_at(width, position)) for position, twin in enumerate(twins)]
-            for width, twins in enumerate(tail.twins)
-        ]
-        sources = [*tail.layers.parameters(), *tail.layers.buffers(), *tail.norms.parameters()]
+        if tail.private:
+            narrow: list[list[nn.Module]] = [list(own.layers) for own in tail.private]  # type: ignore[arg-type]
+        else:
+            narrow = [
+                [_plain_copy(twin, tail.parameters_at(width, position)) for position, twin in enumerate(twins)]
+                for width, twins in enumerate(tail.twins)
+            ]
+        self.trunk = _lean(tail, tail.trunk, tail.trunk)
+        self.layers = [_lean(tail, layers, tail.layers) for layers in (*narrow, list(tail.layers))]
+        modules = [*tail.trunk, tail.layers, tail.norms, tail.private]
+        sources = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         # Tensors that were made in inference mode have no counter.
         self._sources = [tensor for tensor in sources if not tensor.is_inference()]
         self._version = self._current_version()
@@ -50,6 +66,17 @@ class DenseLayers:
     def _current_version(self) -> int:
         # The counters only grow, so their sum shows every change.
         return sum([tensor._version for tensor in self._sources])
+
+
+def _lean(tail: RoutedTail, layers: Iterable[nn.Module], full: Iterable[nn.Module]) -> list[Callable[..., Any]]:
+    """Put lean layers in the place of those that may be of the common build."""
+    sizes = layers_config(tail.encoder_config)
+    if sizes._attn_implementation != "sdpa":
+        return list(layers)
+    return [
+        LeanLayer.of(own, whole, tail.encoder_config, head_size(sizes)) or own
+        for own, whole in zip(layers, full, strict=True)
+    ]
 
 
 @torch.no_grad()

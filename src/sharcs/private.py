@@ -19,7 +19,8 @@ from sharcs.layers import parts_of
 from sharcs.narrow import Cut, map_arguments, states_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
     from transformers import PreTrainedConfig
 
@@ -72,14 +73,18 @@ class PrivateSubnetwork(nn.Module):
             chosen = heads if groups is None else heads[groups.cpu()]
             self.kept_heads[position] = chosen.flatten()[: self.kept_heads.shape[1]]
 
-    def forward(self, hidden: Tensor, arguments: list[Arguments]) -> Tensor:
+    def forward(
+        self, hidden: Tensor, arguments: list[Arguments], layers: list[Callable[..., Any]] | None = None
+    ) -> Tensor:
         """Run it: ``[batch, tokens, hidden]`` in and out.
 
         Args:
             hidden: Output of layer k.
             arguments: What the encoder hands to each layer besides, by position and by name.
+            layers: What runs in the place of its layers.
         """
-        for layer, heads, given in zip(self.layers, self.kept_heads, arguments, strict=True):
+        running: Iterable[Callable[..., Any]] = layers or self.layers
+        for layer, heads, given in zip(running, self.kept_heads, arguments, strict=True):
             args, kwargs = map_arguments(given, Cut(self.num_heads, heads))
             hidden = states_of(layer(hidden, *args, **kwargs))
         return hidden

@@ -28,6 +28,8 @@ from sharcs.private import PrivateSubnetwork
 from sharcs.router import Router
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from transformers import PreTrainedConfig
 
     from sharcs.config import SharcsConfig
@@ -51,6 +53,9 @@ class RoutedTail(nn.Module):
         encoder_config: The full encoder's configuration.
         config: Widths, router layer and router size.
         final_norm: The norm that the last layer's output goes through, of encoders that have one.
+
+    Attributes:
+        trunk: Layers 1..k, which run elsewhere; filled by :class:`~sharcs.calls.RoutedLayers`.
     """
 
     def __init__(
@@ -63,7 +68,9 @@ class RoutedTail(nn.Module):
         """Keep the layers, create router and private norms."""
         super().__init__()
         self._layers = (nn.ModuleList(layers),)  # in a tuple, so that they aren't registered a second time
+        self.trunk: list[nn.Module] = []
         sizes = layers_config(encoder_config)
+        self.encoder_config = encoder_config
         self.architecture = architecture_of(encoder_config)
         self.hidden_size: int = sizes.hidden_size
         self.num_heads: int = sizes.num_attention_heads
@@ -104,6 +111,7 @@ class RoutedTail(nn.Module):
 
     def build_twins(self, encoder_config: PreTrainedConfig) -> None:
         """Build the parameterless twin of every layer at every narrow width; again after a config change."""
+        self.dense = None
         if self.private:
             for narrow in self.narrow_configs:
                 # Its layers read it whenever they run.
@@ -115,18 +123,18 @@ class RoutedTail(nn.Module):
             [build_twin(layer, narrow, self.router_layer + i) for i, layer in enumerate(self.layers)]
             for narrow in self.narrow_configs
         ]
-        self.dense = None
         self.train(self.training)
 
     def prepare_for_inference(self) -> bool:
-        """Copy the sub-networks into plain, contiguous layers, unless that was done with these very weights.
+        """Bring all layers into a form that runs fast, unless that was done with these very weights.
 
-        Passes in evaluation mode without gradients then run the copies. They cost the memory of the narrow layers,
-        so only who asks for them has them. Training, another device or dtype, a loaded state, another attention
-        implementation and any other change of a weight drop them, and the slices of the shared weights run again.
+        Passes in evaluation mode without gradients then run it (:class:`~sharcs.dense.DenseLayers`), and are rounded
+        otherwise. It costs the memory of the layers once more, so only who asks for it has it. Training, another
+        device or dtype, a loaded state, another attention implementation and any other change of a weight drop it,
+        and the modules run again, on slices of the shared weights.
 
         Returns:
-            Whether they were made anew.
+            Whether it was made anew.
         """
         if self.dense is not None and self.dense.are_current():
             return False
@@ -153,14 +161,13 @@ class RoutedTail(nn.Module):
         self.dense = None
         super()._load_from_state_dict(*args, **kwargs)
 
-    def _dense_layers(self, width_index: int) -> list[nn.Module] | None:
-        dense = self.dense
-        if dense is None or self.training or torch.is_grad_enabled():
+    def ready(self) -> DenseLayers | None:
+        """Return what was made for inference, if a pass may run it now."""
+        if self.dense is None or self.training or torch.is_grad_enabled():
             return None
-        if not dense.are_current():
+        if not self.dense.are_current():
             self.dense = None
-            return None
-        return dense.layers[width_index]
+        return self.dense
 
     def give_private_weights(self, encoder_config: PreTrainedConfig) -> None:
         """Give every narrow width weights of its own, in place of slices and private norms."""
@@ -211,12 +218,15 @@ class RoutedTail(nn.Module):
         Returns:
             ``[batch, tokens, hidden]``, zeros behind a narrow part that shares its weights.
         """
+        ready = self.ready()
+        dense = None if ready is None else ready.layers[width_index]
         if width_index == len(self.narrow_widths):
-            for layer, (args, kwargs) in zip(self.layers, arguments, strict=True):
+            running: Iterable[Callable[..., Any]] = dense or self.layers
+            for layer, (args, kwargs) in zip(running, arguments, strict=True):
                 hidden = states_of(layer(hidden, *args, **kwargs))
             return hidden
         if self.private:
-            return self.private[width_index](hidden, arguments)  # type: ignore[no-any-return]
+            return self.private[width_index](hidden, arguments, dense)  # type: ignore[no-any-return]
         narrow = self.narrow_configs[width_index]
         cut = Cut(
             self.num_heads,
@@ -225,7 +235,6 @@ class RoutedTail(nn.Module):
             self.architecture.hidden_arguments,
         )
         hidden = self.entry_norms[width_index](hidden[..., : narrow.hidden_size])
-        dense = self._dense_layers(width_index)
         for position, (twin, given) in enumerate(zip(self.twins[width_index], arguments, strict=True)):
             args, kwargs = map_arguments(given, cut)
             if dense is not None:

@@ -1,0 +1,226 @@
+"""A layer as a dozen tensor operations: a text alone spends more on calls between modules than on products."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import platform
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+
+from sharcs.layers import layer_parts
+from sharcs.narrow import is_norm, states_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PreTrainedConfig
+
+    Product = Callable[[Tensor], Tensor]
+    Run = Callable[[Tensor, Tensor | None], Tensor]
+
+__all__ = ["LeanLayer"]
+
+# Of the largest number, by what a layer's answer on the probe may differ: other mistakes than rounding give far more.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+LOW_PRECISION = 0.05
+PROBE = (2, 5)  # inputs and tokens
+# Where packed products were measured to be the faster ones.
+PACKS = platform.machine().lower() in ("x86_64", "amd64")
+SLOW_BY_ITSELF = ("cpu", torch.float32)
+
+
+class LeanLayer:
+    """A layer of the common build, without its modules: query, key and value are one product.
+
+    The common build is scaled dot-product attention and a feed-forward part without a gate, with a norm behind each
+    or before each. Whether a layer is of it, is tried: for every form of what the encoder hands to it, its answer to
+    a made-up input is compared, and the layer itself runs where they differ.
+
+    Args:
+        layer: What it stands for, in evaluation mode.
+        projections: Its linear layers: query, key, value, the attention's output, up and down.
+        norms: Its two norms, of the attention and of the feed-forward part.
+        activation: What stands between up and down.
+        size: Of a head.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        projections: list[nn.Linear],
+        norms: list[nn.LayerNorm],
+        activation: nn.Module,
+        size: int,
+    ) -> None:
+        """Lay query, key and value behind one another."""
+        *inputs, output, up, down = projections
+        self.layer, self._size = layer, size
+        self._inputs = _product(
+            torch.cat([linear.weight.detach() for linear in inputs]),
+            None if inputs[0].bias is None else torch.cat([linear.bias.detach() for linear in inputs]),
+        )
+        self._output, self._down = (_product(linear.weight, linear.bias) for linear in (output, down))
+        self._up = _product(up.weight, up.bias, activation)
+        self._norms: list[Any] = [(norm.normalized_shape, norm.weight, norm.bias, norm.eps) for norm in norms]
+        self._runs: dict[Any, Run | None] = {}
+        self._form = 0  # as a layer's output: hidden states alone, or a tuple of that length
+
+    @classmethod
+    def of(cls, layer: nn.Module, full: nn.Module, encoder_config: PreTrainedConfig, size: int) -> LeanLayer | None:
+        """Make one, unless the layer can't be of the common build.
+
+        Args:
+            layer: A layer of some width.
+            full: The full network's, where the roles can be told from the sizes.
+            encoder_config: The full encoder's configuration.
+            size: Of a head.
+        """
+        parts = layer_parts(full, encoder_config)
+        if parts is None or len(parts.up) != 1:
+            return None
+        names = {module: name for name, module in full.named_modules()}
+        # Whatever the order of definition, these begin with q, k, and v.
+        inputs = sorted((names[p.linear] for p in parts.inputs), key=lambda name: "qkv".find(_initial(name)))
+        if [_initial(name) for name in inputs] != list("qkv"):
+            return None
+        roles = [*inputs, *(names[module] for module in (parts.output, parts.up[0].linear, parts.down))]
+        projections = [layer.get_submodule(name) for name in roles]
+        norms = [module for module in layer.modules() if is_norm(module)]
+        bare = [
+            module
+            for module in layer.modules()
+            if not isinstance(module, nn.Dropout | nn.Identity)
+            and next(module.children(), None) is None
+            and next(module.parameters(), None) is None
+        ]
+        known = {id(p) for module in (*projections, *norms) for p in module.parameters(recurse=False)}
+        fits = (
+            [type(module) for module in projections] == [nn.Linear] * 6
+            and len({(linear.weight.shape, linear.bias is None) for linear in projections[:3]}) == 1
+            and [type(norm) for norm in norms] == [nn.LayerNorm] * 2
+            and len(bare) == 1
+            and {id(parameter) for parameter in layer.parameters()} == known
+        )
+        return cls(layer, projections, norms, bare[0], size) if fits else None  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        """Read an attribute of the layer."""
+        if name.startswith("__") or "layer" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.layer, name)
+
+    def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run it as the layer would be: ``[batch, tokens, hidden]`` in and out."""
+        if torch.is_autocast_enabled(hidden.device.type):
+            return self.layer(hidden, *args, **kwargs)
+        given = (*args, *kwargs.values())
+        form = (*kwargs, *((v.dtype, v.ndim) if isinstance(v, Tensor) else (type(v), v) for v in given))
+        try:
+            run = self._runs[form]
+        except KeyError:
+            run = self._runs[form] = self._tried(hidden, args, kwargs)
+        except TypeError:  # something that has no hash
+            run = None
+        if run is None:
+            return self.layer(hidden, *args, **kwargs)
+        states = run(hidden, next((value for value in given if isinstance(value, Tensor)), None))
+        return states if self._form == 0 else (states, *[None] * (self._form - 1))
+
+    def _tried(self, like: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run | None:
+        """Find what answers to a made-up input as the layer does, handed what the encoder hands to it now."""
+        given = (*args, *kwargs.values())
+        tensors = [value for value in given if isinstance(value, Tensor)]
+        if len(tensors) > 1 or not all(isinstance(v, Tensor | NoneType | bool | int | float | str) for v in given):
+            return None
+        mask = None
+        if tensors:
+            if tensors[0].ndim != 4:
+                return None
+            mask = _probe_mask(tensors[0])
+
+        def change(value: Any) -> Any:
+            return mask if isinstance(value, Tensor) else value
+
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn((*PROBE, like.shape[-1]), generator=generator).to(like.device, like.dtype)
+        output = self.layer(probe, *map(change, args), **{name: change(value) for name, value in kwargs.items()})
+        if isinstance(output, tuple):
+            if any(other is not None for other in output[1:]):
+                return None
+            self._form = len(output)
+        expected = states_of(output)
+        bound = TOLERANCE.get(like.dtype, LOW_PRECISION) * float(expected.abs().max())
+        for run in (self._norms_behind, self._norms_before):
+            if float((run(probe, mask) - expected).abs().max()) <= bound:
+                return run
+        return None
+
+    def _norms_behind(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        of_attention, of_feed_forward = self._norms
+        hidden = F.layer_norm(self._attention(hidden, mask) + hidden, *of_attention)
+        return F.layer_norm(self._feed_forward(hidden) + hidden, *of_feed_forward)
+
+    def _norms_before(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        of_attention, of_feed_forward = self._norms
+        hidden = self._attention(F.layer_norm(hidden, *of_attention), mask) + hidden
+        return self._feed_forward(F.layer_norm(hidden, *of_feed_forward)) + hidden
+
+    def _attention(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        batch, tokens, _ = hidden.shape
+        fused = self._inputs(hidden).view(batch, tokens, 3, -1, self._size)
+        query, key, value = fused.permute(2, 0, 3, 1, 4).unbind()
+        mixed = F.scaled_dot_product_attention(query, key, value, mask)
+        return self._output(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+
+    def _feed_forward(self, hidden: Tensor) -> Tensor:
+        return self._down(self._up(hidden))
+
+
+def _product(weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> Product:
+    """Make what multiplies by a weight, ``[outputs, inputs]``, adds a bias and applies an activation.
+
+    In single precision PyTorch leaves products to MKL, which on processors that are not Intel's is half as fast as
+    oneDNN; so the weight is packed for the latter, as PyTorch's compiler does. Numbers are rounded otherwise.
+    """
+    if PACKS and torch.backends.mkldnn.is_available() and (weight.device.type, weight.dtype) == SLOW_BY_ITSELF:
+        with contextlib.suppress(AttributeError, RuntimeError):  # of a PyTorch without it
+            return _packed_product(weight.detach(), bias, activation)
+    product = functools.partial(F.linear, weight=weight, bias=bias)
+    return product if activation is None else lambda inputs: activation(product(inputs))
+
+
+def _packed_product(weight: Tensor, bias: Tensor | None, activation: nn.Module | None) -> Product:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    multiply = torch.ops.mkldnn._linear_pointwise.default
+    if activation is None:
+        return lambda inputs: multiply(inputs, packed, bias, "none", [], "")
+    if _is_exact_gelu(activation):
+        return lambda inputs: multiply(inputs, packed, bias, "gelu", [], "none")
+    return lambda inputs: activation(multiply(inputs, packed, bias, "none", [], ""))
+
+
+def _is_exact_gelu(activation: nn.Module) -> bool:
+    return isinstance(activation, GELUActivation) or (
+        isinstance(activation, nn.GELU) and activation.approximate == "none"
+    )
+
+
+def _initial(name: str) -> str:
+    return name.rpartition(".")[-1][:1]
+
+
+def _probe_mask(like: Tensor) -> Tensor:
+    """Mask the last two tokens of the first input, in the form of another mask."""
+    batch, tokens = PROBE
+    seen = torch.ones((batch, 1, tokens, tokens), dtype=torch.bool, device=like.device)
+    seen[0, ..., -2:] = False
+    if like.dtype == torch.bool:
+        return seen
+    lowest = torch.finfo(like.dtype).min
+    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, lowest)
