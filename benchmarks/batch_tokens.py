@@ -1,4 +1,4 @@
-"""How many tokens a batch of the engine should have on this machine: texts a second, full and routed, in turns.
+"""How many tokens a batch should have on this machine: texts a second, of the plain network and ours, in turns.
 
     python benchmarks/batch_tokens.py --threads 2
 
@@ -10,19 +10,40 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 
 import quality_study
 from common import heading, machine, save
 from quality_study import Rows
+from sharcs.artifacts import TrainedModel
+from sharcs.contestants import PlainEngine, plain_network
 from sharcs.engine import InferenceEngine
-from speed_study import FOLDER, HALF, LENGTHS_OF, SEED, network, route_to, test_texts
+from sharcs.export import export_model
+from sharcs_runtime.engine import PooledEngine
+from sharcs_runtime.runner import OnnxRunner
+from speed_networks import HALF, LENGTHS_OF, SEED, network, route_to, test_texts
+from speed_study import FOLDER
 
 SIZES = (512, 1024, 2048, 4096, 8192)
 TURNS, TEXTS = 3, 1024
+
+
+def opened(trained: TrainedModel, kind: str, threads: int) -> PooledEngine[Any]:
+    if kind in ("width-1", "routed"):
+        return InferenceEngine(trained.model, trained.tokenizer, width=1.0 if kind == "width-1" else None)
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "routed-ort":
+            export_model(trained.model, trained.tokenizer, Path(folder) / "onnx")
+            return OnnxRunner(Path(folder) / "onnx", threads=threads)
+        plain_network(trained.model).save_pretrained(folder)
+        trained.tokenizer.save_pretrained(folder)
+        return PlainEngine(folder)
 
 
 def main() -> None:
@@ -30,6 +51,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=quality_study.CACHE)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(args.threads)
     rows = []
     heading("texts", "network", *(f"{size:,} tokens" for size in SIZES))
@@ -37,14 +59,12 @@ def main() -> None:
         trained = network(name, args.cache)
         route_to(trained.model, HALF, Rows(name, SEED).dev)
         texts = test_texts(trained, name)[0][:TEXTS]
-        for kind, width in (("full", 1.0), ("routed", None)):
-            engines = {
-                size: InferenceEngine(trained.model, trained.tokenizer, width=width, batch_tokens=size)
-                for size in SIZES
-            }
+        for kind in ("full", "width-1", "routed", "routed-ort"):
+            engine = opened(trained, kind, args.threads)
             taken: dict[int, list[float]] = {size: [] for size in SIZES}
             for turn in range(TURNS + 1):
-                for size, engine in engines.items():
+                for size in SIZES:
+                    engine.batch_tokens = size
                     start = time.perf_counter()
                     for _ in engine.predict(texts):
                         pass

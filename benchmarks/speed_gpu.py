@@ -30,7 +30,8 @@ from sharcs.artifacts import best_device
 from sharcs.benchmark import flops_ratios
 from sharcs.contestants import PipelineEngine, PlainEngine, plain_network
 from sharcs.engine import InferenceEngine, tokens_of
-from speed_study import FOLDER, HALF, LENGTHS_OF, SEED, base_rows, network, route_to, test_texts
+from speed_networks import HALF, LENGTHS_OF, SEED, base_rows, network, route_to, test_texts
+from speed_study import FOLDER
 
 PARTS = tuple(f"{kind}-{name}" for kind in ("base", "minilm") for name in LENGTHS_OF)
 BATCH_SIZES = {1: 16, 8: 4, 32: 4, 128: 2, 512: 1, 1024: 1}  # and how many batches

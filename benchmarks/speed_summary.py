@@ -22,13 +22,14 @@ def row_of(part: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def seconds_table(tables: list[dict[str, Any]]) -> None:
-    """Print time against FLOPs at every batch size."""
+    """Print time, over the plain network's and over the engine's own full width, and FLOPs at every batch size."""
     sizes = list(row_of(tables[0], "routed")["time_ratio"])
-    heading("network and texts", "FLOPs", *(f"batch of {size}: time (FLOPs)" for size in sizes), "advice")
+    heading("network and texts", "FLOPs", *(f"batch of {size}: time, own, FLOPs" for size in sizes), "advice")
     for part in tables:
-        routed = row_of(part, "routed")
+        routed, own = row_of(part, "routed"), part["time_over_own_full_width"]
         times = " | ".join(
-            f"{routed['time_ratio'][size]:.2f} ({routed['flops_ratio_at'][size]:.2f})" for size in sizes
+            f"{routed['time_ratio'][size]:.2f}, {own[size]:.2f}, {routed['flops_ratio_at'][size]:.2f}"
+            for size in sizes
         )
         print(f"| {part['part']} | {routed['flops_ratio']:.2f} | {times} | {part['advice']} |")
 
@@ -36,16 +37,16 @@ def seconds_table(tables: list[dict[str, Any]]) -> None:
 def claims_table(trained: list[dict[str, Any]], accuracies: dict[str, dict[str, Any]]) -> None:
     """Print what the policies chosen on held-out rows save, and lose, on test texts."""
     heading(
-        "set", "FLOPs", "full, %", "routed lost", "speed over full", "in ONNX Runtime", "int8 over full int8",
-        "int8 over pipeline", "int8 lost",
+        "set", "FLOPs", "full, %", "routed lost", "speed over full", "over own full width", "in ONNX Runtime",
+        "int8 over full int8", "int8 over pipeline", "int8 lost",
     )  # fmt: skip
     for part in trained:
         of_all, over = accuracies[part["set"]], part["routed_over_full"]
         lost = of_all["points_lost"]
         print(
             f"| {part['set']} | {of_all['flops_ratio']['routed']:.2f} | {100 * of_all['accuracy']['full']:.1f} | "
-            f"{lost['routed']:.1f} | {over['routed']:.2f} | {over['routed-ort']:.2f} | "
-            f"{over['routed-ort-int8']:.2f} | {part['int8_routed_over_pipeline']:.1f} | "
+            f"{lost['routed']:.1f} | {over['routed']:.2f} | {part['routed_over_own_full_width']:.2f} | "
+            f"{over['routed-ort']:.2f} | {over['routed-ort-int8']:.2f} | {part['int8_routed_over_pipeline']:.1f} | "
             f"{lost['routed-ort-int8']:.1f} |"
         )
 
@@ -76,15 +77,20 @@ def draw(tables: list[dict[str, Any]]) -> None:
         routed = row_of(part, "routed")
         sizes = list(routed["time_ratio"])
         panel.bar(sizes, [routed["time_ratio"][size] for size in sizes], color="tab:blue", label="routed, time")
+        full = row_of(part, "width-1")["time_ratio"]
+        panel.plot(
+            sizes, [full[size] for size in sizes], "_", color="black", markersize=22, markeredgewidth=1.5,
+            label="full width in the same engine",
+        )  # fmt: skip
         panel.plot(
             sizes, [routed["flops_ratio_at"][size] for size in sizes], "_", color="tab:orange", markersize=22,
             markeredgewidth=2.5, label="routed, FLOPs of these texts",
         )  # fmt: skip
-        panel.axhline(1.0, color="black", linewidth=0.8, label="full network")
+        panel.axhline(1.0, color="black", linewidth=0.8, label="plain network")
         panel.set_title(part["part"], fontsize="medium")
     for panel in axes[-1]:
         panel.set_xlabel("batch size")
-    axes[0, 0].set_ylabel("over the full network in PyTorch")
+    axes[0, 0].set_ylabel("over the plain network in PyTorch")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower right")
     figure.savefig(RESULTS / "speed.png", dpi=110)
     plt.close(figure)

@@ -219,11 +219,15 @@ BASE = {"pipeline": (50, 0.9), "full": (100, 0.9), "full_ort": (150, 0.9), "full
          "width-0.25", False),
         ({"width_0.25": (400, 0.7), "routed": (180, 0.9), "routed_ort": (260, 0.9), "routed_ort_int8": (500, 0.9)},
          "routed-ort-int8", True),
+        # The engine's own full width is as fast as all.
+        ({"width_1": (505, 0.9), "routed": (180, 0.9), "routed_ort": (260, 0.9), "routed_ort_int8": (500, 0.9)},
+         "width-1", False),
     ],
 )  # fmt: skip
 def test_advice(others, uses, pays):
     last = {"width_1": (95, 0.9)}
-    narrow = {name: value for name, value in others.items() if name.startswith("width")}
+    narrow = {name: value for name, value in others.items() if name == "width_0.25"}
+    last["width_1"] = others.get("width_1", last["width_1"])
     routed = {name: value for name, value in others.items() if name.startswith("routed")}
     advice = advise(rows_of(**BASE, **narrow, **last, **routed), {})
     assert f"use {uses} (" in advice

@@ -252,21 +252,51 @@ def test_other_precisions(bert, dtype):
     torch.testing.assert_close(run(model, batch, width_index=MIXED), expected, atol=bound, rtol=bound)
 
 
-@pytest.mark.parametrize("missing", ["this processor", "this PyTorch"])
+@pytest.mark.parametrize("missing", ["this processor", "oneDNN"])
 def test_products_that_nothing_packs_are_torchs(bert, monkeypatch, missing):
     model, batch = bert
     expected = run(model, batch, width_index=MIXED)
-    if missing == "this processor":
-        monkeypatch.setattr(lean, "PACKS", False)
+    if missing == "oneDNN":
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     else:
-
-        def refused(*args):
-            raise AttributeError
-
-        monkeypatch.setattr(lean, "_packed_product", refused)
+        monkeypatch.setattr(lean, "PACKS", False)
+    monkeypatch.setattr(lean, "_packed_product", None)
     model.prepare_for_inference()
     close(run(model, batch, width_index=MIXED), expected)
     assert isinstance(model.tail.dense.layers[0][0], LeanLayer)
+
+
+@pytest.mark.skipif(not lean.PACKS, reason="products are not packed on this processor")
+def test_batches_of_any_shape_meet_few_shapes_of_products(bert, monkeypatch):
+    model, _ = bert
+    plain, seen, packed = [], set(), lean._packed_product
+
+    def spied(*args):
+        product = packed(*args)
+
+        def run_and_note(inputs):
+            seen.add(len(inputs))
+            return product(inputs)
+
+        return run_and_note
+
+    monkeypatch.setattr(lean, "_packed_product", spied)
+    prepared = copy.deepcopy(model)
+    prepared.prepare_for_inference()
+    sizes = [(size, length) for size in (1, 2, 5, 11) for length in range(1, 31)]
+    for size, length in sizes:
+        batch = make_batch(model.config.encoder, [length] * size)
+        close(run(prepared, batch, width=0.25), run(model, batch, width=0.25))
+        plain.append(size * length)
+    assert len(set(plain)) > 70
+    assert seen == {lean.round_up(tokens) for tokens in plain} | {lean.round_up(10)}  # those of the trial
+    assert len(seen) < 36
+
+
+def test_few_numbers_are_rounded_up_to_and_by_little():
+    rounded = [lean.round_up(tokens) for tokens in range(1, 4097)]
+    assert len(set(rounded)) == 64
+    assert all(0 <= found - tokens <= max(3, tokens / 8) for tokens, found in enumerate(rounded, start=1))
 
 
 def test_eager_attention_stays_eager(bert):

@@ -14,7 +14,8 @@ MARGIN = 1.05  # a gain below it may be chance
 
 HOW = {
     "pipeline": "transformers.pipeline",
-    "full": "sharcs predict --width 1",
+    "full": "transformers, texts of one length together",
+    "width-1": "sharcs predict --width 1",
     "full-ort": "sharcs export --width 1",
     "full-ort-int8": "sharcs export --width 1 --int8",
     "routed": "sharcs predict",
@@ -54,7 +55,7 @@ def advise(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float]) ->
     widths = [row for row in rows if row["name"].startswith("width-")]
     narrow = fastest([row for row in good if row in widths[:-1]])
     routed = fastest([row for row in good if row["name"] in ("routed", "routed-ort", "routed-ort-int8")])
-    other = fastest([row for row in good if not row["name"].startswith(("routed", "width-"))]) or full
+    other = fastest([row for row in good if not row["name"].startswith("routed") and row not in widths[:-1]]) or full
     unrouted = max(speed(other), speed(narrow))
     one_width_does = narrow is not None and speed(narrow) >= max(speed(by_name["routed"]), MARGIN * speed(full))
     if routed is not None and speed(routed) >= MARGIN * unrouted and not one_width_does:

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sharcs.artifacts import best_device, open_model
 from sharcs.calls import RoutedLayers
-from sharcs.engine import InferenceEngine, tokens_of
+from sharcs.engine import InferenceEngine, batch_tokens_on, tokens_of
 from sharcs.export import export_model, quantise
 from sharcs.layers import replace_layers
 from sharcs_runtime.engine import PooledEngine, Prediction, Routing, Tokens, WholeAnswers
@@ -140,7 +140,7 @@ class PlainEngine(PooledEngine[Any]):
 
     def __init__(self, folder: str) -> None:
         """Load both."""
-        super().__init__(forced=True, batch_tokens=4096, window=2048)
+        super().__init__(forced=True, batch_tokens=batch_tokens_on(best_device()), window=2048)
         self.model = AutoModelForSequenceClassification.from_pretrained(folder).to(best_device()).train(False)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import platform
 from types import NoneType
@@ -24,15 +23,14 @@ if TYPE_CHECKING:
     Product = Callable[[Tensor], Tensor]
     Run = Callable[[Tensor, Tensor | None], Tensor]
 
-__all__ = ["LeanLayer"]
+__all__ = ["LeanLayer", "round_up"]
 
 # Of the largest number, by what a layer's answer on the probe may differ: other mistakes than rounding give far more.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 LOW_PRECISION = 0.05
 PROBE = (2, 5)  # inputs and tokens
-# Where packed products were measured to be the faster ones.
+# Where packed products were measured.
 PACKS = platform.machine().lower() in ("x86_64", "amd64")
-SLOW_BY_ITSELF = ("cpu", torch.float32)
 
 
 class LeanLayer:
@@ -60,7 +58,7 @@ class LeanLayer:
     ) -> None:
         """Lay query, key and value behind one another."""
         *inputs, output, up, down = projections
-        self.layer, self._size = layer, size
+        self.layer, self._size, self._packs = layer, size, _packs(output.weight)
         self._inputs = _product(
             torch.cat([linear.weight.detach() for linear in inputs]),
             None if inputs[0].bias is None else torch.cat([linear.bias.detach() for linear in inputs]),
@@ -163,23 +161,48 @@ class LeanLayer:
 
     def _norms_behind(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         of_attention, of_feed_forward = self._norms
-        hidden = F.layer_norm(self._attention(hidden, mask) + hidden, *of_attention)
-        return F.layer_norm(self._feed_forward(hidden) + hidden, *of_feed_forward)
+        rows = self._rows(hidden)
+        rows = F.layer_norm(self._attention(rows, hidden, mask) + rows, *of_attention)
+        rows = F.layer_norm(self._feed_forward(rows) + rows, *of_feed_forward)
+        return rows[: hidden.shape[0] * hidden.shape[1]].view(hidden.shape)
 
     def _norms_before(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         of_attention, of_feed_forward = self._norms
-        hidden = self._attention(F.layer_norm(hidden, *of_attention), mask) + hidden
-        return self._feed_forward(F.layer_norm(hidden, *of_feed_forward)) + hidden
+        rows = self._rows(hidden)
+        rows = self._attention(F.layer_norm(rows, *of_attention), hidden, mask) + rows
+        rows = self._feed_forward(F.layer_norm(rows, *of_feed_forward)) + rows
+        return rows[: hidden.shape[0] * hidden.shape[1]].view(hidden.shape)
 
-    def _attention(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    def _rows(self, values: Tensor) -> Tensor:
+        """Lay tokens ``[batch, tokens, ...]`` behind one another, ``[rows, numbers]``; zeros follow if they must."""
+        tokens = values.shape[0] * values.shape[1]
+        rows = round_up(tokens) if self._packs else tokens
+        if rows == tokens:
+            return values.reshape(tokens, -1)
+        laid = values.new_empty((rows, values[0, 0].numel()))
+        laid[:tokens].view(values.shape).copy_(values)
+        laid[tokens:].zero_()
+        return laid
+
+    def _attention(self, rows: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
         batch, tokens, _ = hidden.shape
-        fused = self._inputs(hidden).view(batch, tokens, 3, -1, self._size)
+        fused = self._inputs(rows)[: batch * tokens].view(batch, tokens, 3, -1, self._size)
         query, key, value = fused.permute(2, 0, 3, 1, 4).unbind()
         mixed = F.scaled_dot_product_attention(query, key, value, mask)
-        return self._output(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+        return self._output(self._rows(mixed.transpose(1, 2)))
 
-    def _feed_forward(self, hidden: Tensor) -> Tensor:
-        return self._down(self._up(hidden))
+    def _feed_forward(self, rows: Tensor) -> Tensor:
+        return self._down(self._up(rows))
+
+
+def round_up(tokens: int) -> int:
+    """Round a number of tokens up to one of eight between two powers of two, at least to a multiple of four.
+
+    oneDNN compiles code for every shape of a product and keeps it, a megabyte each; to compile it takes longer than
+    to run it.
+    """
+    step = max(4, 1 << max(0, (tokens - 1).bit_length() - 4))
+    return -(-tokens // step) * step
 
 
 def _product(weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> Product:
@@ -188,11 +211,21 @@ def _product(weight: Tensor, bias: Tensor | None, activation: nn.Module | None =
     In single precision PyTorch leaves products to MKL, which on processors that are not Intel's is half as fast as
     oneDNN; so the weight is packed for the latter, as PyTorch's compiler does. Numbers are rounded otherwise.
     """
-    if PACKS and torch.backends.mkldnn.is_available() and (weight.device.type, weight.dtype) == SLOW_BY_ITSELF:
-        with contextlib.suppress(AttributeError, RuntimeError):  # of a PyTorch without it
-            return _packed_product(weight.detach(), bias, activation)
+    if _packs(weight):
+        return _packed_product(weight.detach(), bias, activation)
     product = functools.partial(F.linear, weight=weight, bias=bias)
     return product if activation is None else lambda inputs: activation(product(inputs))
+
+
+def _packs(weight: Tensor) -> bool:
+    """Tell whether products by a weight are packed: where that was measured to be faster, and PyTorch has it."""
+    return (
+        PACKS
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    )
 
 
 def _packed_product(weight: Tensor, bias: Tensor | None, activation: nn.Module | None) -> Product:

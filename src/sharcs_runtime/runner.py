@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from sharcs_runtime.bundle import Bundle
-from sharcs_runtime.engine import PooledEngine, Routing, Tokens, WholeAnswers
+from sharcs_runtime.engine import BATCH_TOKENS, PooledEngine, Routing, Tokens, WholeAnswers
 from sharcs_runtime.errors import InputError, first_line
 from sharcs_runtime.policy import choose_width, relative_cost
 from sharcs_runtime.texts import check_limit, shortened
@@ -52,7 +52,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         *,
         width: float | None = None,
         threads: int | None = None,
-        batch_tokens: int = 4096,
+        batch_tokens: int = BATCH_TOKENS,
         window: int = 2048,
         providers: Sequence[str] = ("CPUExecutionProvider",),
     ) -> None:

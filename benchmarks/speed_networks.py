@@ -1,0 +1,93 @@
+"""What the studies of speed run: networks, trained or not, routed to a budget, and texts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from common import MAX_LENGTH, collator, test_file, tokenizer
+from peers import ours
+from sharcs.artifacts import TrainedModel, open_model
+from sharcs.columns import Columns
+from sharcs.config import SharcsConfig
+from sharcs.curve import curve_policies
+from sharcs.data import load_texts, tokenise
+from sharcs.evaluation import Costs, route, run_all_widths
+from sharcs.frontier import build_frontier, policy_for_budget
+from sharcs.modeling import SharcsForSequenceClassification
+from sharcs.trials import policy_paths
+
+LENGTHS_OF = ("sst2", "agnews")
+SETS = ("sst2", "agnews", "sick", "banking77", "mrpc", "rte", "cola")
+HALF, TWICE = 0.5, 0.42
+POLICY_TEXTS = 1000
+WIDTHS = (0.25, 1.0)
+SEED = 0
+
+
+def base_size(names: list[str]) -> SharcsForSequenceClassification:
+    """Build a routed network of BERT's size as sharcs+ leaves it, with random weights."""
+    torch.manual_seed(0)
+    labels = dict(enumerate(names))
+    encoder = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=30522, id2label=labels))
+    config = SharcsConfig(
+        encoder=encoder.config, widths=list(WIDTHS), router_layer=2, id2label=labels, private_weights=True
+    )
+    return SharcsForSequenceClassification(config, encoder=encoder).eval()
+
+
+def base_rows(name: str) -> tuple[TrainedModel, Any]:
+    """Build the base-size network for a set, and take the rows that its policy is chosen on.
+
+    They are the measured ones: random weights have no accuracy that this could flatter.
+    """
+    texts = load_texts(test_file(name), max_samples=POLICY_TEXTS, seed=1)
+    own = tokenizer()
+    own.model_max_length = MAX_LENGTH
+    trained = TrainedModel(base_size(sorted(set(texts.labels or []))), own, Columns())
+    return trained, tokenise(texts, own, max_length=MAX_LENGTH)
+
+
+def network(name: str, cache: Path) -> TrainedModel:
+    """Load the network that quality_study.py trained by sharcs+ on a set."""
+    folder = cache / f"{name}-sharcs+-{SEED}"
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is missing: run benchmarks/quality_study.py --set {name} --method sharcs+")
+    return open_model(folder)
+
+
+def route_to(model: SharcsForSequenceClassification, budget: float, rows: Any) -> float:
+    """Set the policy whose mean FLOPs on some rows come closest to a budget, and return them."""
+    outputs = run_all_widths(model, rows, collator())
+    costs = Costs.of(model, outputs.lengths)
+    policies = curve_policies(outputs, costs, model.config.routing_policy)
+    spent = [float(costs.spent(*route(outputs, costs, policy)).mean() / costs.full.mean()) for policy in policies]
+    best = min(range(len(policies)), key=lambda index: abs(spent[index] - budget))
+    model.config.policy = asdict(policies[best])
+    return spent[best]
+
+
+def route_within(model: SharcsForSequenceClassification, budget: float, rows: Any) -> float:
+    """Set the policy that 'sharcs calibrate' on some rows would leave for a budget, and return its mean FLOPs."""
+    trial = ours.trial_of(model, rows)
+    frontier = build_frontier(trial, [policy for path in policy_paths(trial) for policy in path])
+    policy = policy_for_budget({"frontier": frontier}, budget)
+    model.config.policy = asdict(policy)
+    return float(trial.apply([policy]).flops.sum() / trial.costs.full.sum())
+
+
+def test_texts(trained: TrainedModel, name: str) -> tuple[Any, list[int]]:
+    texts = load_texts(test_file(name))
+    assert texts.labels is not None
+    given: Any = texts.texts if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
+    return given, [trained.model.config.class_indices[label] for label in texts.labels]
+
+
+def write(trained: TrainedModel, folder: Path) -> Path:
+    trained.model.save_pretrained(folder)
+    trained.tokenizer.save_pretrained(folder)
+    return folder
