@@ -1,6 +1,7 @@
 """Sub-networks copied into plain layers, against the slices of the shared weights; the trunk and a tail alone."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -134,6 +135,17 @@ def test_copies_of_weights_that_have_changed_are_not_run(bert, change, again):
     expected = run(never_prepared, batch_of(bert), width_index=MIXED)
     bound = 1e-5 if again else 0.0
     torch.testing.assert_close(run(bert, batch_of(bert), width_index=MIXED), expected, atol=bound, rtol=bound)
+
+
+def test_a_copy_doesnt_follow_the_network_that_it_was_copied_from(bert):
+    bert.prepare_for_inference()
+    expected = run(bert, batch_of(bert), width_index=MIXED)
+    copied, sent = copy.deepcopy(bert), pickle.loads(pickle.dumps(bert))
+    for parameter in bert.parameters():
+        parameter.data.zero_()
+    for model in (copied, sent):
+        model.prepare_for_inference()
+        assert torch.equal(run(model, batch_of(bert), width_index=MIXED), expected)
 
 
 def test_a_prepared_network_can_be_copied_and_trained(bert):

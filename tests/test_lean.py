@@ -266,6 +266,18 @@ def test_products_that_nothing_packs_are_torchs(bert, monkeypatch, missing):
     assert isinstance(model.tail.dense.layers[0][0], LeanLayer)
 
 
+def test_products_that_fail_are_the_layers_own(bert, monkeypatch):
+    def failing(*args):
+        raise RuntimeError("could not create a primitive")
+
+    model, batch = bert
+    expected = run(model, batch, width_index=MIXED)
+    monkeypatch.setattr(lean, "PACKS", True)
+    monkeypatch.setattr(lean, "_packed_product", lambda *args: failing)
+    model.prepare_for_inference()
+    close(run(model, batch, width_index=MIXED), expected)
+
+
 @pytest.mark.skipif(not lean.PACKS, reason="products are not packed on this processor")
 def test_batches_of_any_shape_meet_few_shapes_of_products(bert, monkeypatch):
     model, _ = bert

@@ -102,8 +102,9 @@ def predict_table(
     ``prediction`` is the class's name, ``score`` its probability. A new column whose name is taken gets a number
     behind it. Memory doesn't grow with the number of rows. Answers are recorded in a hidden folder beside the
     output. A run that ends early leaves it there, unless that is a window of texts or less, and the next one with the
-    same model, texts and options goes on from it to the same output, byte for byte. Meanwhile a CPU runs without
-    oneDNN, in the whole process, where that keeps memory flat: see :mod:`sharcs.steady_memory`.
+    same model, texts and options goes on from it to the same output, byte for byte. Meanwhile a CPU runs
+    torch's own operations without oneDNN, in the whole process, where that keeps memory flat: see
+    :mod:`sharcs.steady_memory`.
 
     Args:
         trained: Model and tokenizer.

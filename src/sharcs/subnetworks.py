@@ -151,6 +151,10 @@ class RoutedTail(nn.Module):
                 twin.train(mode)
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what was made for inference out of copies, which make their own when they are asked to."""
+        return self.__dict__ | {"dense": None}
+
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """Drop the copies, which are no submodules and would stay behind when the weights move."""
         self.dense = None
