@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -219,3 +220,21 @@ def test_a_broken_export_is_refused_in_one_line(broken, spoil, says):
 def test_a_width_that_is_not_there_is_refused(exported):
     with pytest.raises(InputError, match=r"width 0\.3: the exported network has 0\.25, 0\.5, 1"):
         OnnxRunner(exported.folder, width=0.3)
+
+
+@pytest.mark.parametrize(
+    ("providers", "disabled"),
+    [(["CPUExecutionProvider"], ["SkipLayerNormFusion"]), (["AzureExecutionProvider", "CPUExecutionProvider"], [])],
+)
+def test_norms_are_not_fused_with_additions_on_a_cpu(exported, monkeypatch, providers, disabled):
+    given = []
+    real = onnxruntime.InferenceSession
+
+    def spy(*args, **kwargs):
+        given.append(kwargs)
+        return real(args[0], providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    OnnxRunner(exported.folder, providers=providers)
+    assert given
+    assert all((one["providers"], one["disabled_optimizers"]) == (providers, disabled) for one in given)
