@@ -90,7 +90,7 @@ def draw(tables: list[dict[str, Any]]) -> None:
         panel.set_title(part["part"], fontsize="medium")
     for panel in axes[-1]:
         panel.set_xlabel("batch size")
-    axes[0, 0].set_ylabel("over the plain network in PyTorch")
+    figure.supylabel("over the plain network in PyTorch", fontsize="medium")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower right")
     figure.savefig(RESULTS / "speed.png", dpi=110)
     plt.close(figure)
