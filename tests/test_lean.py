@@ -122,7 +122,9 @@ def test_other_weights_are_seen_wherever_they_are(bert):
         assert torch.equal(found, run(model, batch, width_index=MIXED)), name
 
 
-@pytest.mark.parametrize("change", ["scaling", "another activation", "an adapter", "a scale", "causal"])
+@pytest.mark.parametrize(
+    "change", ["scaling", "another activation", "an adapter", "a narrow adapter", "a scale", "causal"]
+)
 def test_layers_that_compute_something_else_run_as_they_are(bert, change):
     model, batch = bert
     for layer in layers_of(model):
@@ -132,6 +134,9 @@ def test_layers_that_compute_something_else_run_as_they_are(bert, change):
             layer.intermediate.intermediate_act_fn = nn.Softplus()
         elif change == "an adapter":
             layer.output.dense = nn.Sequential(layer.output.dense, nn.Linear(SIZE, SIZE))
+        elif change == "a narrow adapter":
+            if layer not in [*model.tail.trunk, *model.tail.layers]:
+                layer.attention.self.query = nn.Sequential(layer.attention.self.query)
         elif change == "causal":
             layer.attention.self.is_causal = True
         else:
@@ -238,7 +243,9 @@ def test_mixed_precision_is_the_layers(bert):
     model, batch = bert
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = run(model, batch, width_index=MIXED)
-        model.prepare_for_inference()
+    model.prepare_for_inference()
+    run(model, batch, width_index=MIXED)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(run(model, batch, width_index=MIXED), expected)
 
 
