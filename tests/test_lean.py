@@ -211,8 +211,11 @@ def test_what_else_a_layer_may_be_handed_is_its_own_affair(bert, given):
     layer, made, hidden = one_layer(bert)
     layer.__class__ = Taking
     calls = count_calls(layer)
-    close(made(hidden, masks()["bool"], given), layer(hidden, masks()["bool"], given))
-    assert len(calls) == 2
+    expected = layer(hidden, masks()["bool"], given)
+    for count in (2, 3):
+        close(made(hidden, masks()["bool"], given), expected)
+        assert len(calls) == count
+    assert not any(made._runs.values())
     close(made(hidden, masks()["bool"], None), layer(hidden, masks()["bool"], None))
 
 

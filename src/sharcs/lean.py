@@ -29,6 +29,7 @@ __all__ = ["LeanLayer", "round_up"]
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 LOW_PRECISION = 0.05
 PROBE = (2, 5)  # inputs and tokens
+KNOWN = (Tensor, NoneType, bool)  # of what an encoder hands to a layer besides hidden states
 # Where packed products were measured.
 PACKS = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -115,16 +116,14 @@ class LeanLayer:
 
     def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run it as the layer would be: ``[batch, tokens, hidden]`` in and out."""
-        if torch.is_autocast_enabled(hidden.device.type):
-            return self.layer(hidden, *args, **kwargs)
         given = (*args, *kwargs.values())
-        form = (*kwargs, *((v.dtype, v.ndim) if isinstance(v, Tensor) else (type(v), v) for v in given))
-        try:
-            run = self._runs[form]
-        except KeyError:
-            run = self._runs[form] = self._tried(hidden, args, kwargs)
-        except TypeError:  # something that has no hash
-            run = None
+        # Whatever else there is may be another thing in every call, and is the layer's own affair.
+        if torch.is_autocast_enabled(hidden.device.type) or not all(isinstance(value, KNOWN) for value in given):
+            return self.layer(hidden, *args, **kwargs)
+        form = (*kwargs, *((v.dtype, v.ndim) if isinstance(v, Tensor) else v for v in given))
+        if form not in self._runs:
+            self._runs[form] = self._tried(hidden, args, kwargs)
+        run = self._runs[form]
         if run is None:
             return self.layer(hidden, *args, **kwargs)
         states = run(hidden, next((value for value in given if isinstance(value, Tensor)), None))
@@ -134,7 +133,7 @@ class LeanLayer:
         """Find what answers to a made-up input as the layer does, handed what the encoder hands to it now."""
         given = (*args, *kwargs.values())
         tensors = [value for value in given if isinstance(value, Tensor)]
-        if len(tensors) > 1 or not all(isinstance(v, Tensor | NoneType | bool | int | float | str) for v in given):
+        if len(tensors) > 1:
             return None
         mask = None
         if tensors:
