@@ -203,9 +203,23 @@ class Pair(BertLayer):
         return super().forward(*args, **kwargs), self.extra
 
 
-@pytest.mark.parametrize(
-    "given", [torch.ones(3, 6, SIZE), {"a": 1}, object()], ids=["tensor", "dictionary", "object"]
-)
+class Deaf(BertLayer):
+    """A layer that reads no mask."""
+
+    def forward(self, hidden, mask=None):
+        """Drop the mask."""
+        return super().forward(hidden)
+
+
+@torch.no_grad()
+def test_a_mask_that_hides_nothing_doesnt_prove_that_a_layer_reads_it(bert):
+    layer, made, hidden = one_layer(bert)
+    layer.__class__ = Deaf
+    made(hidden, torch.ones_like(masks()["bool"]))
+    close(made(hidden, masks()["bool"]), layer(hidden))
+
+
+@pytest.mark.parametrize("given", [torch.ones(3, 6, SIZE), {"a": 1}, 7], ids=["tensor", "dictionary", "number"])
 @torch.no_grad()
 def test_what_else_a_layer_may_be_handed_is_its_own_affair(bert, given):
     layer, made, hidden = one_layer(bert)
