@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -21,29 +20,12 @@ import transformers
 import quality_study
 from common import heading, machine, save
 from quality_study import Rows
-from sharcs.artifacts import TrainedModel
-from sharcs.contestants import PlainEngine, plain_network
-from sharcs.engine import InferenceEngine
-from sharcs.export import export_model
-from sharcs_runtime.engine import PooledEngine
-from sharcs_runtime.runner import OnnxRunner
-from speed_networks import HALF, LENGTHS_OF, SEED, network, route_to, test_texts
+from speed_networks import HALF, LENGTHS_OF, SEED, network, opened, route_to, test_texts
 from speed_study import FOLDER
 
 SIZES = (512, 1024, 2048, 4096, 8192)
 TURNS, TEXTS = 3, 1024
-
-
-def opened(trained: TrainedModel, kind: str, threads: int) -> PooledEngine[Any]:
-    if kind in ("width-1", "routed"):
-        return InferenceEngine(trained.model, trained.tokenizer, width=1.0 if kind == "width-1" else None)
-    with tempfile.TemporaryDirectory() as folder:
-        if kind == "routed-ort":
-            export_model(trained.model, trained.tokenizer, Path(folder) / "onnx")
-            return OnnxRunner(Path(folder) / "onnx", threads=threads)
-        plain_network(trained.model).save_pretrained(folder)
-        trained.tokenizer.save_pretrained(folder)
-        return PlainEngine(folder)
+COMPARED = ("full", "width-1", "routed", "routed-ort")
 
 
 def main() -> None:
@@ -59,8 +41,9 @@ def main() -> None:
         trained = network(name, args.cache)
         route_to(trained.model, HALF, Rows(name, SEED).dev)
         texts = test_texts(trained, name)[0][:TEXTS]
-        for kind in ("full", "width-1", "routed", "routed-ort"):
-            engine = opened(trained, kind, args.threads)
+        with tempfile.TemporaryDirectory() as temporary:
+            engines = opened(trained, Path(temporary), COMPARED)
+        for kind, engine in engines.items():
             taken: dict[int, list[float]] = {size: [] for size in SIZES}
             for turn in range(TURNS + 1):
                 for size in SIZES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from peers import ours
 from sharcs.artifacts import TrainedModel, open_model
 from sharcs.columns import Columns
 from sharcs.config import SharcsConfig
+from sharcs.contestants import contestants, prepare
 from sharcs.curve import curve_policies
 from sharcs.data import load_texts, tokenise
 from sharcs.evaluation import Costs, route, run_all_widths
@@ -91,3 +93,11 @@ def write(trained: TrainedModel, folder: Path) -> Path:
     trained.model.save_pretrained(folder)
     trained.tokenizer.save_pretrained(folder)
     return folder
+
+
+def opened(trained: TrainedModel, temporary: Path, names: Collection[str]) -> dict[str, Any]:
+    """Write some rows of the benchmark into a folder, and open the engines of them."""
+    folder, work = temporary / "model", temporary / "work"
+    work.mkdir()
+    prepare(trained, work)
+    return {one.name: one.open() for one in contestants(trained, write(trained, folder), work) if one.name in names}

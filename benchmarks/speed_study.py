@@ -35,7 +35,6 @@ from common import RESULTS, machine, save
 from quality_study import Rows
 from sharcs.artifacts import TrainedModel
 from sharcs.benchmark import flops_ratios, run_benchmark
-from sharcs.contestants import contestants, prepare
 from speed_networks import (
     HALF,
     LENGTHS_OF,
@@ -44,6 +43,7 @@ from speed_networks import (
     TWICE,
     base_rows,
     network,
+    opened,
     route_to,
     route_within,
     test_texts,
@@ -82,13 +82,8 @@ def accuracy(name: str, args: argparse.Namespace) -> dict[str, Any]:
     spent = route_within(trained.model, TWICE, Rows(name, SEED).dev)
     texts, labels = test_texts(trained, name)
     with tempfile.TemporaryDirectory() as temporary:
-        folder, work = Path(temporary) / "model", Path(temporary) / "work"
-        work.mkdir()
-        prepare(trained, work)
-        engines = {
-            one.name: one for one in contestants(trained, write(trained, folder), work) if one.name in COMPARED
-        }
-        answers = {name: list(one.open().predict(texts)) for name, one in engines.items()}
+        engines = opened(trained, Path(temporary), COMPARED)
+        answers = {name: list(engine.predict(texts)) for name, engine in engines.items()}
     shares = {
         name: sum(answer.class_index == label for answer, label in zip(given, labels, strict=True)) / len(labels)
         for name, given in answers.items()

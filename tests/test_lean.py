@@ -150,7 +150,7 @@ def test_layers_that_compute_something_else_run_as_they_are(bert, change):
     assert is_lean == (change in ("scaling", "another activation", "causal"))  # what only a trial can tell
 
 
-def one_layer(bert, **options):
+def one_layer(bert):
     """Take one layer of its full network, and make a lean one of it."""
     model, _ = bert
     layer = model.tail.layers[0]
@@ -229,7 +229,7 @@ def test_what_else_a_layer_may_be_handed_is_its_own_affair(bert, given):
     for count in (2, 3):
         close(made(hidden, masks()["bool"], given), expected)
         assert len(calls) == count
-    assert not any(made._runs.values())
+    assert not any(made._ways.values())
     close(made(hidden, masks()["bool"], None), layer(hidden, masks()["bool"], None))
 
 

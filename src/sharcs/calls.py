@@ -22,8 +22,11 @@ __all__ = [
     "RoutedLayers",
     "RoutingCall",
     "Slot",
+    "StandIn",
     "TrunkDone",
     "current_call",
+    "form_of",
+    "in_form",
     "leave_out_when_continuing",
     "own_where_narrow",
     "select_rows",
@@ -146,13 +149,31 @@ class RoutedLayers(nn.Module):
         return nn.ModuleList(list(dict.fromkeys(self._order)))
 
 
-class Slot:
+class StandIn:
+    """What runs in the place of a layer, and has the layer's attributes: encoders read some.
+
+    No module, since it has nothing of its own.
+
+    Args:
+        layer: The layer.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        """Keep it."""
+        self.layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        """Read an attribute of the layer."""
+        if name.startswith("__") or "layer" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.layer, name)
+
+
+class Slot(StandIn):
     """What stands for a layer that doesn't run where the encoder has it.
 
     After the router, it keeps what the layer is handed, and the last one runs the tail. Before, it stands for a
     layer that ran in an earlier call.
-
-    No module, since it has nothing of its own: what encoders read of a layer, they read of the layer itself.
 
     Args:
         tail: The routed tail.
@@ -162,7 +183,8 @@ class Slot:
 
     def __init__(self, tail: Any, layer: nn.Module, position: int) -> None:
         """Keep them."""
-        self.tail, self.layer, self.position = tail, layer, position - tail.router_layer
+        super().__init__(layer)
+        self.tail, self.position = tail, position - tail.router_layer
 
     def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Take what the encoder hands to the layer; the hidden states pass to the next slot as they are."""
@@ -173,13 +195,7 @@ class Slot:
             self.tail.form = self._form(hidden, args, kwargs)
         is_last = self.position == len(self.tail.layers) - 1
         states = self.tail(hidden, call.arguments) if is_last else hidden
-        return states if self.tail.form == 0 else (states, *[None] * (self.tail.form - 1))
-
-    def __getattr__(self, name: str) -> Any:
-        """Read an attribute of the layer."""
-        if name.startswith("__") or "layer" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.layer, name)
+        return in_form(states, self.tail.form)
 
     @torch.no_grad()
     def _form(self, hidden: Tensor, args: Any, kwargs: Any) -> int:
@@ -188,16 +204,21 @@ class Slot:
         # Without a gradient now, weights that autocast keeps would have none later.
         autocast = torch.autocast(kind, enabled=torch.is_autocast_enabled(kind), cache_enabled=False)
         with torch.random.fork_rng(), autocast:
-            return _form_of(self.layer(hidden, *args, **kwargs))
+            return form_of(self.layer(hidden, *args, **kwargs))
 
 
 def _remember_form(tail: Any, module: nn.Module, args: Any, output: Any) -> None:
-    tail.form = _form_of(output)
+    tail.form = form_of(output)
 
 
-def _form_of(output: Any) -> int:
+def form_of(output: Any) -> int:
     """Count what a layer returns: 0 for hidden states alone, else the length of the tuple that starts with them."""
     return len(output) if isinstance(output, tuple) else 0
+
+
+def in_form(states: Tensor, form: int) -> Any:
+    """Return hidden states as a layer does that :func:`form_of` counted, nothing beside them."""
+    return states if form == 0 else (states, *[None] * (form - 1))
 
 
 def trunk_layers(encoder: nn.Module) -> list[nn.Module]:

@@ -48,11 +48,11 @@ class InferenceEngine(PooledEngine[Tensor]):
     threads is torch's.
 
     Args:
-        model: The routed network; it is put into evaluation mode, and its sub-networks are copied into plain layers.
+        model: The routed network; it is put into evaluation mode and prepared for inference.
         tokenizer: Its tokenizer; texts are cut to its ``model_max_length`` tokens.
         width: Forces one width; by default the configured policy routes.
         batch_tokens: Tokens of a batch, padding included. A longer input is a batch of its own. By default 2,048 on a
-            CPU, whose caches larger batches leave, and 4,096 elsewhere.
+            CPU and 4,096 elsewhere.
         window: Inputs that are ordered together. More pad less, and are kept in memory.
     """
 

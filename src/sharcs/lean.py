@@ -12,8 +12,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
+from sharcs.calls import StandIn, form_of, in_form
 from sharcs.layers import layer_parts
-from sharcs.narrow import is_norm, states_of
+from sharcs.narrow import is_norm, map_arguments, states_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     Product = Callable[[Tensor], Tensor]
-    Run = Callable[[Tensor, Tensor | None], Tensor]
+    Order = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 __all__ = ["LeanLayer", "round_up"]
 
@@ -34,7 +35,7 @@ KNOWN = (Tensor, NoneType, bool)  # of what an encoder hands to a layer besides 
 PACKS = platform.machine().lower() in ("x86_64", "amd64")
 
 
-class LeanLayer:
+class LeanLayer(StandIn):
     """A layer of the common build, without its modules: query, key and value are one product.
 
     The common build is scaled dot-product attention and a feed-forward part without a gate, with a norm behind each
@@ -59,16 +60,18 @@ class LeanLayer:
     ) -> None:
         """Lay query, key and value behind one another."""
         *inputs, output, up, down = projections
-        self.layer, self._size, self._packs = layer, size, _packs(output.weight)
-        self._inputs = _product(
+        super().__init__(layer)
+        self._size, self._packs = size, _packs(output.weight)
+        product = _packed_product if self._packs else _plain_product
+        self._inputs = product(
             torch.cat([linear.weight.detach() for linear in inputs]),
             None if inputs[0].bias is None else torch.cat([linear.bias.detach() for linear in inputs]),
         )
-        self._output, self._down = (_product(linear.weight, linear.bias) for linear in (output, down))
-        self._up = _product(up.weight, up.bias, activation)
+        self._output, self._down = (product(linear.weight, linear.bias) for linear in (output, down))
+        self._up = product(up.weight, up.bias, activation)
         self._norms: list[Any] = [(norm.normalized_shape, norm.weight, norm.bias, norm.eps) for norm in norms]
-        self._runs: dict[Any, Run | None] = {}
-        self._form = 0  # as a layer's output: hidden states alone, or a tuple of that length
+        # By the form of what the layer is handed: how to answer, and the form of its output.
+        self._ways: dict[Any, tuple[Order, int] | None] = {}
 
     @classmethod
     def of(cls, layer: nn.Module, full: nn.Module, encoder_config: PreTrainedConfig, size: int) -> LeanLayer | None:
@@ -108,12 +111,6 @@ class LeanLayer:
         )
         return cls(layer, projections, norms, bare[0], size) if fits else None  # type: ignore[arg-type]
 
-    def __getattr__(self, name: str) -> Any:
-        """Read an attribute of the layer."""
-        if name.startswith("__") or "layer" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.layer, name)
-
     def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run it as the layer would be: ``[batch, tokens, hidden]`` in and out."""
         given = (*args, *kwargs.values())
@@ -121,60 +118,52 @@ class LeanLayer:
         if torch.is_autocast_enabled(hidden.device.type) or not all(isinstance(value, KNOWN) for value in given):
             return self.layer(hidden, *args, **kwargs)
         form = (*kwargs, *((v.dtype, v.ndim) if isinstance(v, Tensor) else v for v in given))
-        if form not in self._runs:
-            self._runs[form] = self._tried(hidden, args, kwargs)
-        run = self._runs[form]
-        if run is None:
+        if form not in self._ways:
+            self._ways[form] = self._tried(hidden, args, kwargs)
+        way = self._ways[form]
+        if way is None:
             return self.layer(hidden, *args, **kwargs)
-        states = run(hidden, next((value for value in given if isinstance(value, Tensor)), None))
-        return states if self._form == 0 else (states, *[None] * (self._form - 1))
+        order, output_form = way
+        mask = next((value for value in given if isinstance(value, Tensor)), None)
+        return in_form(self._run(order, hidden, mask), output_form)
 
-    def _tried(self, like: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run | None:
+    def _tried(self, like: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Order, int] | None:
         """Find what answers to a made-up input as the layer does, handed what the encoder hands to it now."""
-        given = (*args, *kwargs.values())
-        tensors = [value for value in given if isinstance(value, Tensor)]
-        if len(tensors) > 1:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if len(tensors) > 1 or any(tensor.ndim != 4 for tensor in tensors):
             return None
-        mask = None
-        if tensors:
-            if tensors[0].ndim != 4:
-                return None
-            mask = _probe_mask(tensors[0])
-
-        def change(value: Any) -> Any:
-            return mask if isinstance(value, Tensor) else value
-
+        mask = _probe_mask(tensors[0]) if tensors else None
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn((*PROBE, like.shape[-1]), generator=generator).to(like.device, like.dtype)
-        output = self.layer(probe, *map(change, args), **{name: change(value) for name, value in kwargs.items()})
-        if isinstance(output, tuple):
-            if any(other is not None for other in output[1:]):
-                return None
-            self._form = len(output)
+        args, kwargs = map_arguments((args, kwargs), lambda _, value: mask if isinstance(value, Tensor) else value)
+        output = self.layer(probe, *args, **kwargs)
+        output_form = form_of(output)
+        if output_form and any(other is not None for other in output[1:]):
+            return None
         expected = states_of(output)
         bound = TOLERANCE.get(like.dtype, LOW_PRECISION) * float(expected.abs().max())
-        for run in (self._norms_behind, self._norms_before):
+        for order in (self._norms_behind, self._norms_before):
             try:
-                apart = float((run(probe, mask) - expected).abs().max())
+                apart = float((self._run(order, probe, mask) - expected).abs().max())
             except RuntimeError:  # of oneDNN, on a processor that it has no code for
                 return None
             if apart <= bound:
-                return run
+                return order, output_form
         return None
 
-    def _norms_behind(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        of_attention, of_feed_forward = self._norms
-        rows = self._rows(hidden)
-        rows = F.layer_norm(self._attention(rows, hidden, mask) + rows, *of_attention)
-        rows = F.layer_norm(self._feed_forward(rows) + rows, *of_feed_forward)
+    def _run(self, order: Order, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        rows = order(self._rows(hidden), hidden, mask)
         return rows[: hidden.shape[0] * hidden.shape[1]].view(hidden.shape)
 
-    def _norms_before(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    def _norms_behind(self, rows: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
         of_attention, of_feed_forward = self._norms
-        rows = self._rows(hidden)
+        rows = F.layer_norm(self._attention(rows, hidden, mask) + rows, *of_attention)
+        return F.layer_norm(self._feed_forward(rows) + rows, *of_feed_forward)
+
+    def _norms_before(self, rows: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        of_attention, of_feed_forward = self._norms
         rows = self._attention(F.layer_norm(rows, *of_attention), hidden, mask) + rows
-        rows = self._feed_forward(F.layer_norm(rows, *of_feed_forward)) + rows
-        return rows[: hidden.shape[0] * hidden.shape[1]].view(hidden.shape)
+        return self._feed_forward(F.layer_norm(rows, *of_feed_forward)) + rows
 
     def _rows(self, values: Tensor) -> Tensor:
         """Lay tokens ``[batch, tokens, ...]`` behind one another, ``[rows, numbers]``; zeros follow if they must."""
@@ -201,22 +190,14 @@ class LeanLayer:
 def round_up(tokens: int) -> int:
     """Round a number of tokens up to one of eight between two powers of two, at least to a multiple of four.
 
-    oneDNN compiles code for every shape of a product and keeps it, a megabyte each; to compile it takes longer than
-    to run it.
+    oneDNN compiles code for every shape of a product and keeps it: of thousands, that takes much time and memory.
     """
     step = max(4, 1 << max(0, (tokens - 1).bit_length() - 4))
     return -(-tokens // step) * step
 
 
-def _product(weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> Product:
-    """Make what multiplies by a weight, ``[outputs, inputs]``, adds a bias and applies an activation.
-
-    In single precision PyTorch leaves products to MKL, which on processors that are not Intel's is half as fast as
-    oneDNN; so the weight is packed for the latter, as PyTorch's compiler does where the batch size may change
-    (pytorch/pytorch, pull request 157542). Numbers are rounded otherwise.
-    """
-    if _packs(weight):
-        return _packed_product(weight.detach(), bias, activation)
+def _plain_product(weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> Product:
+    """Make what multiplies by a weight, ``[outputs, inputs]``, adds a bias and applies an activation."""
     product = functools.partial(F.linear, weight=weight, bias=bias)
     return product if activation is None else lambda inputs: activation(product(inputs))
 
@@ -232,8 +213,13 @@ def _packs(weight: Tensor) -> bool:
     )
 
 
-def _packed_product(weight: Tensor, bias: Tensor | None, activation: nn.Module | None) -> Product:
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+def _packed_product(weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> Product:
+    """Make the same of a weight that is packed for oneDNN. Numbers are rounded otherwise.
+
+    In single precision PyTorch leaves products to MKL, which on processors that are not Intel's is the slower one.
+    Its compiler packs weights so, too, where the batch size may change (pytorch/pytorch, pull request 157542).
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
     multiply = torch.ops.mkldnn._linear_pointwise.default
     if activation is None:
         return lambda inputs: multiply(inputs, packed, bias, "none", [], "")

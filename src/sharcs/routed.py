@@ -211,7 +211,7 @@ class RoutedModel(RoutedPasses):
         return model
 
     def prepare_for_inference(self) -> None:
-        """Copy the sub-networks into plain layers; see :meth:`RoutedTail.prepare_for_inference`."""
+        """Bring all layers into a form that runs fast; see :meth:`RoutedTail.prepare_for_inference`."""
         if self.tail.prepare_for_inference():
             # Counting walks through all modules, which a short text alone would feel.
             self._counted = self.cost_coefficients()

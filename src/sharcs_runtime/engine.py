@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["BATCH_TOKENS", "PooledEngine", "Prediction", "Routing", "Tokens", "WholeAnswers"]
 
 
-# Tokens of a batch: on the CPUs that were measured, activations of more leave the caches.
+# Tokens of a batch on a CPU: benchmarks/batch_tokens.py compares them.
 BATCH_TOKENS = 2048
 
 
