@@ -234,6 +234,14 @@ def test_what_else_a_layer_may_be_handed_is_its_own_affair(bert, given):
 
 
 @torch.no_grad()
+def test_a_tensor_of_another_kind_is_no_mask(bert):
+    layer, made, hidden = one_layer(bert)
+    layer.__class__ = Taking
+    other = torch.ones(6, SIZE)
+    close(made(hidden, None, other), layer(hidden, None, other))
+
+
+@torch.no_grad()
 def test_the_form_of_the_output_is_the_layers(bert):
     layer, made, hidden = one_layer(bert)
     layer.__class__ = Pair
