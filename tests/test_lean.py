@@ -233,6 +233,22 @@ def test_what_else_a_layer_may_be_handed_is_its_own_affair(bert, given):
     close(made(hidden, masks()["bool"], None), layer(hidden, masks()["bool"], None))
 
 
+class Biased(BertLayer):
+    """A layer with position biases, which on a mask in their place answers as if there were none."""
+
+    def forward(self, hidden, mask, bias):
+        """Add them to the mask."""
+        return super().forward(hidden, mask + bias)
+
+
+@torch.no_grad()
+def test_position_biases_beside_a_mask_are_the_layers_own(bert):
+    layer, made, hidden = one_layer(bert)
+    layer.__class__ = Biased
+    given = masks()["added"], torch.randn(3, HEADS, 6, 6)
+    close(made(hidden, *given), layer(hidden, *given))
+
+
 @torch.no_grad()
 def test_a_tensor_of_another_kind_is_no_mask(bert):
     layer, made, hidden = one_layer(bert)
