@@ -197,7 +197,12 @@ def with_helpers(text, helpers):
     """Rewrite imports of the tests' helpers."""
     names = "|".join(helpers)
     text = re.sub(rf"^( *)from ({names}) import", r"\1from helpers.\2 import", text, flags=re.MULTILINE)
-    return re.sub(rf"^( *)import ({names})$", r"\1from helpers import \2", text, flags=re.MULTILINE)
+    text = re.sub(rf"^( *)import ({names})(?= *$|  #)", r"\1from helpers import \2", text, flags=re.MULTILINE)
+    folders = {f"test_{name}": folder for folder, members in TESTS.items() for name in members}
+    others = "|".join(folders)
+    return re.sub(
+        rf"^from ({others}) import", lambda m: f"from {folders[m[1]]}.{m[1]} import", text, flags=re.MULTILINE
+    )
 
 
 def main():
