@@ -45,10 +45,10 @@ from peers.outputs import at_budgets, metric_of
 from ports import ARCHITECTURES, port
 from quality_study import EPOCHS, RATE, Rows, first_layers
 from sharcs import SharcsForSequenceClassification
-from sharcs.artifacts import best_device
-from sharcs.export import export_model, quantise
-from sharcs.losses import SINGLE_LABEL, Task
-from sharcs.trials import Trial
+from sharcs.calibration.trials import Trial
+from sharcs.export.bundle import export_model, quantise
+from sharcs.inference.folder import best_device
+from sharcs.tasks.losses import SINGLE_LABEL, Task
 from sharcs_runtime.bundle import Bundle
 
 SETS = ("sick", "banking77")

@@ -24,12 +24,12 @@ import torch
 
 from common import RESULTS, collator, machine, save, test_file, tokenizer
 from sharcs import DriftMonitor, SharcsForSequenceClassification
-from sharcs.choice import Constraint, choose
+from sharcs.calibration.choice import Constraint, choose
+from sharcs.calibration.trials import Trial, policy_paths
 from sharcs.config import BLEND, RoutingPolicy
-from sharcs.data import load_texts, tokenise
-from sharcs.drift import log_evidence
-from sharcs.evaluation import Costs, WidthOutputs, run_all_widths
-from sharcs.trials import Trial, policy_paths
+from sharcs.data.texts import load_texts, tokenise
+from sharcs.evaluation.accuracy import Costs, WidthOutputs, run_all_widths
+from sharcs.inference.monitor import log_evidence
 
 SETS = ("sst2", "sick", "agnews", "banking77")
 # Whose texts stand for changed traffic.

@@ -19,9 +19,9 @@ from datasets import Dataset
 from sklearn.model_selection import train_test_split
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
-from sharcs.artifacts import best_device
-from sharcs.builtin import minilm_path
-from sharcs.data import load_texts, tokenise
+from sharcs.data.named import minilm_path
+from sharcs.data.texts import load_texts, tokenise
+from sharcs.inference.folder import best_device
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 RESULTS = Path(__file__).parent / "results"

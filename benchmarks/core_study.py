@@ -24,9 +24,9 @@ from transformers import AutoModelForSequenceClassification, Trainer
 
 from common import RESULTS, collator, machine, peak_megabytes, processor_seconds, run_processes, save, splits
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
-from sharcs.builtin import minilm_path
-from sharcs.data import model_inputs
-from sharcs.evaluation import accuracy_report, run_all_widths
+from sharcs.data.named import minilm_path
+from sharcs.data.texts import model_inputs
+from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
 
 SETS = ("sst2", "sick", "banking77", "mrpc")
 METHODS = ("plain", "paper")

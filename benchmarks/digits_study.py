@@ -24,9 +24,9 @@ from transformers import ViTConfig, default_data_collator
 from common import RESULTS, machine, processor_seconds, save
 from peers.outputs import Outputs, at_budgets, curve
 from sharcs import SharcsConfig, SharcsForImageClassification, SharcsTrainer, SharcsTrainingArguments
-from sharcs.evaluation import Costs, accuracy_report, run_all_widths
-from sharcs.plotting import pyplot, save_picture
-from sharcs.router import blended, choose_width
+from sharcs.evaluation.accuracy import Costs, accuracy_report, run_all_widths
+from sharcs.evaluation.plot import pyplot, save_picture
+from sharcs.model.router import blended, choose_width
 
 TEST, HELD_OUT = 0.3, 0.1
 NETWORK = {

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-from sharcs.builtin import minilm_path
+from sharcs.data.named import minilm_path
 
 BERT_LAYER = {
     "query": "attention.self.query",

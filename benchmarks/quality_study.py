@@ -36,8 +36,8 @@ from common import (
 from peers import cost, early_exit, lexical, ours, static
 from peers.outputs import Outputs, at_budgets, curve, metric_of
 from sharcs import SharcsForSequenceClassification
-from sharcs.artifacts import best_device
-from sharcs.data import load_texts, tokenise
+from sharcs.data.texts import load_texts, tokenise
+from sharcs.inference.folder import best_device
 
 SETS = ("sst2", "sick", "banking77", "cola", "agnews", "mrpc", "rte")
 ROWS = {"sst2": 8000, "agnews": 4000}  # the others are used whole
@@ -166,7 +166,7 @@ def keep(model: SharcsForSequenceClassification, rows: Rows, folder: Path) -> No
 def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Any, Any, str, dict[str, Any]]:
     """Train a method; returns its answers on held-out and test rows, its signal, and what to note of the training.
 
-    The answers are :class:`peers.outputs.Outputs`, of sharcs+ a :class:`sharcs.trials.Trial`.
+    The answers are :class:`peers.outputs.Outputs`, of sharcs+ a :class:`sharcs.calibration.trials.Trial`.
     """
     labels, common = len(rows.names), {"seed": seed, "epochs": EPOCHS, "rate": RATE}
     if method in STATIC:

@@ -22,7 +22,7 @@ from selenium import webdriver
 
 from common import DATA, test_file
 from quality_study import CACHE, ROWS
-from sharcs.data import load_texts
+from sharcs.data.texts import load_texts
 
 SWITCHES = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -75,7 +75,7 @@ def main() -> None:
         model, rows, page = folder / "model", folder / "rows.csv", folder / "report.html"
         shutil.copytree(given.cache / f"{given.set}-sharcs+-0", model)
         unused_rows(given.set, rows)
-        sharcs = [sys.executable, "-m", "sharcs.cli"]
+        sharcs = [sys.executable, "-m", "sharcs_cli.app"]
         subprocess.run([*sharcs, "calibrate", model, "--data", rows, "--max-disagreement", "0.02"], check=True)
         subprocess.run([*sharcs, "report", model, "--data", test_file(given.set), "--output", page], check=True)
         photograph(page, given.out, given.width, given.height, given.dark, given.whole)

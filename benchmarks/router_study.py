@@ -27,11 +27,11 @@ from peers.fitting import run_all
 from peers.outputs import at_budgets, metric_of
 from quality_study import CACHE, FOLDER, ROUTER_LAYER, SETS, WIDTHS, Rows, sub_networks
 from sharcs import SharcsForSequenceClassification
-from sharcs.evaluation import route
-from sharcs.hardness import narrowest_sure
-from sharcs.losses import router_loss
-from sharcs.router import mean_of_real_tokens
-from sharcs.trials import Trial, policy_paths
+from sharcs.calibration.trials import Trial, policy_paths
+from sharcs.evaluation.accuracy import route
+from sharcs.model.router import mean_of_real_tokens
+from sharcs.tasks.losses import router_loss
+from sharcs.training.hardness import narrowest_sure
 
 Curve = list[dict[str, float]]
 

@@ -26,10 +26,10 @@ import transformers
 import quality_study
 from common import machine, on_gpu, save
 from quality_study import Rows
-from sharcs.artifacts import best_device
-from sharcs.benchmark import flops_ratios
-from sharcs.contestants import PipelineEngine, PlainEngine, plain_network
-from sharcs.engine import InferenceEngine, tokens_of
+from sharcs.benchmark.contestants import PipelineEngine, PlainEngine, plain_network
+from sharcs.benchmark.measure import flops_ratios
+from sharcs.inference.engine import InferenceEngine, tokens_of
+from sharcs.inference.folder import best_device
 from speed_networks import HALF, LENGTHS_OF, SEED, base_rows, network, route_to, test_texts
 from speed_study import FOLDER
 

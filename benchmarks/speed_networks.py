@@ -12,16 +12,16 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from common import MAX_LENGTH, collator, test_file, tokenizer
 from peers import ours
-from sharcs.artifacts import TrainedModel, open_model
-from sharcs.columns import Columns
+from sharcs.benchmark.contestants import contestants, prepare
+from sharcs.calibration.frontier import build_frontier, policy_for_budget
+from sharcs.calibration.trials import policy_paths
 from sharcs.config import SharcsConfig
-from sharcs.contestants import contestants, prepare
-from sharcs.curve import curve_policies
-from sharcs.data import load_texts, tokenise
-from sharcs.evaluation import Costs, route, run_all_widths
-from sharcs.frontier import build_frontier, policy_for_budget
-from sharcs.modeling import SharcsForSequenceClassification
-from sharcs.trials import policy_paths
+from sharcs.data.columns import Columns
+from sharcs.data.texts import load_texts, tokenise
+from sharcs.evaluation.accuracy import Costs, route, run_all_widths
+from sharcs.evaluation.curve import curve_policies
+from sharcs.inference.folder import TrainedModel, open_model
+from sharcs.model.media import SharcsForSequenceClassification
 
 LENGTHS_OF = ("sst2", "agnews")
 SETS = ("sst2", "agnews", "sick", "banking77", "mrpc", "rte", "cola")

@@ -17,16 +17,16 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from common import DATA, test_file
 from quality_study import Rows
-from sharcs.data import load_texts
-from sharcs.engine import InferenceEngine
+from sharcs.data.texts import load_texts
+from sharcs.inference.engine import InferenceEngine
 from speed_networks import HALF, SEED, network, route_to, write
 
 NETWORK = "Python of the network, transformers' and torch's"
 PREDICT = """
 import json, sys, time
 from pathlib import Path
-from sharcs.artifacts import open_model
-from sharcs.prediction import open_texts, predict_table
+from sharcs.inference.folder import open_model
+from sharcs.inference.predict import open_texts, predict_table
 folder, data, output = map(Path, sys.argv[1:])
 trained = open_model(folder)
 stream = open_texts(str(data), trained.columns)

@@ -33,8 +33,8 @@ import transformers
 import quality_study
 from common import RESULTS, machine, save
 from quality_study import Rows
-from sharcs.artifacts import TrainedModel
-from sharcs.benchmark import flops_ratios, run_benchmark
+from sharcs.benchmark.measure import flops_ratios, run_benchmark
+from sharcs.inference.folder import TrainedModel
 from speed_networks import (
     HALF,
     LENGTHS_OF,

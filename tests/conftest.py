@@ -5,7 +5,7 @@ import torch
 import transformers
 from hypothesis import settings
 
-from encoders import ENCODERS, save_plain
+from helpers.encoders import ENCODERS, save_plain
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()

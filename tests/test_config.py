@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoConfig, BertConfig
 
-from encoders import ENCODERS, load_routed
+from helpers.encoders import ENCODERS, load_routed
 from sharcs import InputError, RoutingPolicy, SharcsConfig, SharcsForSequenceClassification
 
 

@@ -1,4 +1,4 @@
-"""FLOPs of the peers' parts, by the rule of sharcs.cost: every matrix product, two FLOPs a multiply-add."""
+"""FLOPs of the peers' parts, by the rule of sharcs.model.cost: every matrix product, two FLOPs a multiply-add."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from peers import cost
 from peers.fitting import fit, run_all
 from peers.outputs import Outputs, budget_score
-from sharcs.builtin import minilm_path
+from sharcs.data.named import minilm_path
 
 # name: the signal by which inputs leave
 SIGNALS = {

@@ -14,13 +14,13 @@ from common import collator
 from peers.fitting import KeepBest, run_all, settings, training_columns
 from peers.outputs import Outputs, budget_score, metric_of
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
-from sharcs.builtin import minilm_path
+from sharcs.calibration.frontier import build_frontier, policy_of
+from sharcs.calibration.trials import Trial, policy_paths
 from sharcs.config import BLEND, RoutingPolicy
-from sharcs.evaluation import Costs, WidthOutputs, route
-from sharcs.frontier import build_frontier, policy_of
-from sharcs.router import blended
-from sharcs.training_arguments import RECIPES
-from sharcs.trials import Trial, policy_paths
+from sharcs.data.named import minilm_path
+from sharcs.evaluation.accuracy import Costs, WidthOutputs, route
+from sharcs.model.router import blended
+from sharcs.training.arguments import RECIPES
 
 SIGNALS = {"sharcs+": "policy", "paper": "router"}
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from peers import cost
 from peers.fitting import fit, run_all
 from peers.outputs import Outputs, metric_of
-from sharcs.builtin import minilm_path
+from sharcs.data.named import minilm_path
 
 DYNABERT_WIDTHS = (0.25, 0.5, 0.75, 1.0)
 

@@ -1,17 +1,17 @@
 """Routed encoders: each input uses as much of the network's width as it needs (SHARCS)."""
 
 from sharcs.config import RoutingPolicy, SharcsConfig
-from sharcs.drift import DriftMonitor
 from sharcs.errors import InputError
-from sharcs.modeling import (
+from sharcs.inference.monitor import DriftMonitor
+from sharcs.model.media import (
     SharcsForAudioClassification,
     SharcsForImageClassification,
     SharcsForSequenceClassification,
     SharcsOutput,
 )
-from sharcs.token_modeling import SharcsForQuestionAnswering, SharcsForTokenClassification
-from sharcs.training import SharcsTrainer
-from sharcs.training_arguments import SharcsTrainingArguments
+from sharcs.model.tokens import SharcsForQuestionAnswering, SharcsForTokenClassification
+from sharcs.training.arguments import SharcsTrainingArguments
+from sharcs.training.trainer import SharcsTrainer
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from sharcs.architectures import head_groups, layers_config
+from sharcs.encoders.architectures import head_groups, layers_config
 from sharcs.errors import InputError
 from sharcs_runtime.policy import RoutingPolicy
 
@@ -41,7 +41,7 @@ class SharcsConfig(PreTrainedConfig):
             paper's 3 of 12, scaled to the encoder's depth.
         router_hidden_size: Neurons in the router's hidden layer.
         private_weights: Whether each narrow width has weights of its own
-            (:class:`~sharcs.private.PrivateSubnetwork`), in place of slices of the full network's. The trainer sets
+            (:class:`~sharcs.subnetworks.own.PrivateSubnetwork`), in place of slices of the full network's. The trainer sets
             it for the recipe ``sharcs+``.
         policy: Settings of :class:`RoutingPolicy`, as a dictionary.
         calibration: What ``sharcs calibrate`` found: the constraint, its evidence, and the policy of each budget.

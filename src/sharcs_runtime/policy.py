@@ -1,4 +1,4 @@
-"""The routing policy in NumPy: what :mod:`sharcs.router` computes, for answers that are arrays."""
+"""The routing policy in NumPy: what :mod:`sharcs.model.router` computes, for answers that are arrays."""
 
 from __future__ import annotations
 

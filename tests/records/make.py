@@ -18,7 +18,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from cli import sharcs, succeeds
+from helpers.cli import sharcs, succeeds
 from sharcs_runtime import OnnxRunner
 
 HERE = Path(__file__).parent

@@ -1,0 +1,1 @@
+"""What each way of running a network takes on this machine."""

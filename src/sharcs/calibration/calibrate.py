@@ -1,0 +1,149 @@
+"""Calibrate a model: the policy that meets a constraint, what speaks for it, and whom it costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharcs.calibration.choice import Constraint, choose
+from sharcs.calibration.frontier import build_frontier
+from sharcs.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from sharcs.calibration.trials import Applied, Trial
+    from sharcs.config import RoutingPolicy
+
+__all__ = ["Calibration", "calibrate", "losses_by"]
+
+MIN_ROWS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A policy, and what speaks for it.
+
+    Attributes:
+        constraint: What had to be met.
+        policy: The policy that meets it; if none does, the one that sends every input through the full network.
+        met: Whether one does.
+        rows: All rows.
+        rows_tested: Those that bound and observations are of.
+        observed: The constrained quantity of the policy, of the worst class where every class is bounded.
+        bound: Its upper bound at the confidence; None if the constraint is not met.
+        cost_ratio: Mean FLOPs over the full network's.
+        disagreement: Share of answers that are not the full network's.
+        accuracy: Of the policy, or None without labels.
+        full_accuracy: Of the full network, or None.
+        shares: Fraction of the inputs that each width answers.
+        frontier: See :func:`sharcs.calibration.frontier.build_frontier`.
+        applied: The policy on the tested rows, alone.
+        tested: The tested rows' indices.
+    """
+
+    constraint: Constraint
+    policy: RoutingPolicy
+    met: bool
+    rows: int
+    rows_tested: int
+    observed: float
+    bound: float | None
+    cost_ratio: float
+    disagreement: float
+    accuracy: float | None
+    full_accuracy: float | None
+    shares: list[float]
+    frontier: list[dict[str, float | None]]
+    applied: Applied = field(repr=False)
+    tested: NDArray[np.int64] = field(repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """Write it as plain values, for ``config.calibration``."""
+        left_out = ("constraint", "policy", "applied", "tested")
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
+        return {**asdict(self.constraint), "policy": asdict(self.policy), **plain}
+
+
+def calibrate(trial: Trial, constraint: Constraint, classes: int, seed: int = 0) -> Calibration:
+    """Choose the policy: the cheapest that keeps a loss within its limit, or the best that keeps a cost within it.
+
+    Args:
+        trial: Independent rows from where the inputs will come from; with times for ``latency_ms``, and with labels
+            for ``max_accuracy_drop``.
+        constraint: What has to be met.
+        classes: Number of classes, every one of which has to be bounded if ``per_class``: the true ones for
+            accuracy, those that the full network names for disagreement.
+        seed: Draws the rows that choose. Not to be tried out: the guarantee is for one calibration.
+
+    Raises:
+        InputError: If there are fewer than 10 rows, or no labels where they are needed.
+    """
+    if len(trial) < MIN_ROWS:
+        raise InputError(f"{len(trial)} rows: too few to calibrate on; give at least {MIN_ROWS}, better thousands")
+    if constraint.kind == "max_accuracy_drop" and trial.labels is None:
+        raise InputError("--max-accuracy-drop: needs labels; label the rows, or give --max-disagreement")
+    if constraint.kind == "latency_ms" and trial.times is None:
+        raise InputError("latency_ms: needs times; measure them with sharcs.calibration.latency.measure_times")
+    if constraint.kind == "max_disagreement":
+        trial = trial.unblended()  # an average with another answer is not the full network's
+    choice = choose(trial, constraint, classes, seed)
+    rows = choice.test.rows
+    policy = trial.policy_of_one_width(full=True) if choice.policy is None else choice.policy
+    applied = rows.apply([policy])
+    observed, bound = choice.test.evidence(policy)
+    labels = None if rows.labels is None else rows.labels.numpy()
+    full_accuracy = None if labels is None else float((rows.full_answers == labels).mean())
+    drop = float(applied.lost.mean() - applied.gained.mean())
+    widths = trial.costs.widths.shape[1]
+    return Calibration(
+        constraint=constraint,
+        policy=policy,
+        met=choice.policy is not None,
+        rows=len(trial),
+        rows_tested=len(choice.tested),
+        observed=observed,
+        bound=None if choice.policy is None else bound,
+        cost_ratio=float(applied.flops.mean() / rows.costs.full.mean()),
+        disagreement=float(applied.disagrees.mean()),
+        accuracy=None if full_accuracy is None else full_accuracy - drop,
+        full_accuracy=full_accuracy,
+        shares=[float((applied.last == index).mean()) for index in range(widths)],
+        frontier=build_frontier(trial, choice.tried),
+        applied=applied,
+        tested=choice.tested,
+    )
+
+
+def losses_by(
+    disagrees: NDArray[np.bool_], drops: NDArray[np.int64] | None, values: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Break a policy's loss down by class, or by a column, the worst first.
+
+    Args:
+        disagrees: Whether the answer is another than the full network's, ``[rows]``.
+        drops: 1 where the full network is right and the answer wrong, −1 the other way round, else 0, ``[rows]``;
+            None without labels.
+        values: The class, or the column's value, of each of these rows.
+
+    Returns:
+        For each value ``value``, ``rows``, ``disagreement`` and ``accuracy_drop`` (None without labels).
+    """
+    names = sorted(set(values))
+    number_of = {name: number for number, name in enumerate(names)}
+    group = np.array([number_of[value] for value in values])
+    rows = np.bincount(group)
+
+    def share(of: NDArray[Any]) -> list[float]:
+        return (np.bincount(group, weights=of, minlength=len(names)) / rows).tolist()  # type: ignore[no-any-return]
+
+    by_value = [None] * len(names) if drops is None else share(drops)
+    found = [
+        {"value": name, "rows": int(count), "disagreement": unlike, "accuracy_drop": drop}
+        for name, count, unlike, drop in zip(names, rows, share(disagrees), by_value, strict=True)
+    ]
+    return sorted(found, key=lambda entry: (entry["accuracy_drop"] or 0.0, entry["disagreement"]), reverse=True)

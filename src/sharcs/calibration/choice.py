@@ -1,0 +1,232 @@
+"""Choose the routing policy that meets a budget or a limit of loss, with a guarantee that the choice doesn't void.
+
+Split fixed-sequence testing of "Learn then Test" (Angelopoulos et al., arXiv 2110.01052): a fifth of the rows, drawn
+at random, picks a sequence of policies; the others test it, one policy after the other, up to the first that fails.
+For the testing rows the sequence is fixed, so with each test at error α the chance that any policy passes which does
+not meet the constraint is at most α, however many are in the sequence: for one to pass, the first bad one has to.
+Policies with thresholds taken from all rows, or the best of many tested at once, would have no such guarantee.
+
+The tests hold for any number of rows (:mod:`sharcs.calibration.bounds`): binomial for disagreement with the full network; for the
+loss of accuracy, which is a difference in the same rows, the exact paired test, or, if the rows that choose show no
+gains that could make up for losses, the binomial test of the losses alone; betting for mean FLOPs and milliseconds.
+The worst class is within a limit if every class is, so a policy passes when all classes' tests refuse at α each; no
+correction is needed (an intersection-union test, Berger 1982).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sharcs.calibration.bounds import (
+    bet_size,
+    difference_p,
+    difference_upper,
+    mean_is_below,
+    mean_upper,
+    rate_p,
+    rate_upper,
+)
+from sharcs.calibration.trials import policy_paths
+from sharcs.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from sharcs.calibration.trials import Applied, Trial
+    from sharcs.config import RoutingPolicy
+
+__all__ = ["Choice", "Constraint", "SequenceTest", "choose"]
+
+CHOOSING_SHARE = 0.2
+COSTS = ("budget", "latency_ms")
+LOSSES = ("max_accuracy_drop", "max_disagreement")
+# How close to the limit sequences are compared, as multiples of it: at several points, since a fifth of the rows
+# shows too little at one.
+COST_LEVELS = (0.8, 0.9, 1.0, 1.1)
+LOSS_LEVELS = (0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a policy has to meet.
+
+    Attributes:
+        kind: ``budget`` (mean FLOPs over the full network's), ``latency_ms`` (mean milliseconds of one input),
+            ``max_accuracy_drop`` (accuracy of the full network less the policy's), or ``max_disagreement`` (share of
+            answers that are not the full network's).
+        limit: In the kind's unit.
+        confidence: Probability, over the draw of the rows, that a policy that is chosen meets the limit.
+        per_class: Whether the loss has to be within the limit for every class.
+
+    Raises:
+        InputError: If a number is out of range, or a cost is to be bounded for each class.
+    """
+
+    kind: str
+    limit: float
+    confidence: float = 0.95
+    per_class: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        option = f"--{self.kind.replace('_', '-')} {self.limit:g}"
+        if self.kind == "latency_ms":
+            if not 0 < self.limit < math.inf:
+                raise InputError(f"{option}: has to be a number of milliseconds above 0")
+        elif self.kind == "budget":
+            if not 0 < self.limit <= 1:
+                raise InputError(f"{option}: has to be above 0 and at most 1, the full network's mean FLOPs")
+        elif not 0 < self.limit < 1:
+            raise InputError(f"{option}: has to be between 0 and 1, like 0.02 for two in a hundred")
+        if not 0 < self.confidence < 1:
+            raise InputError(f"--confidence {self.confidence:g}: has to be between 0 and 1, like 0.95")
+        if self.per_class and self.kind not in LOSSES:
+            raise InputError("--per-class: bounds a loss; give --max-accuracy-drop or --max-disagreement with it")
+
+    def rows_needed(self) -> int:
+        """Rows without a single loss from which the limit can be met at all, those that choose included; 0 if any."""
+        if self.kind not in LOSSES:
+            return 0
+        return math.ceil(math.log(1 - self.confidence) / math.log(1 - self.limit) / (1 - CHOOSING_SHARE))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What :func:`choose` found.
+
+    Attributes:
+        policy: The policy that meets the constraint, or None.
+        test: The test that it passed.
+        tested: Indices of the rows that tested it, ascending.
+        tried: All policies that there were to choose from.
+    """
+
+    policy: RoutingPolicy | None
+    test: SequenceTest
+    tested: NDArray[np.int64]
+    tried: list[RoutingPolicy]
+
+
+def choose(trial: Trial, constraint: Constraint, classes: int, seed: int = 0) -> Choice:
+    """Choose the policy: the cheapest that keeps a loss within its limit, or the best that keeps a cost within it.
+
+    Args:
+        trial: Independent rows; see :func:`sharcs.calibration.calibrate.calibrate`.
+        constraint: What has to be met.
+        classes: Number of classes.
+        seed: Draws the rows that choose the sequence.
+    """
+    order = np.random.default_rng(seed).permutation(len(trial))
+    cut = max(1, round(CHOOSING_SHARE * len(trial)))
+    choosing, tested = trial.take(np.sort(order[:cut])), np.sort(order[cut:])
+    paths = policy_paths(choosing)
+    _, sequence = min((_sequence(choosing, path, constraint) for path in paths), key=lambda rated: rated[0])
+    test = SequenceTest(choosing, trial.take(tested), constraint, classes)
+    return Choice(test.last_passing(sequence), test, tested, [policy for path in paths for policy in path])
+
+
+class SequenceTest:
+    """Tests policies on rows that had no part in choosing them.
+
+    Args:
+        choosing: The rows that chose them.
+        rows: The rows to test on.
+        constraint: What has to be met.
+        classes: Number of classes.
+    """
+
+    def __init__(self, choosing: Trial, rows: Trial, constraint: Constraint, classes: int) -> None:
+        """Sort the rows by class, if every class is tested."""
+        self.choosing, self.rows, self.constraint = choosing, rows, constraint
+        self.groups: list[NDArray[np.bool_]] = [np.ones(len(rows), dtype=bool)]
+        if constraint.per_class:
+            true_class = constraint.kind == "max_accuracy_drop" and rows.labels is not None
+            of = rows.labels.numpy() if true_class and rows.labels is not None else rows.full_answers
+            self.groups = [of == index for index in range(classes)]
+
+    def last_passing(self, path: list[RoutingPolicy]) -> RoutingPolicy | None:
+        """Test one policy after the other, up to the first that fails."""
+        passed = None
+        for piece in self.rows.in_pieces(path):
+            applied, before = self.rows.apply(piece), self.choosing.apply(piece)
+            for index, policy in enumerate(piece):
+                if not self._passes(applied, before, index):
+                    return passed
+                passed = policy
+        return passed
+
+    def evidence(self, policy: RoutingPolicy) -> tuple[float, float]:
+        """Observed value and upper bound, of the class whose bound is the highest."""
+        applied, before = self.rows.apply([policy]), self.choosing.apply([policy])
+        confidence = self.constraint.confidence
+        if self.constraint.kind in COSTS:
+            weights = self.rows.weights
+            bet = self._bet(before, 0)
+            return float(applied.spent.sum() / weights.sum()), mean_upper(applied.spent[0], weights, bet, confidence)
+        found = []
+        for lost, gained, rows in self._counts(applied, before, 0):
+            if gained is None:
+                found.append((rate_upper(lost, rows, confidence), lost / max(rows, 1)))
+            else:
+                found.append((difference_upper(lost, gained, rows, confidence), (lost - gained) / max(rows, 1)))
+        bound, observed = max(found)
+        return observed, bound
+
+    def _passes(self, applied: Applied, before: Applied, index: int) -> bool:
+        limit, confidence = self.constraint.limit, self.constraint.confidence
+        if self.constraint.kind in COSTS:
+            bet = self._bet(before, index)
+            return mean_is_below(applied.spent[index], self.rows.weights, bet, confidence, limit)
+        return all(
+            (rate_p(lost, rows, limit) if gained is None else difference_p(lost, gained, rows, limit, confidence))
+            <= 1 - confidence
+            for lost, gained, rows in self._counts(applied, before, index)
+        )
+
+    def _counts(self, applied: Applied, before: Applied, index: int) -> Iterator[tuple[int, int | None, int]]:
+        """For each class: losses, gains (None if they are not to be set against losses) and rows."""
+        of_labels = self.constraint.kind == "max_accuracy_drop"
+        losses = (applied.lost if of_labels else applied.disagrees)[index]
+        # The rows that choose decide, so that the test is fixed for those that it is made on.
+        paired = of_labels and bool(before.gained[index].any())
+        for group in self.groups:
+            gained = int(applied.gained[index][group].sum()) if paired else None
+            yield int(losses[group].sum()), gained, int(group.sum())
+
+    def _bet(self, before: Applied, index: int) -> float:
+        return bet_size(
+            before.spent[index],
+            self.choosing.weights,
+            self.constraint.limit,
+            self.rows.largest,
+            len(self.rows),
+            self.constraint.confidence,
+        )
+
+
+def _sequence(
+    choosing: Trial, path: list[RoutingPolicy], constraint: Constraint
+) -> tuple[float, list[RoutingPolicy]]:
+    """Make of a path from full to narrow the sequence to test, from the safest on, and rate it.
+
+    The rating is what the sequence gives near the limit; less is better. What spends more than the full network is
+    left out: a policy that escalates nearly every input.
+    """
+    applied = choosing.apply(path)
+    spent = applied.spent.mean(axis=1) / choosing.weights.mean()  # [policies], the first is the full network
+    # Losses without the gains: hardly a row shows any, and the sum would be mostly chance.
+    lost = (applied.lost if constraint.kind == "max_accuracy_drop" else applied.disagrees).mean(axis=1)
+    cheaper = spent < spent[0]
+    kept = [policy for policy, keep in zip(path, cheaper, strict=True) if keep]
+    if constraint.kind in COSTS:
+        within = [lost[cheaper & (spent <= level * constraint.limit)] for level in COST_LEVELS]
+        return float(np.mean([some.min(initial=1.0) for some in within])), [*kept[::-1], path[0]]
+    within = [spent[cheaper & (lost <= level * constraint.limit)] for level in LOSS_LEVELS]
+    # The full network has no loss and needs no test.
+    return float(np.mean([some.min(initial=spent[0]) for some in within])), kept

@@ -1,0 +1,75 @@
+"""How long one input alone takes at each width, on this machine."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sharcs.calibration.trials import Times
+from sharcs.data.texts import model_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sized
+
+    from torch import Tensor
+
+    from sharcs.model.media import SharcsForSequenceClassification
+
+__all__ = ["measure_times"]
+
+TEXTS = 32
+WARM_UP = 3
+ALWAYS_UNSURE = 2.0  # above any confidence, also one that rounds to 1
+
+
+@torch.inference_mode()
+def measure_times(
+    model: SharcsForSequenceClassification,
+    rows: Sized,
+    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+    forcing_weight: float,
+) -> Times:
+    """Measure the median time of a batch of one, over texts of the rows' lengths.
+
+    Widths take turns on each text, so that whatever else slows the machine down slows all of them.
+
+    Args:
+        model: The routed network, in evaluation mode.
+        rows: Tokenised inputs.
+        collate: Pads rows into a batch.
+        forcing_weight: The cost weight that sends every input to the narrowest width.
+    """
+    by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))  # type: ignore[index]
+    picked = np.linspace(0, len(by_length) - 1, min(TEXTS, len(by_length))).round().astype(int)
+    widths = list(model.config.widths)
+    measured: list[list[float]] = []
+    policy = model.config.policy
+    try:
+        # The last column is narrow first and then on to full width.
+        model.config.policy = {"cost_weight": forcing_weight, "escalation_threshold": ALWAYS_UNSURE}
+        for number, index in enumerate([*picked[:1].repeat(WARM_UP), *picked]):
+            batch = collate([model_inputs(rows[by_length[index]])])  # type: ignore[index]
+            batch = {name: value.to(model.device) for name, value in batch.items()}
+            taken = [_milliseconds(model, batch, width) for width in [*widths, None]]
+            if number >= WARM_UP:
+                measured.append(taken)
+    finally:
+        model.config.policy = policy
+    medians = np.median(np.array(measured), axis=0)
+    return Times(medians[:-1], max(0.0, float(medians[-1] - medians[0])))
+
+
+def _milliseconds(model: SharcsForSequenceClassification, batch: dict[str, Tensor], width: float | None) -> float:
+    _wait(model)
+    start = time.perf_counter()
+    model(**batch, width=width)
+    _wait(model)
+    return 1000 * (time.perf_counter() - start)
+
+
+def _wait(model: SharcsForSequenceClassification) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,1 @@
+"""Tables in and out, texts and labels, tokenised rows."""

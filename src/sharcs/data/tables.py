@@ -1,0 +1,331 @@
+"""Tables in and out: CSV, TSV, JSON lines and Parquet files (also gzipped), built-in and hub data sets."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sharcs.data.jsontypes import JsonTypes
+from sharcs.data.named import DATASETS, builtin_table, hub_table
+from sharcs.data.textfiles import (
+    CHUNK_ROWS,
+    delimited_records,
+    find_format,
+    in_chunks,
+    json_rows,
+    string_batch,
+    write_delimited,
+    write_jsonl,
+)
+from sharcs.errors import InputError, first_line
+
+__all__ = ["TableStream", "check_output_path", "open_table", "read_table", "table_writer", "write_table"]
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+FORMATS = (*DELIMITERS, ".jsonl", ".parquet")
+SUPPORTED = f"{', '.join(FORMATS)}, each also with .gz"
+
+# A Parquet row group is written when it has so many rows or bytes.
+GROUP_ROWS = 1 << 16
+GROUP_BYTES = 1 << 26
+
+# NAME:SPLIT, OWNER/NAME:SPLIT or OWNER/NAME@CONFIG:SPLIT; SPLIT is as in `datasets`, train[:10%] too.
+DATASET_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<config>[\w.-]+))?:(?P<split>[\w.-]+(\[\S*\])?)")
+
+
+@dataclass(frozen=True, slots=True)
+class TableStream:
+    """A table of any size, read a batch of rows at a time.
+
+    Attributes:
+        source: Where it is from, for messages.
+        schema: Its columns.
+        batches: Starts at the first row, each time that it is called. Malformed rows raise ``InputError``.
+    """
+
+    source: str
+    schema: pa.Schema
+    batches: Callable[[], Iterator[pa.RecordBatch]]
+
+
+def open_table(source: str | Path) -> TableStream:
+    """Open a file, a built-in data set or one of the Hugging Face hub; a file's rows are not kept in memory.
+
+    Arguments and errors are those of :func:`read_table`, but rows of CSV and TSV are checked when they are read, and
+    a table may turn out to have none.
+    """
+    source = os.fspath(source)
+    # A data set's name is looked up only after the local file system: a file wins over a data set.
+    if os.path.isfile(source):
+        stream = _open_file(source)
+    elif os.path.isdir(source):
+        raise InputError(f"{source}: a directory; give one file ({SUPPORTED})")
+    else:
+        table = _read_named(source)
+        stream = TableStream(source, table.schema, lambda: iter(table.to_batches(CHUNK_ROWS)))
+    if not len(stream.schema):
+        raise InputError(f"{source}: the table has no columns")
+    repeated = [name for name, count in Counter(stream.schema.names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{source}: the column {repeated[0]!r} is there more than once; rename one of them")
+    return stream
+
+
+def read_table(source: str | Path) -> pa.Table:
+    """Read a table from a file, a built-in data set or the Hugging Face hub.
+
+    A file that exists is read as a file, whatever else its name could mean. CSV and TSV columns are read as
+    strings, exactly as they stand ("007", "NA" and the empty string too); blank lines are skipped. Text is
+    UTF-8 or, with a byte-order mark, UTF-16; bytes that are neither are read as Windows-1252, with a warning.
+
+    Args:
+        source: A path to a .csv, .tsv, .jsonl or .parquet file (also with .gz), a built-in data set such as
+            ``reuters-r8:train``, or a data set of the hub as ``owner/name:split`` or
+            ``owner/name@config:split``.
+
+    Returns:
+        All columns of the table, at least one row. Hub tables keep the schema metadata of ``datasets``.
+
+    Raises:
+        InputError: If the source is not there, malformed, empty, or cannot be reached.
+    """
+    stream = open_table(source)
+    table = pa.Table.from_batches(stream.batches(), schema=stream.schema)
+    if not table.num_rows:
+        raise InputError(f"{source}: the table has no rows")
+    return table
+
+
+def write_table(table: pa.Table, path: str | Path) -> None:
+    """Write a table to a file; see :func:`table_writer`."""
+    with table_writer(path, table.schema) as write:
+        write(table)
+
+
+@contextmanager
+def table_writer(
+    path: str | Path, schema: pa.Schema, temporary: Path | None = None
+) -> Iterator[Callable[[pa.Table], None]]:
+    """Write a table to a file, some rows at a time; the extension chooses the format.
+
+    The file is written under another name beside its target and then moved there, so that whoever looks at
+    the target finds the whole new file, or what was there before. In CSV, TSV and JSON lines a missing value
+    is written as the empty string or null; nested values go into CSV and TSV as JSON.
+
+    Args:
+        path: A .csv, .tsv, .jsonl or .parquet path, also with .gz.
+        schema: The table's columns.
+        temporary: The other name, on the same file system; it is overwritten.
+
+    Yields:
+        A function that writes the next rows.
+
+    Raises:
+        InputError: If the extension is unknown, or the file cannot be written.
+    """
+    check_output_path(path)
+    suffix, gzipped = _format_of(path)
+    target = Path(os.path.realpath(path))  # a symbolic link stays one
+    temporary = temporary or target.with_name(f".sharcs-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            if gzipped:
+                # No name and time in the gzip header: the same table gives the same bytes.
+                with (
+                    gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as compressed,
+                    _rows_writer(compressed, suffix, schema) as write,
+                ):
+                    yield write
+            else:
+                with _rows_writer(file, suffix, schema) as write:
+                    yield write
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be written ({first_line(error)})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_output_path(path: str | Path) -> None:
+    """Check that ``write_table`` can write here, before the work whose result is to be written.
+
+    Args:
+        path: The path that will be given to ``write_table``.
+
+    Raises:
+        InputError: If the extension is unknown, the path is a directory, or its directory is missing or
+            read-only.
+    """
+    _format_of(path)
+    if os.path.isdir(path):
+        raise InputError(f"{path}: a directory; give the name of a file to write")
+    parent = Path(os.path.realpath(path)).parent
+    if not parent.is_dir():
+        raise InputError(f"{path}: the directory {parent} does not exist; create it first")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: the directory {parent} is not writable")
+
+
+def _format_of(path: str | Path) -> tuple[str, bool]:
+    """Return the format's extension, and whether the file is gzipped."""
+    name = Path(path).name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    if suffix not in FORMATS:
+        raise InputError(f"{path}: unknown extension; supported are {SUPPORTED}")
+    return suffix, name.endswith(".gz")
+
+
+def _open_file(path: str) -> TableStream:
+    suffix, gzipped = _format_of(path)
+    if suffix == ".parquet":
+        return _open_parquet(path, gzipped)
+    with _opened(path, gzipped) as file:
+        form = find_format(file, path)
+
+    @contextmanager
+    def opened_text() -> Iterator[IO[str]]:
+        with _opened(path, gzipped) as file:
+            file.read(form.skip)
+            # U+2028 and the like may stand inside JSON strings, and do not end a row.
+            newline = "\n" if suffix == ".jsonl" else ""
+            yield io.TextIOWrapper(file, encoding=form.encoding, errors=form.errors, newline=newline)
+
+    if suffix == ".jsonl":
+        types = JsonTypes(path)
+        with opened_text() as text:
+            for rows in in_chunks(json_rows(text, path)):
+                types.add(rows)
+        if not types.rows:
+            raise InputError(f"{path}: the file is empty, the table has no rows")
+
+        def json_batches() -> Iterator[pa.RecordBatch]:
+            count = 0
+            with opened_text() as text:
+                for rows in in_chunks(json_rows(text, path)):
+                    yield types.batch(rows, count)
+                    count += len(rows)
+
+        return TableStream(path, types.schema(), json_batches)
+
+    with opened_text() as text, closing(delimited_records(text, DELIMITERS[suffix], path)) as records:
+        schema = pa.schema([(name, pa.string()) for name in next(records)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with opened_text() as text, closing(delimited_records(text, DELIMITERS[suffix], path)) as records:
+            next(records)  # the header
+            for rows in in_chunks(records):
+                yield string_batch(rows, schema)
+
+    return TableStream(path, schema, batches)
+
+
+def _open_parquet(path: str, gzipped: bool) -> TableStream:
+    unpacked: Any = path
+    with _opened(path, gzipped) as file:
+        if not file.read(1):
+            raise InputError(f"{path}: the file is empty, the table has no rows")
+        if gzipped:
+            # Parquet is read from its end.
+            unpacked = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the stream is used
+            file.seek(0)
+            shutil.copyfileobj(file, unpacked)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with _readable_parquet(path):
+            # Not read_table(path), which would add columns for directories that are named key=value.
+            yield from pq.ParquetFile(unpacked).iter_batches(batch_size=CHUNK_ROWS)
+
+    with _readable_parquet(path):
+        return TableStream(path, pq.ParquetFile(unpacked).schema_arrow, batches)
+
+
+@contextmanager
+def _readable_parquet(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
+
+
+@contextmanager
+def _opened(path: str, gzipped: bool) -> Iterator[IO[bytes]]:
+    """Open a file's bytes, unpacked; what reading them raises until it is closed is the user's to put right."""
+    try:
+        with gzip.open(path) if gzipped else open(path, "rb") as file:
+            yield file  # type: ignore[misc]
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)})") from error
+
+
+def _read_named(source: str) -> pa.Table:
+    """Read what is not a file: a built-in data set or one of the hub."""
+    match = DATASET_NAME.fullmatch(source)
+    has_extension = Path(source.lower().removesuffix(".gz")).suffix in FORMATS
+    if match is None or has_extension:
+        if has_extension:
+            raise InputError(f"{source}: no such file")
+        raise InputError(
+            f"{source}: no such file; a data set is named NAME:SPLIT ({', '.join(DATASETS)} are built in), "
+            "one of the Hugging Face hub OWNER/NAME:SPLIT or OWNER/NAME@CONFIG:SPLIT"
+        )
+    name, config, split = match["name"], match["config"], match["split"]
+    if name in DATASETS and config is None:
+        return builtin_table(name, split)
+    return hub_table(source, name, config, split)
+
+
+@contextmanager
+def _rows_writer(stream: Any, suffix: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Write rows of one format to an open stream, and what belongs at the end."""
+    if suffix == ".parquet":
+        waiting: list[pa.Table] = []
+        with pq.ParquetWriter(stream, schema) as writer:
+
+            def write_group() -> None:
+                if waiting:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting.clear()
+
+            def write_parquet(table: pa.Table) -> None:
+                # Row groups of few rows are slow to read.
+                waiting.append(table)
+                if sum(t.num_rows for t in waiting) >= GROUP_ROWS or sum(t.nbytes for t in waiting) >= GROUP_BYTES:
+                    write_group()
+
+            yield write_parquet
+            write_group()
+        return
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=False)
+    begun = False
+
+    def write_text(table: pa.Table) -> None:
+        nonlocal begun
+        if suffix == ".jsonl":
+            write_jsonl(table, text)
+        elif begun:
+            write_delimited(table, text, DELIMITERS[suffix], header=False)
+        else:
+            write_delimited(table, text, DELIMITERS[suffix])
+        begun = True
+
+    yield write_text
+    text.detach()  # flushes, and leaves the stream open

@@ -1,0 +1,1 @@
+"""What is known of encoders: pure, no model."""

@@ -1,0 +1,1 @@
+"""Every sub-network on every input: accuracy against cost."""

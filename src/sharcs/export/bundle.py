@@ -1,0 +1,228 @@
+"""``sharcs export``: a network's graphs, tokenizer and policy, for use without PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import asdict
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import Tokenizer
+
+from sharcs.errors import InputError, first_line
+from sharcs.export.onnx import Dense, Tail, Trunk, check_graph, require_onnx, to_int8, write_graph
+from sharcs.inference.folder import write_json
+from sharcs.tasks.labels import require_one_label
+from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT, TOKENIZER_FILE
+from sharcs_runtime.policy import RoutingPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from sharcs.model.media import SharcsForSequenceClassification
+
+__all__ = ["check_export_path", "export_model", "graph_names", "quantise"]
+
+EXAMPLE = (3, 7)  # inputs and tokens that a graph is traced with
+CHECKED = ((1, 2), (2, 9), (5, 4))
+MOST_TOKENS = 2**31 - 1  # a tokenizer without a limit says 10³⁰
+
+
+def check_export_path(output: Path) -> None:
+    """Refuse a place that can't be written to or is in use.
+
+    Raises:
+        InputError: If it is so.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output}: is a file; name a directory")
+    if output.is_dir() and any(output.iterdir()):
+        raise InputError(f"--output {output}: is in use; name a new directory")
+
+
+def graph_names(model: SharcsForSequenceClassification, width: float | None = None) -> list[str]:
+    """Name the graphs that an export writes, in their order."""
+    if width is not None:
+        return ["model"]
+    return ["trunk", *(f"tail-{index}" for index in range(len(model.config.widths)))]
+
+
+def export_model(
+    model: SharcsForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    output: Path,
+    *,
+    width: float | None = None,
+    int8: bool = False,
+    on_graph: Callable[[int], None] | None = None,
+) -> None:
+    """Write a directory that :class:`sharcs_runtime.OnnxRunner` runs.
+
+    Args:
+        model: The routed network; it is copied, and left as it is.
+        tokenizer: Its tokenizer.
+        output: A directory that doesn't exist, or an empty one. It is written beside and renamed.
+        width: Writes this width as one dense model, from tokens to logits; by default trunk and tails are written.
+        int8: Whether ONNX Runtime quantises the graphs.
+        on_graph: Called with 1 after each graph, for a progress bar.
+
+    Raises:
+        InputError: If the model doesn't name one class for each input, a package is missing, the network has no such
+            width, its tokenizer is not of the ``tokenizers`` library, a graph doesn't compute what PyTorch does, or
+            the directory can't be written.
+    """
+    require_one_label(model.problem_type, "export")
+    require_onnx()
+    check_export_path(output)
+    index = None if width is None else model.config.index_of(width)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise InputError("the tokenizer runs in Python only; export needs one of the tokenizers library")
+    staging = output.absolute().with_name(f".{output.name}.partial")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        _write_graphs(_plain_copy(model), _inputs_of(tokenizer), staging, index, on_graph)
+        _write_tokenizer(backend, tokenizer, staging)
+        _write_description(model, tokenizer, staging, index)
+        if int8:
+            quantise(staging)
+        staging.replace(output.absolute())
+    except OSError as error:
+        raise InputError(
+            f"--output {output}: can't be written ({first_line(error)}); make room or name another place"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def quantise(folder: Path) -> None:
+    """Turn an exported network into int8, in its place.
+
+    Args:
+        folder: What :func:`export_model` wrote in single precision.
+    """
+    content = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+    for name in [*([content["files"]["trunk"]] if content["files"]["trunk"] else []), *content["files"]["tails"]]:
+        small = folder / f"int8-{name}"
+        to_int8(folder / name, small)
+        for old in folder.glob(f"{name}*"):  # weights of large graphs lie in a file of their own
+            old.unlink()
+        small.rename(folder / name)
+    content["int8"] = True
+    content["files"]["all"] = _files_in(folder)
+    write_json(content, folder / DESCRIPTION_FILE)
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != DESCRIPTION_FILE)
+
+
+def _plain_copy(model: SharcsForSequenceClassification) -> SharcsForSequenceClassification:
+    """Copy a network in the form that gives the best graphs."""
+    copied = copy.deepcopy(model)
+    # Training in mixed precision leaves a forward pass on the instance: in autocast, and of the model that is copied.
+    for name in ("forward", "_original_forward"):
+        copied.__dict__.pop(name, None)
+    copied.to(device="cpu", dtype=torch.float32)  # type: ignore[call-arg]
+    copied.train(False)
+    # ONNX Runtime has no product for it, and what it is taken apart to is more than eager attention.
+    if copied.encoder.config._attn_implementation != "eager":
+        copied.set_attn_implementation("eager")
+    copied.prepare_for_inference()
+    return copied
+
+
+def _inputs_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return ["input_ids", *(["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else [])]
+
+
+def _write_graphs(
+    model: SharcsForSequenceClassification,
+    inputs: list[str],
+    folder: Path,
+    index: int | None,
+    on_graph: Callable[[int], None] | None,
+) -> None:
+    widths = list(model.config.widths)
+    example, *checked = [_tokens(model, inputs, *size) for size in (EXAMPLE, *CHECKED)]
+    parts: list[Trunk | Tail | Dense]
+    if index is not None:
+        parts = [Dense(model, widths[index])]
+    else:
+        parts = [Trunk(model), *(Tail(model, width) for width in widths)]
+    for part, name in zip(parts, graph_names(model, None if index is None else widths[index]), strict=True):
+        given = [example, *checked]
+        if isinstance(part, Tail):
+            given = [_continuing(model, tokens) for tokens in given]
+        write_graph(part, given[0], folder / f"{name}.onnx")
+        check_graph(part, given[1:], folder / f"{name}.onnx")
+        if on_graph:
+            on_graph(1)
+
+
+def _tokens(model: SharcsForSequenceClassification, inputs: list[str], batch: int, tokens: int) -> dict[str, Tensor]:
+    """Make up a batch whose rows are of different lengths, where it has more than one."""
+    vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    made = {"input_ids": torch.randint(0, vocabulary, (batch, tokens), generator=generator)}
+    lengths = torch.arange(tokens, tokens - batch, -1).clamp(min=1)
+    made["attention_mask"] = (torch.arange(tokens) < lengths[:, None]).long()
+    padding = model.config.encoder.pad_token_id  # type: ignore[union-attr]
+    made["input_ids"] = made["input_ids"].masked_fill(made["attention_mask"] == 0, padding or 0)
+    if "token_type_ids" in inputs:
+        made["token_type_ids"] = torch.zeros_like(made["input_ids"])
+    return made
+
+
+@torch.no_grad()
+def _continuing(model: SharcsForSequenceClassification, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+    hidden = model(**tokens, trunk_only=True).hidden
+    return {"hidden": hidden, "attention_mask": tokens["attention_mask"]}
+
+
+def _write_tokenizer(backend: Tokenizer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    own = Tokenizer.from_str(backend.to_str())
+    own.no_padding()
+    own.enable_truncation(
+        min(tokenizer.model_max_length, MOST_TOKENS), strategy="longest_first", direction=tokenizer.truncation_side
+    )
+    own.save(str(folder / TOKENIZER_FILE))
+
+
+def _write_description(
+    model: SharcsForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    index: int | None,
+) -> None:
+    config = model.config
+    graphs = [f"{name}.onnx" for name in graph_names(model, None if index is None else config.widths[index])]
+    names = dict(sorted((config.id2label or {}).items()))
+    padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+    costs = model.cost_coefficients().tolist()
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "sharcs": metadata.version("sharcs"),
+        "int8": False,
+        "widths": list(config.widths) if index is None else [config.widths[index]],
+        "labels": [str(name) for name in names.values()],
+        "problem_type": config.problem_type,
+        "policy": asdict(config.routing_policy if index is None else RoutingPolicy()),
+        "cost_coefficients": costs if index is None else [costs[index], costs[-1]],
+        "max_length": min(tokenizer.model_max_length, MOST_TOKENS),
+        "padding": {name: padding[name] for name in _inputs_of(tokenizer)},
+        "files": {
+            "trunk": graphs[0] if index is None else None,
+            "tails": graphs[1:] if index is None else graphs,
+            "all": _files_in(folder),
+        },
+    }
+    write_json(content, folder / DESCRIPTION_FILE)

@@ -1,0 +1,186 @@
+"""Parts of a routed network as ONNX graphs, with any batch and length; in int8 if wanted; checked against PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sharcs.errors import InputError
+from sharcs.model.calls import RoutingCall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sharcs.model.media import SharcsForSequenceClassification
+
+__all__ = ["Dense", "Tail", "Trunk", "check_graph", "require_onnx", "to_int8", "write_graph"]
+
+TOLERANCE = 1e-3  # of the largest number; single precision leaves some 1e-6
+
+
+class Trunk(nn.Module):
+    """Embeddings, layers 1..k and the router, with a plain signature.
+
+    Args:
+        model: The routed network.
+    """
+
+    outputs = ("router_logits", "hidden")
+
+    def __init__(self, model: SharcsForSequenceClassification) -> None:
+        """Take over the network."""
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Map tokens ``[batch, tokens]`` to router logits ``[batch, widths]`` and ``[batch, tokens, hidden]``."""
+        # A pass at the narrowest width, whose answer is dropped, and with it all that leads to it: a tracer doesn't
+        # survive the exception by which a pass of the trunk alone ends.
+        call = RoutingCall(attention_mask, choose=_never, width_index=0)
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        with call.active():
+            self.model.encoder(input_ids=input_ids, attention_mask=attention_mask, **types)
+        assert call.router_logits is not None
+        assert call.hidden is not None
+        return call.router_logits, call.hidden
+
+
+class _AtOneWidth(nn.Module):
+    """What ends with the answer of one width.
+
+    Args:
+        model: The routed network.
+        width: The width.
+    """
+
+    outputs = ("logits",)
+
+    def __init__(self, model: SharcsForSequenceClassification, width: float) -> None:
+        """Take over the network."""
+        super().__init__()
+        self.model, self.width = model, width
+
+
+class Tail(_AtOneWidth):
+    """Layers k+1..L at one width, and the head."""
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map the output of layer k, ``[batch, tokens, hidden]``, and the mask to logits ``[batch, labels]``."""
+        return self.model(hidden=hidden, attention_mask=attention_mask, width=self.width).logits  # type: ignore[no-any-return]
+
+
+class Dense(_AtOneWidth):
+    """One width from tokens to logits, without a router."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Map tokens ``[batch, tokens]`` to logits ``[batch, labels]``."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        return self.model(**inputs, width=self.width).logits  # type: ignore[no-any-return]
+
+
+def require_onnx() -> None:
+    """See that the packages are there which exporting needs.
+
+    Raises:
+        InputError: If one is missing.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"ONNX needs the package {error.name}; install it with pip install 'sharcs[onnx]'"
+        ) from error
+
+
+@torch.no_grad()
+def write_graph(part: Trunk | Tail | Dense, example: dict[str, Tensor], file: Path) -> None:
+    """Write a part as an ONNX file.
+
+    Args:
+        part: What to write, in evaluation mode.
+        example: Inputs by the names of its arguments, ``[batch, tokens, ...]`` with more than one of both.
+        file: The file.
+    """
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim.AUTO}  # a table of positions may bound the tokens
+    with _quiet():
+        program = torch.onnx.export(
+            part.train(False),
+            kwargs=example,
+            dynamo=True,
+            input_names=list(example),
+            output_names=list(part.outputs),
+            dynamic_shapes=dict.fromkeys(example, free),
+            verbose=False,
+        )
+        assert program is not None
+        program.save(file)
+
+
+def to_int8(source: Path, target: Path) -> None:
+    """Quantise a graph by ONNX Runtime: weights of matrix products with a scale a column, activations as they come.
+
+    Embeddings stay as they are: they would share one scale, and looking them up takes no time.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        quantize_dynamic(
+            source, target, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+        )
+
+
+@torch.no_grad()
+def check_graph(part: Trunk | Tail | Dense, inputs: list[dict[str, Tensor]], file: Path) -> None:
+    """Compare a graph in single precision with the part that it was written from.
+
+    Args:
+        part: What it was written from.
+        inputs: Some inputs, of other sizes than the example's.
+        file: The graph.
+
+    Raises:
+        InputError: If they differ by more than rounding.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    for given in inputs:
+        wanted: Any = part(**given)
+        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+        found = session.run(list(part.outputs), {name: value.numpy() for name, value in given.items()})
+        for name, one, other in zip(part.outputs, wanted, found, strict=True):
+            truth = one.numpy()
+            difference = float(np.abs(truth - other).max()) if truth.shape == other.shape else float("inf")
+            if not difference <= TOLERANCE * max(1.0, float(np.abs(truth).max())):
+                raise InputError(
+                    f"{file.stem}: its {name} on ONNX Runtime differ from PyTorch's by {difference:.3g}, so this "
+                    "encoder can't be exported with these versions of torch and onnxruntime"
+                )
+
+
+def _never(_call: RoutingCall) -> Tensor:
+    raise AssertionError("the width is forced")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what exporter and quantiser say, of which a user can put nothing right."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,116 @@
+"""Many texts through a routed network in PyTorch; when what runs is :mod:`sharcs_runtime.scheduler`'s affair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sharcs.data.texts import encode, token_limit
+from sharcs.inference.pool import Pool
+from sharcs.tasks.labels import require_one_label
+from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Prediction, Routing, Tokens, WholeAnswers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs_runtime.policy import Floats
+    from sharcs_runtime.pool import Flags, Numbers
+    from sharcs_runtime.scheduler import Text
+
+__all__ = ["InferenceEngine", "Prediction", "batch_tokens_on", "tokens_of"]
+
+MODEL_INPUTS = ("input_ids", "token_type_ids")
+
+
+def batch_tokens_on(device: torch.device) -> int:
+    """Say how many tokens a batch has by default."""
+    return BATCH_TOKENS if device.type == "cpu" else 2 * BATCH_TOKENS
+
+
+def tokens_of(window: list[Text], tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """Tokenise texts, or pairs of them, truncated to the tokenizer's ``model_max_length``."""
+    texts = [text[0] if isinstance(text, tuple) else text for text in window]
+    pairs = [text[1] for text in window if isinstance(text, tuple)] or None
+    limit = token_limit(tokenizer, tokenizer.model_max_length, with_pairs=pairs is not None)
+    encoded = encode(tokenizer, texts, pairs, limit)
+    padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+    return Tokens({name: encoded[name] for name in MODEL_INPUTS if name in encoded}, padding)
+
+
+class InferenceEngine(PooledEngine[Tensor]):
+    """Answers streams of texts of any length, in constant memory.
+
+    How texts are batched and pooled says :class:`sharcs_runtime.scheduler.PooledEngine`. Every input is answered as the
+    model would answer it alone, up to rounding: results don't depend on what an input is batched with. The number of
+    threads is torch's.
+
+    Args:
+        model: The routed network; it is put into evaluation mode and prepared for inference.
+        tokenizer: Its tokenizer; texts are cut to its ``model_max_length`` tokens.
+        width: Forces one width; by default the configured policy routes.
+        batch_tokens: Tokens of a batch, padding included. A longer input is a batch of its own. By default 2,048 on a
+            CPU and 4,096 elsewhere.
+        window: Inputs that are ordered together. More pad less, and are kept in memory.
+    """
+
+    def __init__(
+        self,
+        model: SharcsForSequenceClassification,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        width: float | None = None,
+        batch_tokens: int | None = None,
+        window: int = 2048,
+    ) -> None:
+        """Take over the settings.
+
+        Raises:
+            InputError: If the network has no such width, or doesn't name one class for each input.
+        """
+        require_one_label(model.problem_type, "InferenceEngine")
+        batch_tokens = batch_tokens or batch_tokens_on(model.device)
+        super().__init__(forced=width is not None, batch_tokens=batch_tokens, window=window)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.width = None if width is None else model.config.widths[model.config.index_of(width)]
+
+    def _tokenise(self, window: list[Text]) -> Tokens:
+        return tokens_of(window, self.tokenizer)
+
+    @torch.inference_mode()
+    def _answer(self, tokens: Tokens) -> list[Prediction]:
+        if self.model.training:
+            self.model.train(False)
+        self.model.prepare_for_inference()
+        return super()._answer(tokens)
+
+    def _routing(self) -> Routing:
+        config = self.model.config
+        return Routing(config.routing_policy, config.problem_type, len(config.widths) - 1)
+
+    def _pool(self) -> Pool:
+        return Pool()
+
+    def _whole(self, inputs: dict[str, Numbers]) -> WholeAnswers:
+        outputs = self.model(**self._on_device(inputs), width=self.width)
+        last = outputs.width_index.cpu().numpy()
+        first = last if outputs.first_width_index is None else outputs.first_width_index.cpu().numpy()
+        return WholeAnswers(_array(outputs.logits), last, first)
+
+    def _trunk(self, inputs: dict[str, Numbers]) -> tuple[Tensor, Numbers]:
+        trunk = self.model(**self._on_device(inputs), trunk_only=True)
+        return trunk.hidden, trunk.width_index.cpu().numpy()
+
+    def _tail(self, index: int, hidden: Tensor, real: Flags) -> Floats:
+        mask = torch.from_numpy(real).to(hidden.device, torch.int64)
+        return _array(self.model(hidden=hidden, attention_mask=mask, width=self.model.config.widths[index]).logits)
+
+    def _on_device(self, inputs: dict[str, Numbers]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array).to(self.model.device) for name, array in inputs.items()}
+
+
+def _array(logits: Tensor) -> Floats:
+    return logits.float().cpu().numpy()

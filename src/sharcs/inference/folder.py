@@ -1,0 +1,225 @@
+"""The directory of a trained model: how it is begun, finished, and opened again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoTokenizer
+
+from sharcs.data.columns import Columns
+from sharcs.errors import EncoderError, InputError, first_line
+from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.tasks.labels import require_one_label
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["TrainedModel", "best_device", "open_model", "write_json"]
+
+SETTINGS_FILE = "training.json"
+CHECKPOINTS = "checkpoints"
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer_config.json"  # with the length of the training
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A trained model with what is needed to use it on texts.
+
+    Attributes:
+        model: The routed network, in evaluation mode, on the best device.
+        tokenizer: Its tokenizer, whose ``model_max_length`` is the length that it was trained with.
+        columns: The column names of its training data.
+    """
+
+    model: SharcsForSequenceClassification
+    tokenizer: PreTrainedTokenizerBase
+    columns: Columns
+
+
+def best_device() -> torch.device:
+    """Choose a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def write_json(content: dict[str, Any], path: str | Path) -> None:
+    """Write JSON beside its target and rename it, so that no reader meets half a file."""
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(
+            f"{path}: can't be written ({first_line(error)}); make room or name another place"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def open_model(folder: str | Path) -> TrainedModel:
+    """Load what ``sharcs train`` wrote.
+
+    Args:
+        folder: The output directory of a finished training.
+
+    Returns:
+        Model, tokenizer and column names.
+
+    Raises:
+        InputError: If the directory is missing, holds no model, an unfinished one, none of ours, or one that the
+            command line has no use for: it speaks of one class for each input.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such directory; give the --output directory of 'sharcs train'")
+    if not (folder / CONFIG_FILE).is_file():
+        if (folder / SETTINGS_FILE).is_file():
+            raise InputError(f"{folder}: its training is not finished; finish it with 'sharcs train ... --resume'")
+        raise InputError(f"{folder}: is no model (no {CONFIG_FILE}); give the --output directory of 'sharcs train'")
+    try:
+        model_type = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{folder / CONFIG_FILE}: is no valid JSON object; train again") from error
+    if model_type != "sharcs":
+        raise InputError(f"{folder}: is a {model_type} model, not a sharcs one; route it first with 'sharcs train'")
+    try:
+        # Only safetensors: a pickle could run code.
+        loaded: Any = SharcsForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True
+        )
+        if not (folder / TOKENIZER_FILE).is_file():
+            raise OSError(f"no {TOKENIZER_FILE}, which holds the tokenizer's settings")
+        tokenizer = load_tokenizer(folder)
+    except EncoderError as error:
+        raise InputError(f"{folder}: {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder}: the model can't be loaded ({first_line(error)}); train again") from error
+    model: SharcsForSequenceClassification
+    model, report = loaded
+    if report["missing_keys"]:
+        # transformers would leave random values there.
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InputError(f"{folder}: its weights lack {missing}; train again")
+    require_one_label(model.problem_type, f"{folder}")
+    check_finite(model, f"{folder}")
+    model.to(best_device())  # type: ignore[arg-type]
+    return TrainedModel(model.train(False), tokenizer, _columns(folder))
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; refuse the one without words that transformers makes up where there is none.
+
+    Raises:
+        OSError: If there is none.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise OSError("its tokenizer has no vocabulary")
+    return tokenizer
+
+
+def check_finite(model: SharcsForSequenceClassification, where: str) -> None:
+    """Refuse weights that are not finite, of which nothing useful can come.
+
+    Raises:
+        InputError: If there is one.
+    """
+    if not all(bool(value.isfinite().all()) for value in model.parameters()):
+        raise InputError(
+            f"{where}: the training diverged (weights are not finite); train again with a lower --learning-rate"
+        )
+
+
+def begin(folder: Path, settings: dict[str, Any], resume: bool) -> Path:
+    """Claim an output directory for a training.
+
+    Args:
+        folder: The directory; it is made if it doesn't exist.
+        settings: All that decides the result; a resumed run has to have the same.
+        resume: Whether to go on with a training that stands there.
+
+    Returns:
+        The directory for checkpoints.
+
+    Raises:
+        InputError: If the directory is in use, or holds a training with other settings.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder}: is a file; name a directory")
+    if resume:
+        _check_same(folder, settings)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"--output {folder}: is in use; name a new directory, or add --resume to go on with a training there"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {folder}: can't be written ({error.strerror}); name another directory") from error
+    write_json(settings, folder / SETTINGS_FILE)
+    return folder / CHECKPOINTS
+
+
+def finish(folder: Path, model: SharcsForSequenceClassification, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write the model into its directory and drop the checkpoints.
+
+    The configuration comes last: with it the directory counts as a finished model.
+    """
+    staging = folder / ".model.partial"
+    shutil.rmtree(staging, ignore_errors=True)
+    model.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG_FILE):
+        path.replace(folder / path.name)
+    staging.rmdir()
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    file = folder / SETTINGS_FILE
+    if not file.is_file():
+        raise InputError(f"--resume: {folder} holds no training to go on with; leave --resume out to start one")
+    if (folder / CONFIG_FILE).is_file():
+        raise InputError(f"--resume: the training in {folder} is finished; name a new --output to train again")
+    # A round trip, since JSON has no tuples.
+    now = json.loads(json.dumps(settings))
+    before = _read_settings(file)
+    # The rows' fingerprint says whether the data is the same; its path may be written in another way.
+    fingerprint = {"rows", "data_sha256"}
+    for name in sorted({*now, *before} - {"data", "eval_data"} - fingerprint):
+        if now.get(name) != before.get(name):
+            raise InputError(
+                f"--resume: --{name.replace('_', '-')} is {now.get(name)!r} now and was {before.get(name)!r} when "
+                f"the training in {folder} began; resume with the options of the start"
+            )
+    if any(now.get(name) != before.get(name) for name in fingerprint):
+        raise InputError(
+            f"--resume: --data {now.get('data')} has other rows than {before.get('data')} had when the training in "
+            f"{folder} began; resume with the data of the start"
+        )
+
+
+def _columns(folder: Path) -> Columns:
+    file = folder / SETTINGS_FILE
+    if not file.is_file():
+        return Columns()
+    settings = _read_settings(file)
+    return Columns(settings["text_column"], settings["text_pair_column"], settings["label_column"])
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: is no valid JSON ({first_line(error)}); train again") from error
+    if not isinstance(settings, dict) or not {"text_column", "text_pair_column", "label_column"} <= settings.keys():
+        raise InputError(f"{file}: is no record of a training; train again")
+    return settings

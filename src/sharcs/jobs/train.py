@@ -1,0 +1,297 @@
+"""The whole training, from a file to a directory: what ``sharcs train`` does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoConfig, DataCollatorWithPadding, PrinterCallback
+
+from sharcs.config import SharcsConfig
+from sharcs.data.columns import PAIR_COLUMN, Columns
+from sharcs.data.named import HUB_TIMEOUT_SECONDS, MINILM, minilm_path
+from sharcs.data.texts import TextData, fingerprint, label_names, load_texts, tokenise
+from sharcs.errors import EncoderError, InputError, first_line
+from sharcs.inference import folder as artifacts
+from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.tasks.labels import problem_type_of, require_one_label
+from sharcs.training.arguments import DEFAULT_WINDOW, PAPER, RECIPES, SharcsTrainingArguments, recipe_of
+from sharcs.training.checkpoints import last_complete_checkpoint
+from sharcs.training.hardness import confidence_bands
+from sharcs.training.trainer import SharcsTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+__all__ = ["TrainingJob", "run_training"]
+
+# Checkpoints over a run, of which two are kept, since the newest may be half-written when the run is killed.
+SAVES = 20
+STEPS_BETWEEN_SAVES = 25  # at least, so that a short run doesn't spend its time on writing
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """What to train on what; see ``sharcs train --help`` for each field."""
+
+    data: str
+    output: Path
+    model: str = MINILM
+    eval_data: str | None = None
+    columns: Columns = field(default_factory=Columns)
+    widths: tuple[float, ...] = (0.25, 1.0)
+    router_layer: int | None = None
+    recipe: str | None = None
+    window: int | None = None
+    bands: dict[float, tuple[float, float]] | None = None
+    epochs: float | None = None
+    batch_size: int = 32
+    learning_rate: float | None = None
+    max_length: int = 128
+    max_train_samples: int | None = None
+    seed: int = 0
+    resume: bool = False
+
+
+def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifacts.TrainedModel:
+    """Train a routed classifier from a data file, or go on with a training that was interrupted.
+
+    Args:
+        job: Data, encoder and settings.
+        callbacks: For progress.
+
+    Returns:
+        The finished model; it is in ``job.output``, too.
+
+    Raises:
+        InputError: If anything that the job names is wrong; found before anything is written.
+    """
+    recipe, given = recipe_of(job.recipe, job.window, job.bands), job
+    job = replace(
+        job,
+        recipe=recipe,
+        epochs=RECIPES[recipe].epochs if job.epochs is None else job.epochs,
+        learning_rate=RECIPES[recipe].learning_rate if job.learning_rate is None else job.learning_rate,
+    )
+    _check_numbers(job)
+    train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed)
+    names = label_names(train)
+    held_out = load_texts(job.eval_data, job.columns) if job.eval_data else None
+    encoder_path = encoder_location(job.model)
+    if job.epochs == 0:
+        names = _classes_of_fine_tuned(encoder_path, names, job)
+    label2id = {name: index for index, name in enumerate(names)}
+    tokenizer, max_length, depth = _tokenizer(encoder_path, job)
+    if job.router_layer is None and depth is not None:
+        job = replace(job, router_layer=RECIPES[recipe].router_layer(depth))
+    if held_out is not None:
+        _check_same_shape(train, held_out)
+        tokenise(_head(held_out), tokenizer, max_length=max_length)
+        unseen = sorted(set(held_out.labels or ()) - set(names))
+        if unseen:
+            row = (held_out.labels or []).index(unseen[0]) + 1
+            raise InputError(
+                f"{held_out.source}: row {row}: the label {unseen[0]!r} is not among the classes of {train.source}; "
+                "correct it or drop the row"
+            )
+    rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
+    columns = replace(job.columns, text_pair=job.columns.text_pair or (PAIR_COLUMN if train.pairs else None))
+    transformers.set_seed(job.seed)
+    id2label = dict(enumerate(names))
+    try:
+        model = SharcsForSequenceClassification.from_encoder(
+            encoder_path,
+            widths=job.widths,
+            router_layer=job.router_layer,
+            id2label=id2label,
+            problem_type="single_label_classification",
+            use_safetensors=True,
+        )
+    except EncoderError as error:
+        raise InputError(f"--model {job.model}: {error}") from error
+    except InputError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"--model {job.model}: its weights can't be loaded ({first_line(error)}); it needs model.safetensors"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"--model {job.model}: is no text encoder ({first_line(error)}); choose another") from error
+    except RuntimeError as error:
+        raise InputError(
+            f"--model {job.model}: its weights don't fit its configuration or the {len(names)} classes of "
+            f"{train.source} ({first_line(error)}); name an encoder without a head"
+        ) from error
+    # Everything that the job names has been found right: from here on the directory is in use.
+    checkpoints = artifacts.begin(job.output, _settings(given, train, columns), job.resume)
+    checkpoint = last_complete_checkpoint(checkpoints) if job.resume else None
+    settings = SharcsTrainingArguments(
+        str(checkpoints),
+        seed=job.seed,
+        num_train_epochs=job.epochs,
+        learning_rate=job.learning_rate,
+        per_device_train_batch_size=job.batch_size,
+        recipe=job.recipe,
+        window=job.window,
+        bands=job.bands,
+        save_strategy="steps",
+        save_total_limit=2,
+        logging_strategy="epoch",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=artifacts.best_device().type == "cuda",
+    )
+    updates = math.ceil(len(rows) / job.batch_size)
+    epochs = (settings.num_train_epochs or 0) + (settings.subnetwork_epochs or 0)
+    settings.save_steps = max(STEPS_BETWEEN_SAVES, int(epochs * updates) // SAVES)
+    trainer = SharcsTrainer(
+        model=model,
+        args=settings,
+        train_dataset=rows,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)  # raw dictionaries on standard output; the callbacks show progress
+    trainer.train(resume_from_checkpoint=checkpoint)
+    artifacts.check_finite(model, f"{job.output}")
+    artifacts.finish(job.output, model, tokenizer)
+    return artifacts.TrainedModel(model.train(False), tokenizer, columns)
+
+
+def encoder_location(model: str) -> str:
+    """Resolve ``--model``: the embedded encoder's name, a local directory, or a name on the hub.
+
+    Raises:
+        InputError: If a local path is no model directory.
+    """
+    if model == MINILM:
+        return minilm_path()
+    path = Path(model)
+    if path.is_dir() and not (path / artifacts.CONFIG_FILE).is_file():
+        raise InputError(f"--model {model}: the directory holds no model (no {artifacts.CONFIG_FILE})")
+    if path.is_file():
+        raise InputError(f"--model {model}: is a file; name a model directory or a name on the hub")
+    return model if path.is_dir() else _hub_location(model)
+
+
+def _hub_location(model: str) -> str:
+    """Ask the hub for a model, or find it in the cache; transformers alone would retry for half a minute a file."""
+    choices = f"give a local model directory, a name on the hub, or {MINILM}"
+    try:
+        HfApi().model_info(model, timeout=HUB_TIMEOUT_SECONDS)
+    except OfflineModeIsEnabled:
+        pass  # then transformers looks into its cache, and fails at once if there is nothing
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"--model {model}: neither a directory nor a model of the hub that you may read; {choices}"
+        ) from error
+    except Exception as error:  # whatever the HTTP library raises
+        cached = try_to_load_from_cache(model, artifacts.CONFIG_FILE)
+        if isinstance(cached, str):
+            return str(Path(cached).parent)
+        raise InputError(
+            f"--model {model}: no directory, and the Hugging Face hub cannot be reached ({first_line(error)}); "
+            f"{choices}"
+        ) from error
+    return model
+
+
+def _check_numbers(job: TrainingJob) -> None:
+    if not 0 < (job.learning_rate or 0) < math.inf:
+        raise InputError(f"--learning-rate {job.learning_rate}: has to be a finite number above 0")
+    if not 0 <= job.seed < 2**32:
+        raise InputError(f"--seed {job.seed}: has to be from 0 to {2**32 - 1}")
+    if job.epochs is not None and job.epochs < (job.recipe == PAPER):
+        raise InputError(f"--epochs {job.epochs}: has to be at least 1, or 0 for a model that is fine-tuned already")
+    for option in ("batch_size", "window", "max_length", "max_train_samples"):
+        if getattr(job, option) is not None and getattr(job, option) < 1:
+            raise InputError(f"--{option.replace('_', '-')} {getattr(job, option)}: has to be at least 1")
+    confidence_bands(job.widths, job.bands)
+    window = DEFAULT_WINDOW if job.window is None else job.window
+    if job.recipe == PAPER and window >= (job.epochs or 0):
+        raise InputError(
+            f"--window {window}: has to be below --epochs {job.epochs:g}: the router learns in the epochs after it"
+        )
+
+
+def _classes_of_fine_tuned(encoder_path: str, names: list[str], job: TrainingJob) -> list[str]:
+    """Look up the classes of a model that is fine-tuned already; it has to have those of the data."""
+    try:
+        config = AutoConfig.from_pretrained(encoder_path)
+    except (OSError, ValueError, KeyError):
+        return names  # what is wrong with it is found out where its tokenizer is loaded
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        raise InputError(f"--epochs 0: {job.model} is not fine-tuned, it has no head; give at least 1")
+    require_one_label(problem_type_of(config), f"--epochs 0: {job.model}")
+    known = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise InputError(
+            f"--epochs 0: {job.model} has the classes {', '.join(map(repr, known[:10]))}, and {job.data} has "
+            f"{unknown[0]!r}; correct the labels, or train the model with --epochs 1 or more"
+        )
+    return known
+
+
+def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, int, int | None]:
+    """Load the tokenizer, cap the length at what the encoder has positions for, and look up the encoder's depth."""
+    try:
+        config = AutoConfig.from_pretrained(encoder_path)
+        tokenizer = artifacts.load_tokenizer(encoder_path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"--model {job.model}: no encoder can be loaded from there ({first_line(error)}); give a local "
+            f"model directory, a name on the hub, or {MINILM}"
+        ) from error
+    if not isinstance(config, SharcsConfig):
+        # Refuse settings that don't fit the encoder before anything is written.
+        SharcsConfig(encoder=config, widths=list(job.widths), router_layer=job.router_layer)
+    embeddings = getattr(config, "vocab_size", None)
+    if embeddings is not None and len(tokenizer) > embeddings:
+        raise InputError(
+            f"--model {job.model}: its tokenizer has {len(tokenizer)} tokens, but it has {embeddings} embeddings; "
+            "save it with its own tokenizer"
+        )
+    positions = getattr(config, "max_position_embeddings", None) or job.max_length
+    # RoBERTa and its kin number positions from the padding token's id on.
+    pad = getattr(config, "pad_token_id", None) or 0
+    reserved = pad + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
+    max_length = min(job.max_length, positions - reserved, tokenizer.model_max_length)
+    tokenizer.model_max_length = max_length
+    return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
+
+
+POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"}
+
+
+def _check_same_shape(train: TextData, other: TextData) -> None:
+    if (train.pairs is None) != (other.pairs is None):
+        with_pairs, without = (other, train) if train.pairs is None else (train, other)
+        raise InputError(
+            f"{without.source}: has single texts while {with_pairs.source} has pairs; "
+            "name the second text's column with --text-pair-column"
+        )
+
+
+def _head(data: TextData) -> TextData:
+    return TextData(data.table.slice(0, 1), data.texts[:1], data.pairs and data.pairs[:1], None, data.source)
+
+
+def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, Any]:
+    """Collect what decides the result, the training rows' fingerprint included."""
+    fields = {name: value for name, value in asdict(job).items() if name not in ("output", "resume", "columns")}
+    return {
+        **fields,
+        "text_column": columns.text,
+        "text_pair_column": columns.text_pair,
+        "label_column": columns.label,
+        "rows": len(train),
+        "data_sha256": fingerprint(train.texts, train.pairs, train.labels),
+    }

@@ -1,0 +1,234 @@
+"""What routed classifiers of every kind of input share: a router and sub-networks inside a Hugging Face encoder."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from transformers import AutoConfig, PreTrainedModel
+
+from sharcs.calibration.frontier import policy_for_budget
+from sharcs.config import SharcsConfig
+from sharcs.encoders.architectures import architecture_of, body_of, skipped_modules
+from sharcs.encoders.layers import check_architecture, find_layers, in_order, replace_layers
+from sharcs.errors import EncoderError, InputError
+from sharcs.model.calls import RoutedLayers, leave_out_when_continuing, own_where_narrow, skip_when_continuing
+from sharcs.model.first_run import plain_answer, try_out
+from sharcs.model.passes import RoutedPasses
+from sharcs.model.tail import RoutedTail
+from sharcs.tasks.labels import task_of
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedConfig
+
+    from sharcs.tasks.losses import BaseTask
+
+__all__ = ["EXAMPLE_TOKENS", "RoutedModel"]
+
+# Of the examples that an encoder is tried on.
+EXAMPLE_TOKENS = 6
+# What decides where a configuration comes from; the rest of from_pretrained's options concern the weights.
+HUB_OPTIONS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
+
+
+def _routed_classes(of: type[RoutedModel] | None = None) -> list[type[RoutedModel]]:
+    """List the classes that name their plain class: those that can be used, and no user's subclasses of them."""
+    found: list[type[RoutedModel]] = []
+    for own in (of or RoutedModel).__subclasses__():
+        found += [own] * ("plain_class" in vars(own)) + _routed_classes(own)
+    return found
+
+
+class RoutedModel(RoutedPasses):
+    """A classifier whose layers after the router run at a width of each input's own (paper, section 3).
+
+    A subclass says what kind of input it is: which Auto class makes the plain classifier, how many tokens an input
+    has and which of them are real.
+
+    Where an encoder skips whole layers at random in training (LayerDrop), it doesn't any more: ``layerdrop`` of its
+    configuration is set to 0, since which layers an input runs is the router's to say.
+
+    Args:
+        config: The routed network's configuration.
+        encoder: The full network with its task head, taken over as it is; by default one with random weights.
+
+    Raises:
+        InputError: If the encoder's architecture can't be narrowed, or it is for another kind of input.
+    """
+
+    base_model_prefix = "encoder"
+    # The loss is a mean over the batch; the trainer divides by the accumulation steps.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    plain_class: ClassVar[Any]  # of the plain classifiers that it can route
+
+    # What a subclass has to know of its inputs
+
+    @classmethod
+    def example(cls, encoder: PreTrainedModel) -> dict[str, Tensor]:
+        """Make a small input of random numbers for a first run, a batch of one."""
+        raise NotImplementedError
+
+    def token_count(self, row: Mapping[str, Any]) -> int:
+        """Count the tokens of a row of a data set, from the input alone."""
+        raise NotImplementedError
+
+    def training_task(self, rows: Any, class_weights: str | Sequence[float] | None) -> BaseTask:
+        """Find out what training on some rows minimises; see :func:`sharcs.tasks.labels.task_of`."""
+        return task_of(self.config, rows, class_weights)
+
+    def __init__(self, config: SharcsConfig, encoder: PreTrainedModel | None = None) -> None:
+        """Build or take over the encoder and put the routed tail in the place of its layers k+1..L."""
+        super().__init__(config)
+        if encoder is None:
+            self._check_kind(config.encoder)  # type: ignore[arg-type]
+            # Where several classes share a configuration, transformers looks for its name in there.
+            config.encoder.architectures = config.encoder.architectures or []  # type: ignore[union-attr]
+            self._check_task(config)
+            encoder = self.plain_class.from_config(config.encoder)
+        self.encoder: PreTrainedModel = encoder
+        config.encoder = self.encoder.config
+        if getattr(config.encoder, "layerdrop", 0):
+            config.encoder.layerdrop = 0.0
+        check_architecture(self.encoder)
+        architecture, body = architecture_of(self.encoder.config), body_of(self.encoder)
+        modules = find_layers(self.encoder)
+        layers, k = in_order(modules, self.encoder.config), int(config.router_layer or 0)
+        final_norm = None if architecture.final_norm is None else body.get_submodule(architecture.final_norm)
+        self._tail = [RoutedTail(layers[k:], self.encoder.config, config, final_norm)]
+        repeated = architecture.repeated_layers is not None
+        replace_layers(self.encoder, modules, RoutedLayers(layers, self._tail[0], repeated=repeated))
+        if final_norm is not None:
+            own_where_narrow(final_norm)
+        for name, form in skipped_modules(self.encoder).items():
+            leave_out_when_continuing(body.get_submodule(name), form)
+        for name, module in body.named_children():
+            if name == "embeddings" and self.main_input_name == "input_ids":
+                skip_when_continuing(module)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _check_kind(cls, encoder_config: PreTrainedConfig) -> None:
+        """Refuse an encoder of another kind of input, or one that has no head for this task."""
+        kind = type(encoder_config)
+        if kind in cls.plain_class._model_mapping or getattr(encoder_config, "auto_map", None):
+            return
+        fitting = [own for own in _routed_classes() if kind in own.plain_class._model_mapping]
+        advice = f"use {' or '.join(own.__name__ for own in fitting)}" if fitting else "choose another encoder"
+        if any(own.input_modalities == cls.input_modalities for own in fitting):
+            # Another class would be for another task.
+            advice = f"transformers has no {cls.plain_class.__name__} of it, choose another encoder"
+        raise EncoderError(f"{encoder_config.model_type}: is no encoder for {cls.__name__}; {advice}")
+
+    @classmethod
+    def _check_task(cls, config: SharcsConfig) -> None:
+        """Refuse the model of another task: its body would be loaded, under a head of random weights."""
+        for own in _routed_classes():
+            if own.__name__ in (config.architectures or ()) and not (issubclass(cls, own) or issubclass(own, cls)):
+                raise EncoderError(
+                    f"the model is a {own.__name__} and no {cls.__name__}; load it with sharcs.{own.__name__}, "
+                    "from Python"
+                )
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        widths: Sequence[float] = (0.25, 1.0),
+        router_layer: int | None = None,
+        num_labels: int | None = None,
+        id2label: dict[int, str] | None = None,
+        problem_type: str | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Put a router and sub-networks into a pretrained encoder.
+
+        Args:
+            name_or_path: A name on the hub or a local directory, as for ``from_pretrained``.
+            widths: Ascending fractions that end in 1.0.
+            router_layer: k; by default the paper's, scaled to the encoder's depth.
+            num_labels: Number of classes; or give ``id2label``. By default what the checkpoint says.
+            id2label: Class names by index.
+            problem_type: As in Hugging Face configurations; by default from the labels' type.
+            **kwargs: Passed to the Auto class of the plain classifier: revision, token, dtype, ...
+
+        Returns:
+            The routed network, in evaluation mode. At width 1.0 it computes what the encoder computes, bit for bit.
+
+        Raises:
+            InputError: If the settings don't fit the encoder, or its architecture can't be narrowed.
+        """
+        task: dict[str, Any] = {"problem_type": problem_type} if problem_type else {}
+        if id2label is not None:
+            task |= {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
+        elif num_labels is not None:
+            task |= {"num_labels": num_labels}
+        hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        encoder_config = AutoConfig.from_pretrained(name_or_path, **task, **hub)
+        if isinstance(encoder_config, SharcsConfig):
+            raise InputError(
+                f"{name_or_path}: is a sharcs model already; load it with from_pretrained, or name a plain encoder"
+            )
+
+        cls._check_kind(encoder_config)
+
+        def settings(encoder: Any) -> SharcsConfig:
+            return SharcsConfig(
+                encoder=encoder,
+                widths=list(widths),
+                router_layer=router_layer,
+                id2label=encoder.id2label,
+                label2id=encoder.label2id,
+                problem_type=encoder.problem_type,
+            )
+
+        # Wrong settings are refused before any weights are read.
+        cls._check_task(settings(copy.deepcopy(encoder_config)))
+        encoder = cls.plain_class.from_pretrained(name_or_path, config=encoder_config, **kwargs)
+        inputs = cls.example(encoder)
+        expected = plain_answer(encoder, inputs, cls.answer_of)
+        model = cls(settings(encoder.config), encoder=encoder)
+        # As from_pretrained: ready for use, not for training.
+        model.train(False)
+        try_out(model, inputs, expected)
+        return model
+
+    def prepare_for_inference(self) -> None:
+        """Bring all layers into a form that runs fast; see :meth:`RoutedTail.prepare_for_inference`."""
+        if self.tail.prepare_for_inference():
+            # Counting walks through all modules, which a short text alone would feel.
+            self._counted = self.cost_coefficients()
+
+    def set_budget(self, budget: float) -> None:
+        """Route so that the mean cost on inputs like those of the calibration is the most within a budget.
+
+        Args:
+            budget: Mean FLOPs over the full network's. What was observed decides; for a bound that holds with a
+                confidence, run ``sharcs calibrate --budget``.
+
+        Raises:
+            InputError: If the model was never calibrated, or its cheapest policy costs more.
+        """
+        self.config.policy = asdict(policy_for_budget(self.config.calibration, budget))
+
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        """Switch the attention implementation, of the sub-networks too."""
+        super().set_attn_implementation(*args, **kwargs)
+        self.tail.build_twins(self.encoder.config)

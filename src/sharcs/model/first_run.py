@@ -1,0 +1,141 @@
+"""A first run of an encoder that was just wrapped, so that what can't be routed is refused at once and not later.
+
+What :mod:`sharcs.encoders.layers` reads off the modules says nothing of the encoder's own code between them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sharcs.encoders.layers import parts_of, refusal
+from sharcs.errors import first_line
+from sharcs.model.cost import flops
+from sharcs.training.importance import masked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from sharcs.model.base import RoutedModel
+    from sharcs.subnetworks.own import PrivateSubnetwork
+
+__all__ = ["plain_answer", "try_out", "try_out_private"]
+
+# Of the cost by formula from the counted one, and of an answer from what it should be.
+COST_TOLERANCE, TOLERANCE = 0.01, 0.05
+
+
+@torch.no_grad()
+def plain_answer(encoder: PreTrainedModel, inputs: dict[str, Tensor], answer_of: Callable[[Any], Tensor]) -> Tensor:
+    """Run an encoder before it is wrapped.
+
+    Args:
+        encoder: The plain classifier; it is put into evaluation mode.
+        inputs: A batch of one.
+        answer_of: Takes the answer from its outputs.
+
+    Returns:
+        That, ``[1, ...]``.
+
+    Raises:
+        InputError: If it can't run on these alone.
+    """
+    encoder.train(False)
+    try:
+        answer = answer_of(encoder(**inputs))
+    except Exception as error:  # whatever an unknown encoder's code may raise
+        kind = "tokens" if "input_ids" in inputs else encoder.main_input_name
+        raise refusal(
+            encoder, f"code that fails on {kind} alone ({type(error).__name__}: {first_line(error)})"
+        ) from error
+    return answer
+
+
+@torch.no_grad()
+def try_out(model: RoutedModel, inputs: dict[str, Tensor], expected: Tensor) -> None:
+    """Run the wrapped encoder at every width, from the start and from the kept output of layer k.
+
+    Args:
+        model: The routed network, in evaluation mode.
+        inputs: What :func:`plain_answer` was given.
+        expected: What it returned.
+
+    Raises:
+        InputError: If something fails, full width isn't the plain encoder, or the cost isn't what the formula says.
+    """
+    encoder, tokens = model.encoder, model.token_count({name: value[0].cpu() for name, value in inputs.items()})
+    cost = flops(model.cost_coefficients().cpu(), torch.tensor([tokens]))[0]
+    mask = {name: value for name, value in inputs.items() if name == "attention_mask"}
+    for index, width in enumerate(model.config.widths):
+        try:
+            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+                model(**inputs, width=width)
+            direct = model.answer_of(model(**inputs, width=width))
+            hidden = model(**inputs, trunk_only=True).hidden
+            continued = model.answer_of(model(hidden=hidden, **mask, width=width))
+        except Exception as error:  # whatever an unknown encoder's code may raise
+            raise refusal(
+                encoder, f"code that fails at width {width:g} ({type(error).__name__}: {first_line(error)})"
+            ) from error
+        if hidden.shape[1] != tokens:
+            raise refusal(encoder, f"{hidden.shape[1]} tokens of an input that counts as {tokens}")
+        if width == 1.0 and not torch.equal(direct, expected):
+            raise refusal(encoder, "code around its layers that computes something else once they are routed")
+        if not torch.allclose(direct, continued, rtol=TOLERANCE, atol=TOLERANCE):
+            raise refusal(encoder, "code between its layers, which inputs that continue from layer k would miss")
+        counted = counter.get_total_flops()
+        if abs(counted - float(cost[index])) > COST_TOLERANCE * counted:
+            raise refusal(
+                encoder,
+                f"matrix products beside its projections (at width {width:g} {counted} FLOPs, "
+                f"of which {float(cost[index]):.0f} are known)",
+            )
+
+
+@torch.no_grad()
+def try_out_private(model: RoutedModel) -> None:
+    """Compare narrow networks that were just cut out with the full one, its other heads and neurons switched off.
+
+    Raises:
+        InputError: If one fails, or computes something else: heads are counted where nobody knows of.
+    """
+    inputs, was_training = model.example(model.encoder), model.training
+    mask = {name: value for name, value in inputs.items() if name == "attention_mask"}
+    model.train(False)
+    try:
+        hidden = model(**inputs, trunk_only=True).hidden
+        for width, own in zip(model.config.widths, model.tail.private, strict=False):
+            try:
+                narrow = model.answer_of(model(hidden=hidden, **mask, width=width))
+            except Exception as error:  # whatever an unknown encoder's code may raise
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                raise refusal(model.encoder, f"attention that fails with fewer heads ({reason})") from error
+            hooks = _switch_off_others(model, own)  # type: ignore[arg-type]
+            try:
+                expected = model.answer_of(model(hidden=hidden, **mask, width=1.0))
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            if not torch.allclose(narrow, expected, rtol=TOLERANCE, atol=TOLERANCE):
+                raise refusal(model.encoder, "attention that computes something else with fewer heads")
+    finally:
+        model.train(was_training)
+
+
+def _switch_off_others(model: RoutedModel, own: PrivateSubnetwork) -> list[Any]:
+    """Let the full network's layers k+1..L run on the first heads and neurons alone, as many as a narrow one has."""
+    hooks = []
+    for full, small in zip(model.tail.layers, own.layers, strict=True):
+        (parts,) = parts_of([full], model.encoder.config)
+        for name, module in full.named_modules():
+            if module is parts.output or module is parts.down:
+                kept = int(small.get_submodule(name).in_features)  # type: ignore[arg-type]
+                units = torch.arange(module.in_features, device=module.weight.device) < kept
+                hooks.append(module.register_forward_pre_hook(masked(units.to(module.weight.dtype))))
+    return hooks

@@ -1,0 +1,180 @@
+"""The numbers and rows of ``sharcs report``, as plain values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DataCollatorWithPadding
+
+from sharcs.config import RoutingPolicy
+from sharcs.data.texts import fingerprint, tokenise
+from sharcs.errors import InputError
+from sharcs.evaluation.accuracy import accuracy_report
+from sharcs.evaluation.answers import Answers, answer_at_all_widths
+from sharcs.report.findings import agreement, example_rows, harm_by, overthinking_rows, wrong_label_rows
+from sharcs.report.reliability import reliability
+from sharcs.tasks.labels import require_one_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sharcs.data.texts import TextData
+    from sharcs.inference.folder import TrainedModel
+
+__all__ = ["build_report"]
+
+LISTED = 20  # inputs
+PER_WIDTH = 6  # examples
+WORST = 50  # classes or values of a column
+TEXT_LENGTH = 280  # characters that are kept of a text
+VALUE_LENGTH = 80  # of a class's name or a column's value
+
+# What HTML may not hold.
+FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+EVIDENCE = ("kind", "limit", "confidence", "per_class", "policy", "met", "rows", "rows_tested", "observed", "bound")
+
+
+def build_report(
+    trained: TrainedModel,
+    texts: TextData,
+    name: str,
+    group: tuple[str, Sequence[str]] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a model on texts, and collect what a report shows.
+
+    Args:
+        trained: Model and tokenizer.
+        texts: The texts; what needs labels is left out if they have none.
+        name: Of the model, for the page.
+        group: A column's name and its value of each text.
+        on_batch: Called with the number of inputs after each batch.
+
+    Returns:
+        Plain values. ``evaluation`` is the JSON of ``sharcs evaluate``; without labels the full network's answers
+        take the labels' place in it, so that its accuracies are agreement with the full network.
+
+    Raises:
+        InputError: If the model is no classifier with single labels, a label is unknown, or the configuration holds
+            a calibration that can't be read.
+    """
+    model, tokenizer = trained.model, trained.tokenizer
+    config = model.config
+    names = [str(label) for _, label in sorted((config.id2label or {}).items())]
+    require_one_label(model.problem_type, name)
+    calibration = _calibration(config.calibration, config.routing_policy, fingerprint(texts.texts, texts.pairs))
+    labelled = texts.labels is not None
+    label2id = {label: index for index, label in enumerate(names)} if labelled else None
+    rows = tokenise(texts, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
+    labels = torch.tensor(rows["labels"]) if labelled else None
+    answers = answer_at_all_widths(model, rows, DataCollatorWithPadding(tokenizer), labels, on_batch)
+    evaluation = accuracy_report(
+        model, answers.outputs, answers.outputs.predictions[:, -1] if labels is None else labels
+    )
+    listing = _Listing(texts, answers, names, list(config.widths))
+    # Without labels: by the class that the full network names.
+    of = answers.predictions[:, -1] if answers.labels is None else answers.labels
+    overthinking, wrong_labels = overthinking_rows(answers), wrong_label_rows(answers)
+    return {
+        "name": name,
+        "source": texts.source,
+        "data_sha256": fingerprint(texts.texts, texts.pairs, texts.labels),
+        "version": metadata.version("sharcs"),
+        "classes": [_short(label, VALUE_LENGTH) for label in names],
+        "labelled": labelled,
+        "policy": asdict(config.routing_policy),
+        "calibration": calibration,
+        "evaluation": evaluation,
+        "agreement": agreement(answers),
+        "harm_by_class": _worst(harm_by(answers, [names[index] for index in of])),
+        "harm_by_group": None if group is None else {"column": group[0], **_worst(harm_by(answers, group[1]))},
+        "reliability": _reliability(answers),
+        "examples": [
+            {"width": width, "inputs": [listing.row(row) for row in example_rows(answers, index, PER_WIDTH)]}
+            for index, width in enumerate(config.widths)
+        ],
+        "overthinking": {
+            "count": len(overthinking),
+            "routed_right": int((answers.routed == of)[overthinking].sum()),
+            "inputs": [listing.row(int(row)) for row in overthinking[:LISTED]],
+        },
+        "wrong_labels": {
+            "count": len(wrong_labels),
+            "inputs": [listing.row(int(row)) for row in wrong_labels[:LISTED]],
+        },
+    }
+
+
+class _Listing:
+    """Writes inputs down for people to read."""
+
+    def __init__(self, texts: TextData, answers: Answers, names: list[str], widths: list[float]) -> None:
+        self.texts, self.answers, self.widths = texts, answers, widths
+        self.names = [_short(name, VALUE_LENGTH) for name in names]
+
+    def row(self, row: int) -> dict[str, Any]:
+        """Tell all about an input; rows are counted from 1 as in the source."""
+        texts, answers, names = self.texts, self.answers, self.names
+        by_width = [
+            {
+                "width": width,
+                "answer": names[answers.predictions[row, index]],
+                "score": float(answers.scores[row, index]),
+            }
+            for index, width in enumerate(self.widths)
+        ]
+        label = None if answers.labels is None else names[answers.labels[row]]
+        return {
+            "row": texts.row(row),
+            "text": _short(texts.texts[row], TEXT_LENGTH),
+            "pair": None if texts.pairs is None else _short(texts.pairs[row], TEXT_LENGTH),
+            "label": label,
+            "answer": names[answers.routed[row]],
+            "right": None if answers.labels is None else bool(answers.routed[row] == answers.labels[row]),
+            "score": float(answers.routed_scores[row]),
+            "first": self.widths[answers.first[row]],
+            "last": self.widths[answers.last[row]],
+            "by_width": by_width,
+        }
+
+
+def _short(text: str, length: int) -> str:
+    """Cut a text, and make visible what HTML may not hold: control characters and halves of characters."""
+    kept = text if len(text) <= length else text[: length - 1] + "…"
+    return FORBIDDEN.sub("\ufffd", kept)
+
+
+def _worst(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    shown = [entry | {"value": _short(entry["value"], VALUE_LENGTH)} for entry in entries[:WORST]]
+    return {"total": len(entries), "entries": shown}
+
+
+def _reliability(answers: Answers) -> dict[str, Any] | None:
+    if answers.labels is None:
+        return None
+    return {
+        "routed": reliability(answers.routed_scores, answers.routed == answers.labels),
+        "full": reliability(answers.scores[:, -1], answers.predictions[:, -1] == answers.labels),
+    }
+
+
+def _calibration(found: dict[str, Any] | None, policy: RoutingPolicy, data_sha256: str) -> dict[str, Any] | None:
+    """Take the evidence from the configuration, and tell whether it is of this policy and of other texts."""
+    if found is None:
+        return None
+    try:
+        evidence = {key: found[key] for key in EVIDENCE}
+        of_this_policy = RoutingPolicy(**evidence["policy"]) == policy
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"config.json: its calibration can't be read ({error}); run 'sharcs calibrate' again"
+        ) from error
+    return evidence | {
+        "data": found.get("data"),
+        "of_this_policy": of_this_policy,
+        "of_these_texts": found.get("data_sha256") == data_sha256,
+    }

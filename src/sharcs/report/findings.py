@@ -1,0 +1,129 @@
+"""What a person should look at: whom routing harms, examples, overthinking, labels that are likely wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharcs.calibration.calibrate import losses_by
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from sharcs.evaluation.answers import Answers
+
+__all__ = ["agreement", "example_rows", "harm_by", "overthinking_rows", "wrong_label_rows"]
+
+
+def agreement(answers: Answers) -> dict[str, Any]:
+    """Count how the policy's answers compare with the full network's.
+
+    Returns:
+        ``same`` and ``different``, fractions of the inputs; and, with labels, a dictionary ``right`` of what they
+        consist of: ``both``, ``neither_same`` (the same wrong answer), ``routed_only``, ``full_only`` and
+        ``neither_different``. Without labels it is None.
+    """
+    different = answers.disagrees
+    parts = None
+    if answers.labels is not None:
+        routed, full = answers.routed == answers.labels, answers.predictions[:, -1] == answers.labels
+        parts = {
+            "both": float((routed & full).mean()),
+            "neither_same": float((~routed & ~full & ~different).mean()),
+            "routed_only": float((routed & ~full).mean()),
+            "full_only": float((full & ~routed).mean()),
+            "neither_different": float((~routed & ~full & different).mean()),
+        }
+    return {"same": float((~different).mean()), "different": float(different.mean()), "right": parts}
+
+
+def harm_by(answers: Answers, values: Sequence[str]) -> list[dict[str, Any]]:
+    """Break down by class, or by a column, what routing does to the answers; the worst first.
+
+    Args:
+        answers: The policy on some inputs.
+        values: The class, or the column's value, of each.
+
+    Returns:
+        What :func:`sharcs.calibration.calibrate.losses_by` tells, and ``accuracy`` and ``full_accuracy``, None without labels.
+    """
+    routed = full = np.zeros(len(answers), dtype=bool)
+    drops = None
+    if answers.labels is not None:
+        routed, full = answers.routed == answers.labels, answers.predictions[:, -1] == answers.labels
+        drops = full.astype(int) - routed
+    hits: dict[str, list[int]] = {}
+    for value, by_policy, by_full in zip(values, routed.tolist(), full.tolist(), strict=True):
+        count = hits.setdefault(value, [0, 0])
+        count[0] += by_policy
+        count[1] += by_full
+    found = losses_by(answers.disagrees, drops, values)
+    for entry in found:
+        shares = [count / entry["rows"] for count in hits[entry["value"]]]
+        entry["accuracy"], entry["full_accuracy"] = (None, None) if answers.labels is None else shares
+    return found
+
+
+def example_rows(answers: Answers, width_index: int, count: int) -> list[int]:
+    """Choose inputs that a width answered, evenly from the least sure answer to the surest.
+
+    Args:
+        answers: The policy on some inputs.
+        width_index: The width.
+        count: At most so many.
+    """
+    here = np.flatnonzero(answers.last == width_index)
+    if not len(here):
+        return []
+    by_score = here[np.argsort(answers.routed_scores[here], kind="stable")]
+    chosen = np.linspace(0, len(by_score) - 1, min(count, len(by_score))).round().astype(int)
+    return [int(row) for row in by_score[chosen]]
+
+
+def overthinking_rows(answers: Answers) -> NDArray[np.int64]:
+    """Find inputs that a narrow width answers rightly and the full network wrongly, the surest narrow answer first.
+
+    "Overthinking" is what Kaya, Hong and Dumitras call it (Shallow-Deep Networks, ICML 2019).
+
+    Returns:
+        int64 ``[found]``; none without labels.
+    """
+    if answers.labels is None or answers.predictions.shape[1] < 2:
+        return np.zeros(0, dtype=np.int64)
+    right = answers.predictions == answers.labels[:, None]
+    rows = np.flatnonzero(right[:, :-1].any(axis=1) & ~right[:, -1])
+    sure = np.where(right[rows, :-1], answers.scores[rows, :-1], 0).max(axis=1)
+    return rows[np.argsort(-sure, kind="stable")]
+
+
+def wrong_label_rows(answers: Answers) -> NDArray[np.int64]:
+    """Find labels that every width confidently contradicts, with the same answer; the clearest first.
+
+    What counts as confident is the definition of confident learning (Northcutt, Jiang and Chuang, "Confident
+    Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021, arXiv 1911.00068): the answer's probability is at
+    least the mean probability that the network gives that class on the inputs labelled with it. Such a row is off the
+    diagonal of each network's confident joint; that all widths have to agree makes the list shorter and surer than
+    one network's. They are ordered by the answer's probability less the label's, the paper's normalised margin, in
+    the mean over the widths. It presumes data that the network was not trained on.
+
+    Returns:
+        int64 ``[found]``; none without labels.
+    """
+    labels, label_scores = answers.labels, answers.label_scores
+    if labels is None or label_scores is None or not len(labels):
+        return np.zeros(0, dtype=np.int64)
+    predictions, scores = answers.predictions, answers.scores
+    classes = int(max(predictions.max(), labels.max())) + 1
+    count = np.bincount(labels, minlength=classes)
+    agreed = (predictions == predictions[:, -1:]).all(axis=1) & (predictions[:, -1] != labels)
+    for width in range(predictions.shape[1]):
+        total = np.bincount(labels, weights=label_scores[:, width], minlength=classes)
+        # A class that labels nothing has no mean, and nothing can be confident of it.
+        limits = np.divide(total, count, out=np.full(classes, np.inf), where=count > 0)
+        agreed &= scores[:, width] >= limits[predictions[:, width]]
+    rows = np.flatnonzero(agreed)
+    margins = (scores[rows] - label_scores[rows]).mean(axis=1)
+    return rows[np.argsort(-margins, kind="stable")]

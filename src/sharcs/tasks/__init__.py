@@ -1,0 +1,1 @@
+"""What is answered: labels, losses, how sure an answer is."""

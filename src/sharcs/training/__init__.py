@@ -1,0 +1,1 @@
+"""Two recipes: sharcs+ and the paper's."""

@@ -1,0 +1,98 @@
+"""The command ``sharcs benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from sharcs.benchmark.measure import BATCH_SIZES, run_benchmark
+from sharcs.data.texts import TextData
+from sharcs.errors import InputError
+from sharcs.evaluation.benchmark_plot import draw_benchmark
+from sharcs.export.onnx import require_onnx
+from sharcs.inference.folder import TrainedModel, open_model, write_json
+from sharcs_cli.options import (
+    DataOption,
+    LabelOption,
+    ModelArgument,
+    PairOption,
+    TextOption,
+    check_json_path,
+    columns_of,
+    out,
+    percent,
+    progress_bar,
+    say,
+    texts_of,
+)
+
+__all__ = ["benchmark"]
+
+
+def benchmark(
+    folder: ModelArgument,
+    data: DataOption,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the numbers here, and a picture as .png beside.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="About how long to measure; exporting and memory come on top.")
+    ] = 120.0,
+    text_column: TextOption = None,
+    text_pair_column: PairOption = None,
+    label_column: LabelOption = None,
+) -> None:
+    """Measure what routing saves in seconds here, against what else could run the network, and advise.
+
+    A random part of the texts is used, as many as take a few minutes. Labels are used if there are any.
+    """
+    if json_file is not None:
+        check_json_path(json_file)
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"--seconds {seconds:g}: has to be above 0")
+    require_onnx()
+    trained = open_model(folder)
+    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
+    texts = texts_of(trained, data, columns, labelled=False)
+    given = list(texts.texts) if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
+    report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar, seconds=seconds)
+    _print_table(report, f"{data}: under 1 to 128, time of such a batch over that of full")
+    if json_file is not None:
+        picture = json_file.with_suffix(".png")
+        write_json(report, json_file)
+        draw_benchmark(report, picture, f"{data} on this machine")
+        say(f"wrote {json_file} and {picture}")
+    out.print(report["advice"], highlight=False, markup=False, soft_wrap=True)
+
+
+def _classes(trained: TrainedModel, texts: TextData) -> list[int] | None:
+    """Number the labels, if the texts have labels that the model knows."""
+    label2id = trained.model.config.class_indices
+    if texts.labels is None or not set(texts.labels) <= label2id.keys():
+        return None
+    return [label2id[label] for label in texts.labels]
+
+
+def _print_table(report: dict[str, Any], title: str) -> None:
+    # Narrow enough for a terminal of 80 characters.
+    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    headings = ("acc.,\n%", "texts/s", "p50,\nms", "p99,\nms", *map(str, BATCH_SIZES), "FLOPs,\n%", "peak,\nMiB")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report["rows"]:
+        table.add_row(
+            row["name"],
+            percent(row["accuracy"]),
+            f"{row['texts_per_second']:.0f}",
+            f"{row['p50_ms']:.4g}",
+            f"{row['p99_ms']:.4g}",
+            *(f"{row['time_ratio'][str(size)]:.2f}" for size in BATCH_SIZES),
+            percent(row["flops_ratio"]),
+            f"{row['peak_mb']:.0f}",
+        )
+    out.print(table)

@@ -1,0 +1,208 @@
+"""The command ``sharcs calibrate``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.table import Table
+from rich.text import Text
+from transformers import DataCollatorWithPadding
+
+from sharcs.calibration.calibrate import Calibration, losses_by
+from sharcs.calibration.calibrate import calibrate as choose_policy
+from sharcs.calibration.choice import Constraint
+from sharcs.calibration.latency import measure_times
+from sharcs.calibration.trials import Trial
+from sharcs.config import BLEND
+from sharcs.data.texts import TextData, fingerprint, tokenise
+from sharcs.errors import InputError
+from sharcs.evaluation.accuracy import run_all_widths
+from sharcs.inference.folder import CONFIG_FILE, TrainedModel, open_model, write_json
+from sharcs_cli.options import (
+    DataOption,
+    LabelOption,
+    ModelArgument,
+    PairOption,
+    TextOption,
+    columns_of,
+    groups_of,
+    out,
+    percent,
+    progress_bar,
+    say,
+    texts_of,
+)
+
+__all__ = ["NOTHING_MEETS_IT", "calibrate"]
+
+NOTHING_MEETS_IT = 3  # exit code
+WORST = 20  # classes or values of a column that are kept and shown
+UNITS = {"budget": "mean FLOPs, of full", "latency_ms": "mean milliseconds", "max_accuracy_drop": "loss of accuracy",
+         "max_disagreement": "disagreement with the full network"}  # fmt: skip
+
+
+def calibrate(
+    folder: ModelArgument,
+    data: DataOption,
+    budget: Annotated[
+        float | None, typer.Option("--budget", help="Mean FLOPs over the full network's, like 0.5.")
+    ] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option("--latency-ms", help="Mean milliseconds of one input; a width's time is measured here."),
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None, typer.Option("--max-accuracy-drop", help="Accuracy below the full network's; needs labels.")
+    ] = None,
+    max_disagreement: Annotated[
+        float | None,
+        typer.Option("--max-disagreement", help="Share of answers unlike the full network's; needs no labels."),
+    ] = None,
+    confidence: Annotated[
+        float, typer.Option("--confidence", help="Probability that a policy that is chosen meets the limit.")
+    ] = 0.95,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Keep the loss of every class within the limit.")
+    ] = False,
+    group_column: Annotated[
+        str | None, typer.Option("--group-column", help="Show the loss for each value of this column.")
+    ] = None,
+    text_column: TextOption = None,
+    text_pair_column: PairOption = None,
+    label_column: LabelOption = None,
+) -> None:
+    """Choose the cheapest routing policy that keeps a limit, or the best within a budget, and store it in DIR.
+
+    Exactly one limit is given. Exit code 3: no policy meets it, and every input goes through the full network.
+    """
+    limits = {
+        "budget": budget,
+        "latency_ms": latency_ms,
+        "max_accuracy_drop": max_accuracy_drop,
+        "max_disagreement": max_disagreement,
+    }
+    constraint = _constraint(limits, confidence, per_class)
+    trained = open_model(folder)
+    needs_labels = constraint.kind == "max_accuracy_drop"
+    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
+    texts = texts_of(trained, data, columns, labelled=needs_labels)
+    groups = None if group_column is None else groups_of(texts, group_column)
+    trial = _trial(trained, texts, constraint, needs_labels)
+    names = [str(name) for _, name in sorted((trained.model.config.id2label or {}).items())]
+    found = choose_policy(trial, constraint, len(names))
+    record = found.record() | {"data": data, "data_sha256": fingerprint(texts.texts, texts.pairs)}
+    disagrees, lost, gained = found.applied.disagrees[0], found.applied.lost[0], found.applied.gained[0]
+    drops = None if trial.labels is None else lost.astype(int) - gained
+    if per_class:
+        of = trial.labels.numpy() if needs_labels and trial.labels is not None else trial.full_answers
+        record["classes"] = losses_by(disagrees, drops, [names[index] for index in of[found.tested]])[:WORST]
+    if groups is not None:
+        values = [groups[index] for index in found.tested]
+        record["groups"] = losses_by(disagrees, drops, values)[:WORST]
+        record["group_column"] = group_column
+    _store(folder, found, record)
+    if not found.met:
+        say(
+            f"sharcs: no policy keeps {_limit(constraint)} on {found.rows_tested:,} rows; "
+            f"every input goes through the full network now{_advice(found, constraint)}"
+        )
+        raise typer.Exit(NOTHING_MEETS_IT)
+    _print_policy(found, data)
+    for title, kind in (("class", "classes"), (f"{group_column}", "groups")):
+        if kind in record:
+            _print_losses(title, record[kind])
+    say(f"the policy is in {folder / CONFIG_FILE}")
+
+
+def _constraint(limits: dict[str, float | None], confidence: float, per_class: bool) -> Constraint:
+    given = {kind: limit for kind, limit in limits.items() if limit is not None}
+    if len(given) != 1:
+        options = ", ".join(f"--{kind.replace('_', '-')}" for kind in limits)
+        raise InputError(f"{len(given) or 'none'} of {options} given; give exactly one")
+    ((kind, limit),) = given.items()
+    return Constraint(kind, limit, confidence, per_class)
+
+
+def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs_labels: bool) -> Trial:
+    """Run every width on the texts, and measure times if they are to be kept within a limit."""
+    model, tokenizer = trained.model, trained.tokenizer
+    label2id = model.config.class_indices
+    # Labels that are not asked for are used where they make sense, to show what a policy does to accuracy.
+    labelled = needs_labels or (texts.labels is not None and set(texts.labels) <= label2id.keys())
+    longest = tokenizer.model_max_length
+    rows = tokenise(texts, tokenizer, max_length=longest, label2id=label2id if labelled else None)
+    collate = DataCollatorWithPadding(tokenizer)
+    with progress_bar("calibrating", len(rows)) as advance:
+        outputs = run_all_widths(model, rows, collate, on_batch=advance, blend=BLEND)
+    trial = Trial.of(model, outputs, torch.tensor(rows["labels"]) if labelled else None, longest, BLEND)
+    if constraint.kind != "latency_ms":
+        return trial
+    times = measure_times(model, rows, collate, trial.forcing_weight)
+    each = ", ".join(f"{time:.2f}" for time in times.widths)
+    say(f"measured on this machine, milliseconds of one input at each width: {each}; no part of the guarantee")
+    return replace(trial, times=times)
+
+
+def _store(folder: Path, found: Calibration, record: dict[str, Any]) -> None:
+    """Put policy and evidence into the model's configuration, and leave the rest of the file as it is."""
+    file = folder / CONFIG_FILE
+    content = json.loads(file.read_text(encoding="utf-8"))
+    write_json(content | {"policy": asdict(found.policy), "calibration": record}, file)
+
+
+def _limit(constraint: Constraint) -> str:
+    option = f"--{constraint.kind.replace('_', '-')} {constraint.limit:g}"
+    each = " for every class" if constraint.per_class else ""
+    return f"{option}{each} at confidence {constraint.confidence:g}"
+
+
+def _advice(found: Calibration, constraint: Constraint) -> str:
+    needed = constraint.rows_needed()
+    each = " of each class" if constraint.per_class else ""
+    if needed > found.rows or constraint.per_class:
+        return f"; this limit takes at least {needed:,} rows{each}"
+    return "; give more rows, or raise the limit"
+
+
+def _print_policy(found: Calibration, data: str) -> None:
+    title = Text(f"{data}: {found.rows:,} inputs, {found.rows_tested:,} of them test the policy")
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in ("accuracy, %", "FLOPs, % of full", "saved, %", "disagreement, %"):
+        table.add_column(heading, justify="right")
+    table.add_row("full network", percent(found.full_accuracy), percent(1.0), percent(0.0), percent(0.0, 2))
+    table.add_row(
+        "calibrated",
+        percent(found.accuracy),
+        percent(found.cost_ratio),
+        percent(1 - found.cost_ratio),
+        percent(found.disagreement, 2),
+    )
+    out.print(table)
+    policy, constraint = found.policy, found.constraint
+    threshold = "none" if policy.escalation_threshold is None else f"{policy.escalation_threshold:.6g}"
+    shares = ", ".join(percent(share) for share in found.shares)
+    worst = " of the worst class" if constraint.per_class else ""
+    out.print(
+        f"{UNITS[constraint.kind]}{worst}: {found.observed:.4g} observed, at most {found.bound:.4g} at confidence "
+        f"{constraint.confidence:g}, limit {constraint.limit:g}\n"
+        f"policy: cost weight {policy.cost_weight:.6g}, escalation threshold {threshold}; answered by each width, %: "
+        f"{shares}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _print_losses(title: str, losses: list[dict[str, Any]]) -> None:
+    table = Table(title=Text(f"the {len(losses)} worst, by {title}"), title_justify="left")
+    table.add_column(title)
+    for heading in ("inputs", "loss of accuracy, %", "disagreement, %"):
+        table.add_column(heading, justify="right")
+    for entry in losses:
+        drop = percent(entry["accuracy_drop"], 2)
+        table.add_row(Text(entry["value"]), f"{entry['rows']:,}", drop, percent(entry["disagreement"], 2))
+    out.print(table)

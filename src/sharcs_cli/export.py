@@ -1,0 +1,40 @@
+"""The command ``sharcs export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sharcs.export.bundle import check_export_path, export_model, graph_names
+from sharcs.export.onnx import require_onnx
+from sharcs.inference.folder import open_model
+from sharcs_cli.options import ModelArgument, progress_bar, say
+
+__all__ = ["export"]
+
+
+def export(
+    folder: ModelArgument,
+    output: Annotated[Path, typer.Option("--output", help="New directory for graphs, tokenizer and policy.")],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise by ONNX Runtime; 'sharcs benchmark' tells what it costs.")
+    ] = False,
+    width: Annotated[
+        float | None, typer.Option("--width", help="Write this width alone, as one dense model.")
+    ] = None,
+) -> None:
+    """Write the network as ONNX: for sharcs_runtime.OnnxRunner, which needs no PyTorch.
+
+    One graph holds the layers before the router and the router, and one for each width the rest.
+    """
+    check_export_path(output)
+    require_onnx()
+    trained = open_model(folder)
+    if width is not None:
+        trained.model.config.index_of(width)
+    with progress_bar("exporting", len(graph_names(trained.model, width))) as advance:
+        export_model(trained.model, trained.tokenizer, output, width=width, int8=int8, on_graph=advance)
+    size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
+    say(f"{'a dense model' if width else 'trunk and sub-networks'} in {output}, {size:.0f} MB")

@@ -1,0 +1,120 @@
+"""Options and helpers that several commands of ``sharcs`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sharcs.data.columns import Columns
+from sharcs.data.texts import TextData, load_texts
+from sharcs.errors import InputError
+from sharcs.inference.folder import TrainedModel
+
+__all__ = [
+    "DataOption",
+    "LabelOption",
+    "ModelArgument",
+    "PairOption",
+    "TextOption",
+    "WidthOption",
+    "check_json_path",
+    "check_pairs",
+    "columns_of",
+    "err",
+    "groups_of",
+    "out",
+    "percent",
+    "progress_bar",
+    "say",
+    "texts_of",
+]
+
+out = Console()
+err = Console(stderr=True)
+
+DATA_HELP = (
+    "A .csv, .tsv, .jsonl or .parquet file (.gz too), a built-in data set (reuters-r8:train), "
+    "or owner/name:split for the datasets library."
+)
+DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
+TextOption = Annotated[str | None, typer.Option("--text-column", help="Column with the texts.")]
+PairOption = Annotated[
+    str | None, typer.Option("--text-pair-column", help="Column with the second texts of text pairs.")
+]
+LabelOption = Annotated[str | None, typer.Option("--label-column", help="Column with the classes.")]
+WidthOption = Annotated[float | None, typer.Option("--width", help="Run every input at this width.")]
+ModelArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of 'sharcs train'.")]
+
+
+def say(message: str) -> None:
+    """Print a line on standard error as it is: brackets in names are no markup, and long paths stay whole."""
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a fraction as a percentage for a table; nothing where there is none."""
+    return "" if value is None else f"{100 * value:.{digits}f}"
+
+
+def columns_of(text: str | None, pair: str | None, label: str | None, trained: Columns | None = None) -> Columns:
+    """Take the columns that were named, else those of the training, else the defaults."""
+    base = trained or Columns()
+    return Columns(text or base.text, pair or base.text_pair, label or base.label)
+
+
+def texts_of(trained: TrainedModel, data: str, columns: Columns, labelled: bool) -> TextData:
+    """Read a command's data, and refuse text pairs where the model knows single texts."""
+    texts = load_texts(data, columns, labelled=labelled)
+    check_pairs(trained, data, texts.pairs is not None)
+    return texts
+
+
+def check_json_path(path: Path) -> None:
+    """Refuse a --json that can't be written, before any work.
+
+    Raises:
+        InputError: If it can't.
+    """
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--json {path}: its directory does not exist; make it first")
+    if path.is_dir():
+        raise InputError(f"--json {path}: is a directory; name a file")
+    if path.suffix == ".png":
+        raise InputError(f"--json {path}: is the name of the picture beside the numbers; name a .json file")
+
+
+def check_pairs(trained: TrainedModel, data: str, has_pairs: bool) -> None:
+    """Refuse text pairs where the model knows single texts.
+
+    Raises:
+        InputError: If it does.
+    """
+    if has_pairs and trained.columns.text_pair is None:
+        raise InputError(f"{data}: has text pairs, but the model was trained on single texts; drop the second column")
+
+
+def groups_of(texts: TextData, column: str) -> list[str]:
+    """Take a column whose values split the rows into groups.
+
+    Raises:
+        InputError: If there is none of this name.
+    """
+    if column not in texts.table.column_names:
+        names = ", ".join(repr(name) for name in texts.table.column_names[:20])
+        raise InputError(f"{texts.source}: no column {column!r}; it has {names}; name one with --group-column")
+    return ["" if value is None else str(value) for value in texts.table.column(column).to_pylist()]
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on standard error and hand out its advance function."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.advance(task, count)

@@ -1,0 +1,72 @@
+"""The command ``sharcs report``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sharcs.data.columns import Columns
+from sharcs.data.texts import TextData, load_texts
+from sharcs.inference.folder import TrainedModel, open_model
+from sharcs.report.content import build_report
+from sharcs.report.page import check_report_path, write_report
+from sharcs_cli.options import (
+    DataOption,
+    LabelOption,
+    ModelArgument,
+    PairOption,
+    TextOption,
+    check_pairs,
+    columns_of,
+    groups_of,
+    progress_bar,
+    say,
+)
+
+__all__ = ["report"]
+
+
+def report(
+    folder: ModelArgument,
+    data: DataOption,
+    output: Annotated[Path, typer.Option("--output", help="Page to write, .html; its charts as .png beside.")],
+    group_column: Annotated[
+        str | None, typer.Option("--group-column", help="Show whom routing harms for each value of this column, too.")
+    ] = None,
+    text_column: TextOption = None,
+    text_pair_column: PairOption = None,
+    label_column: LabelOption = None,
+) -> None:
+    """Write a page that a manager can read: what routing saves, whom it harms, and what to look at.
+
+    One HTML file that loads nothing. Without labels it shows what can be shown without them.
+    """
+    check_report_path(output)
+    trained = open_model(folder)
+    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
+    texts = _texts(trained, data, columns, labelled=label_column is not None)
+    check_pairs(trained, data, texts.pairs is not None)
+    group = None if group_column is None else (group_column, groups_of(texts, group_column))
+    with progress_bar("measuring", len(texts)) as advance:
+        found = build_report(trained, texts, folder.resolve().name, group, on_batch=advance)
+    page, *pictures = write_report(found, output)
+    if not found["labelled"]:
+        say("the data has no labels; the page shows what can be shown without them")
+    say(f"wrote {page} and {len(pictures)} pictures beside it")
+
+
+def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool) -> TextData:
+    """Read the data; its labels are missing if the column is, or holds nothing, and wrong if some of them are."""
+    texts = load_texts(data, columns, labelled=labelled)
+    if columns.label in texts.table.column_names:
+        values = texts.table.column(columns.label).unique().to_pylist()
+        # -1 is how `datasets` says that a label is withheld.
+        nothing = {"", "-1", "nan", "None"} - {str(name) for name in (trained.model.config.id2label or {}).values()}
+        if all(str(value).strip() in nothing for value in values):
+            return replace(texts, labels=None)
+        if texts.labels is None:
+            return load_texts(data, columns, labelled=True)  # says which row is wrong
+    return texts

@@ -1,0 +1,245 @@
+"""The guarantee as such, on a population whose risks are known; and that choosing among policies doesn't void it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.population import CLASSES, make_population, resample
+from sharcs import InputError
+from sharcs.calibration import choice, trials
+from sharcs.calibration.choice import Constraint, choose
+from sharcs.calibration.trials import Times, policy_paths
+from sharcs.config import RoutingPolicy
+from sharcs.evaluation.accuracy import route
+
+RESAMPLES = 2000
+
+
+def allowed(resamples):
+    """Three standard errors more than the share of violations that is promised."""
+    return 0.05 + 3 * math.sqrt(0.05 * 0.95 / resamples)
+
+
+@pytest.fixture(scope="module")
+def population():
+    return make_population(20_000)
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """Fewer policies, for the many resamples."""
+    monkeypatch.setattr(trials, "THRESHOLDS", 21)
+    monkeypatch.setattr(trials, "FIRST_CHOICES", 1)
+
+
+def risks(population, policies, kind):
+    """Look up the truth."""
+    found = []
+    for piece in population.in_pieces(policies):
+        applied = population.apply(piece)
+        if kind == "budget":
+            found.append(applied.spent.mean(1) / population.weights.mean())
+        elif kind == "max_disagreement":
+            found.append(applied.disagrees.mean(1))
+        else:
+            found.append(applied.lost.mean(1) - applied.gained.mean(1))
+    return np.concatenate(found)
+
+
+def worst_class(population, policies, kind):
+    of = population.labels.numpy() if kind == "max_accuracy_drop" else population.full_answers
+    parts = [population.take(np.flatnonzero(of == index)) for index in range(CLASSES)]
+    return np.max([risks(part, policies, kind) for part in parts], axis=0)
+
+
+def chosen_policies(population, rows, choose_one, resamples=RESAMPLES):
+    draw = np.random.default_rng(1)
+    found = [choose_one(resample(population, rows, draw), seed) for seed in range(resamples)]
+    return [policy for policy in found if policy is not None]
+
+
+# Policies and paths
+
+
+@pytest.mark.parametrize("widths", [(0.35, 1.01), (0.3, 0.6, 1.02)])
+def test_policies_are_tried_as_the_network_routes(widths):
+    trial = make_population(300, widths=widths)
+    policies = [policy for path in policy_paths(trial) for policy in path]
+    assert len(policies) > 500
+    applied = trial.apply(policies)
+    for index, policy in enumerate(policies):
+        first, last = route(trial.outputs, trial.costs, policy)
+        answers = torch.tensor(
+            [
+                (trial.outputs.predictions[row, b] if a == b else trial.outputs.escalated[row, a]).item()
+                for row, (a, b) in enumerate(zip(first.tolist(), last.tolist(), strict=True))
+            ]
+        )
+        full = trial.outputs.predictions[:, -1]
+        assert applied.last[index].tolist() == last.tolist()
+        assert applied.disagrees[index].tolist() == (answers != full).tolist()
+        assert applied.lost[index].tolist() == ((full == trial.labels) & (answers != trial.labels)).tolist()
+        assert applied.gained[index].tolist() == ((full != trial.labels) & (answers == trial.labels)).tolist()
+        assert applied.spent[index].tolist() == applied.flops[index].tolist()
+        assert applied.flops[index].tolist() == pytest.approx(trial.costs.spent(first, last).tolist())
+
+
+def test_along_a_path_no_input_gets_dearer_or_better():
+    trial = make_population(400)
+    for path in policy_paths(trial):
+        applied = trial.apply(path)
+        assert applied.last[0].tolist() == [1] * 400
+        assert applied.last[-1].tolist() == [0] * 400
+        assert not applied.disagrees[0].any()
+        assert (np.diff(applied.disagrees.astype(int), axis=0) >= 0).all()
+        # From the full network to escalating nearly every input the cost goes up, and down from there.
+        assert (np.diff(applied.flops[1:-1], axis=0) <= 1e-9).all()
+
+
+def test_paths_are_of_all_three_kinds():
+    paths = [path[1:-1] for path in policy_paths(make_population(400))]
+    assert {policy.cost_weight for policy in paths[0]} == {3.0}  # every input starts narrow
+    assert all(policy.escalates for policy in paths[0])
+    assert not any(policy.escalates for policy in paths[1])
+    assert len({policy.cost_weight for policy in paths[1]}) > 30
+    for path in paths[2:]:
+        assert len({policy.cost_weight for policy in path}) == 1
+        assert all(policy.escalates for policy in path)
+
+
+def test_milliseconds_are_counted_where_times_were_measured():
+    trial = make_population(50)
+    timed = trials.replace(trial, times=Times(np.array([2.0, 5.0]), 4.0))
+    applied = timed.apply([RoutingPolicy(3.0), RoutingPolicy(-3.0), RoutingPolicy(3.0, 0.9)])
+    assert applied.spent[0].tolist() == [2.0] * 50
+    assert applied.spent[1].tolist() == [5.0] * 50
+    unsure = (trial.outputs.scores[:, 0] < 0.9).tolist()
+    assert applied.spent[2].tolist() == [6.0 if each else 2.0 for each in unsure]
+    assert timed.largest == 6.0  # narrow and then on, which is more than full at once
+    assert timed.weights.tolist() == [1.0] * 50
+
+
+# The guarantee
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "limit", "rows", "resamples"),
+    [
+        ("max_disagreement", 0.03, 400, RESAMPLES),
+        ("max_accuracy_drop", 0.02, 600, RESAMPLES),
+        ("budget", 0.6, 300, RESAMPLES // 4),
+    ],
+)
+def test_a_chosen_policy_breaks_its_limit_no_more_often_than_promised(
+    kind, limit, rows, resamples, population, coarse
+):
+    constraint = Constraint(kind, limit)
+
+    def choose_one(trial, seed):
+        return choose(trial, constraint, CLASSES, seed).policy
+
+    policies = chosen_policies(population, rows, choose_one, resamples)
+    truth = risks(population, policies, kind)
+    assert (truth > limit).sum() / resamples <= allowed(resamples)
+    assert len(policies) > resamples / 2  # it does choose
+    assert (truth > 0.8 * limit).mean() > 0.05  # near the limit, too
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["max_disagreement", "max_accuracy_drop"])
+def test_the_worst_class_is_within_the_limit_as_often_as_promised(kind, coarse):
+    population, limit = make_population(20_000, rare=True), 0.12
+    constraint = Constraint(kind, limit, per_class=True)
+    resamples = RESAMPLES // 4
+
+    def choose_one(trial, seed):
+        return choose(trial, constraint, CLASSES, seed).policy
+
+    policies = chosen_policies(population, 500, choose_one, resamples)
+    assert len(policies) > resamples / 2
+    truth = worst_class(population, policies, kind)
+    assert (truth > limit).sum() / resamples <= allowed(resamples)
+    assert (risks(population, policies, kind) < limit / 2).mean() > 0.9  # the mean hides the class
+
+
+def test_the_cheapest_policy_that_looks_good_breaks_its_limit(population, coarse):
+    limit = 0.03
+
+    def naive(trial, _):
+        policies = [policy for path in policy_paths(trial) for policy in path]
+        applied = trial.apply(policies)
+        return policies[int(np.where(applied.disagrees.mean(1) <= limit, applied.spent.mean(1), np.inf).argmin())]
+
+    truth = risks(population, chosen_policies(population, 400, naive, 200), "max_disagreement")
+    assert (truth > limit).mean() > 0.5
+
+
+def test_the_rows_that_test_have_no_say_in_what_is_tested(population):
+    trial = resample(population, 500, np.random.default_rng(0))
+    constraint = Constraint("max_disagreement", 0.05)
+    before = choose(trial, constraint, CLASSES)
+    assert len(before.tested) == 400
+    tested = torch.from_numpy(before.tested)
+    trial.outputs.scores[tested] *= 0.9
+    trial.outputs.router_logits[tested] = trial.outputs.router_logits[tested].flip(1)
+    after = choose(trial, constraint, CLASSES)
+    assert after.tried == before.tried
+    assert after.tested.tolist() == before.tested.tolist()
+    # Sure and wrong on all of these rows: nothing passes.
+    trial.outputs.scores[tested] = 1.0
+    trial.outputs.predictions[tested, 0] = (trial.outputs.predictions[tested, 1] + 1) % CLASSES
+    assert choose(trial, constraint, CLASSES).policy is None
+
+
+def test_testing_ends_at_the_first_policy_that_fails(population):
+    trial = resample(population, 2000, np.random.default_rng(0))
+    test = choose(trial, Constraint("max_disagreement", 0.05), CLASSES).test
+    good, bad, good_too = RoutingPolicy(3.0, 0.95), RoutingPolicy(3.0), RoutingPolicy(3.0, 0.94)
+    assert test.last_passing([good, good_too]) == good_too
+    assert test.last_passing([good, bad, good_too]) == good
+    assert test.last_passing([bad, good]) is None
+
+
+def test_a_class_that_was_not_seen_is_not_vouched_for(population):
+    trial = resample(population, 2000, np.random.default_rng(0))
+    constraint = Constraint("max_disagreement", 0.1, per_class=True)
+    found = choose(trial, constraint, CLASSES)
+    assert found.policy is not None
+    assert choose(trial, constraint, CLASSES + 1).policy is None
+    # Observation and bound are those of the worst class.
+    applied, full = found.test.rows.apply([found.policy]), found.test.rows.full_answers
+    rates = [applied.disagrees[0][full == index].mean() for index in range(CLASSES)]
+    observed, bound = found.test.evidence(found.policy)
+    assert observed == pytest.approx(max(rates))
+    assert observed < bound <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("budget", 0.0), "--budget 0: has to be above 0 and at most 1"),
+        (("budget", 1.5), "--budget 1.5"),
+        (("budget", math.nan), "--budget nan"),
+        (("latency_ms", -1.0), "--latency-ms -1: has to be a number of milliseconds above 0"),
+        (("latency_ms", math.inf), "--latency-ms inf"),
+        (("max_accuracy_drop", 0.0), "--max-accuracy-drop 0: has to be between 0 and 1"),
+        (("max_disagreement", 1.0), "--max-disagreement 1"),
+        (("max_disagreement", 0.1, 1.0), "--confidence 1: has to be between 0 and 1"),
+        (("budget", 0.5, 0.95, True), "--per-class: bounds a loss"),
+    ],
+)
+def test_constraints_that_are_none_are_refused(settings, says):
+    with pytest.raises(InputError, match=says.replace(".", r"\.")):
+        Constraint(*settings)
+
+
+@pytest.mark.parametrize("limit", [0.02, 0.1])
+def test_rows_needed_are_those_without_a_loss(limit):
+    needed = Constraint("max_disagreement", limit).rows_needed()
+    tests = needed - round(choice.CHOOSING_SHARE * needed)
+    assert (1 - limit) ** tests <= 0.05
+    assert (1 - limit) ** (tests - 3) > 0.05
+    assert Constraint("budget", 0.5).rows_needed() == 0

@@ -1,0 +1,64 @@
+"""A made-up population of inputs, whose risk under any policy is known: it is the mean over all of them."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from sharcs.calibration.trials import Trial
+from sharcs.config import BLEND
+from sharcs.evaluation.accuracy import Costs, WidthOutputs
+
+CLASSES = 3
+
+
+def make_population(size, seed=0, widths=(0.35, 1.01), rare=False):
+    """Make inputs whose hardness both the router and the confidences know something of.
+
+    Args:
+        size: How many.
+        seed: Draws them.
+        widths: Each width's cost over the full network's.
+        rare: Whether the last class is a tenth of the inputs, and hard.
+    """
+    draw = np.random.default_rng(seed)
+    labels = draw.choice(CLASSES, size, p=[0.45, 0.45, 0.1] if rare else None)
+    hard = draw.beta(0.5, 2.5, size)
+    if rare:
+        hard = np.where(labels == 2, draw.beta(1, 2, size), hard)
+    full = np.where(draw.random(size) < 1 - 0.35 * hard, labels, (labels + 1) % CLASSES)
+    predictions, scores, logits = [], [], []
+    for number, _ in enumerate(widths[:-1]):
+        skill = 0.6 / (1 + number)
+        other = (full + 1 + draw.integers(0, CLASSES - 1, size)) % CLASSES
+        predictions.append(np.where(draw.random(size) < skill * hard, other, full))
+        scores.append(1 - 0.6 * np.clip(hard + draw.normal(0, 0.12, size), 1e-6, 1))
+        logits.append(4 * (0.25 - hard) + draw.normal(0, 1, size))
+    predictions.append(full)
+    scores.append(np.full(size, 0.99))
+    logits.append(4 * (hard - 0.25) + draw.normal(0, 1, size))
+    # Blending changes a few of the answers that go on.
+    blended = [np.where(draw.random(size) < 0.03, labels, full) for _ in widths[:-1]]
+    lengths = draw.integers(5, 60, size)
+    flops = 1000.0 * lengths
+    outputs = WidthOutputs(
+        torch.tensor(np.stack(predictions, 1)),
+        torch.tensor(np.stack(scores, 1)).float(),
+        torch.tensor(np.stack([*blended, full], 1)),
+        torch.tensor(np.stack(logits, 1)).float(),
+        torch.tensor(lengths),
+    )
+    costs = Costs(
+        torch.tensor(np.stack([share * flops for share in widths], 1)),
+        torch.tensor(flops),
+        torch.tensor(0.67 * flops),
+    )
+    gap = min(high - low for low, high in pairwise(widths))
+    return Trial(
+        outputs, costs, torch.tensor(labels), 60_000.0 * (widths[-1] + 0.67), float(np.ceil(1.5 / gap)), BLEND
+    )
+
+
+def resample(population, rows, generator):
+    """Draw rows with replacement."""
+    return population.take(generator.integers(0, len(population), rows))

@@ -1,0 +1,368 @@
+"""Tables of any size through ``sharcs predict``: streams against whole tables, kills, changed inputs, memory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.cli import (
+    error_message,
+    files_in,
+    read_csv,
+    sharcs,
+    succeeds,
+    toys_fixture,  # noqa: F401
+    write_csv,
+)
+from sharcs.data import textfiles
+from sharcs.data.jsontypes import JsonTypes
+from sharcs.data.tables import open_table
+from sharcs.errors import InputError
+from sharcs.inference import predict as prediction
+from sharcs.inference.engine import InferenceEngine
+from sharcs.inference.record import RecordedAnswers
+from sharcs.subnetworks.onednn import without_shape_cache
+
+PARTIAL = ".out.csv.sharcs-partial"
+WINDOW = 8
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Answer a few rows at a time."""
+
+    class Small(InferenceEngine):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, window=WINDOW, **kwargs)
+
+    monkeypatch.setattr(prediction, "InferenceEngine", Small)
+
+
+def rows_of(count):
+    subjects = ("the film", "a plot", "this book and its end", "my dog", "that town by the sea in the north")
+    words = ("fine", "awful", "dull", "lovely")
+    return [{"text": f"{subjects[n % 5]} is {words[n * n % 4]} {n}", "id": str(n)} for n in range(count)]
+
+
+def predict_command(toys, data, output, *options):
+    return ("predict", toys.model, "--data", data, "--output", output, *options)
+
+
+# Types of JSON lines, a chunk at a time
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.sampled_from([2**53, 2**70]),
+    st.floats(-2, 2, width=16),
+    st.just(float("nan")),
+    st.text(max_size=2),
+)
+values = st.one_of(
+    scalars, st.lists(scalars, max_size=2), st.dictionaries(st.sampled_from("ab"), scalars, max_size=2)
+)
+columns = st.one_of(
+    *(st.lists(st.one_of(st.none(), kind), min_size=1, max_size=12) for kind in (st.integers(-5, 5), st.text())),
+    st.lists(st.sampled_from([None, float("nan"), "text", 1.5, 2]), min_size=1, max_size=12),
+    st.lists(values, min_size=1, max_size=12),
+)
+
+
+def arrow_infers(column):
+    """Let Arrow see all values at once; NaN counts as a missing value if there is no other way."""
+    for from_pandas in (False, True):
+        try:
+            return pa.array(column, from_pandas=from_pandas)
+        except (pa.ArrowException, OverflowError, UnicodeError):
+            continue
+    return None
+
+
+@settings(max_examples=300)
+@given(column=columns, size=st.integers(1, 5))
+def test_types_found_in_chunks_are_those_of_the_whole_column(column, size):
+    rows = [{"x": value} for value in column]
+    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    expected = arrow_infers(column)
+    types = JsonTypes("data.jsonl")
+    try:
+        for chunk in chunks:
+            types.add(chunk)
+        batches = [types.batch(chunk, number * size) for number, chunk in enumerate(chunks)]
+    except InputError as error:
+        assert expected is None
+        row = int(str(error).split("row ")[1].split(":")[0])
+        # What Arrow takes up to the row before, and doesn't up to this one.
+        assert arrow_infers(column[: row - 1]) is not None or 2**53 in str(column)
+        return
+    assert expected is not None
+    found = pa.Table.from_batches(batches)["x"].combine_chunks()
+    assert found.type == expected.type
+    assert str(found.to_pylist()) == str(expected.to_pylist())
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_stream_is_read_in_small_parts(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"data{suffix}"
+    line = "text {0},{0}\n" if suffix == ".csv" else '{{"text": "text {0}", "n": {0}}}\n'
+    with path.open("w") as file:
+        file.write("text,n\n" if suffix == ".csv" else "")
+        file.writelines(line.format(n) for n in range(100_000))
+    tracemalloc.start()
+    stream = open_table(path)
+    count = sum(batch.num_rows for batch in stream.batches())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 100_000
+    assert peak < 12e6  # all rows as Python objects would take 60 MB
+
+
+# Results and kills
+
+
+def test_the_output_does_not_depend_on_windows_and_chunks(toys, tmp_path, monkeypatch):
+    data = write_csv(tmp_path / "data.csv", rows_of(60))
+    succeeds(*predict_command(toys, data, tmp_path / "whole.csv"))
+    monkeypatch.setattr(textfiles.in_chunks, "__defaults__", (7,))
+    monkeypatch.setattr(prediction, "in_chunks", lambda rows, size: textfiles.in_chunks(rows, 5))
+    succeeds(*predict_command(toys, data, tmp_path / "parts.csv"))
+    whole, parts = read_csv(tmp_path / "whole.csv"), read_csv(tmp_path / "parts.csv")
+    assert len(whole) == 60
+    for one, other in zip(whole, parts, strict=True):
+        assert float(one.pop("score")) == pytest.approx(float(other.pop("score")), abs=1e-5)
+        assert one == other
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="oneDNN may be all that there is")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_onednn_which_keeps_code_for_every_shape_is_off_meanwhile(toys, tmp_path, monkeypatch, enabled):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", enabled)
+    run, seen = InferenceEngine._answer, []
+
+    def watched(self, tokens):
+        seen.append(torch.backends.mkldnn.enabled)
+        return run(self, tokens)
+
+    monkeypatch.setattr(InferenceEngine, "_answer", watched)
+    data = write_csv(tmp_path / "data.csv", rows_of(10))
+    succeeds(*predict_command(toys, data, tmp_path / "out.csv"))
+    assert seen == [False]
+    assert torch.backends.mkldnn.enabled == enabled
+
+
+@pytest.mark.parametrize("place", [("cuda", torch.float32), ("cpu", torch.bfloat16)])
+def test_onednn_stays_where_matrix_products_may_need_it(place):
+    before = torch.backends.mkldnn.enabled
+    with without_shape_cache(torch.device(place[0]), place[1]):
+        assert torch.backends.mkldnn.enabled == before
+
+
+# The subprocess answers few rows at a time and slowly, so that a kill finds it in the middle.
+SLOWLY = """
+import sys, time
+from sharcs_cli import app as cli
+from sharcs.inference import engine
+from sharcs.inference import predict as prediction
+
+class Slow(engine.InferenceEngine):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, window=8, **kwargs)
+
+    def _answer(self, tokens):
+        time.sleep(0.05)
+        return super()._answer(tokens)
+
+prediction.InferenceEngine = Slow
+cli.main()
+"""
+
+
+def kill_in_the_middle(command, record, windows):
+    """Start the command in another process and kill it when so many windows are on the disk."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as the tests: other threads round otherwise
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if record.exists() and record.read_bytes().count(b"\n") > windows:
+            break
+        time.sleep(0.005)
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl.gz"])
+def test_a_killed_run_goes_on_to_the_same_bytes(toys, tmp_path, suffix, small_windows, monkeypatch):
+    data = write_csv(tmp_path / "data.csv", rows_of(400))
+    whole, output = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
+    succeeds(*predict_command(toys, data, whole))
+    before = set(os.listdir(tmp_path))
+    command = predict_command(toys, data, output)
+    record = tmp_path / f".out.{suffix}.sharcs-partial" / "answers.jsonl"
+    kill_in_the_middle(command, record, windows=3)
+    assert not output.exists()
+    kill_in_the_middle(command, record, windows=9)
+    answered = record.read_bytes().count(b"\n") - 1
+    assert 9 <= answered < 50
+    run, asked = InferenceEngine._answer, []
+    monkeypatch.setattr(InferenceEngine, "_answer", lambda self, tokens: asked.append(1) or run(self, tokens))
+    message = succeeds(*command).err
+    assert f"; {8 * answered} of them were answered before" in message
+    assert len(asked) == 50 - answered
+    assert output.read_bytes() == whole.read_bytes()
+    assert set(os.listdir(tmp_path)) == before | {output.name}
+
+
+@pytest.fixture
+def stopped(toys, tmp_path, small_windows, monkeypatch):
+    """Stop a run by Ctrl-C after 5 of 10 windows; returns the command, and how many windows a run asks for."""
+    data = write_csv(tmp_path / "data.csv", rows_of(80))
+    command = predict_command(toys, data, tmp_path / "out.csv")
+    run, asked = InferenceEngine._answer, []
+
+    def counted(self, tokens):
+        if len(asked) == 5 and stop:
+            raise KeyboardInterrupt
+        asked.append(1)
+        return run(self, tokens)
+
+    monkeypatch.setattr(InferenceEngine, "_answer", counted)
+    stop = True
+    result = sharcs(*command)
+    assert result.code == 130
+    assert "the same command goes on" in result.err
+    assert not (tmp_path / "out.csv").exists()
+    stop = False
+    asked.clear()
+    return command, asked
+
+
+def finish(command, tmp_path, toys, asked):
+    """Finish a run, and compare it with one from the beginning."""
+    succeeds(*command)
+    count = len(asked)
+    assert not (tmp_path / PARTIAL).exists()
+    data, options = command[3], command[6:]
+    succeeds(*predict_command(toys, data, tmp_path / "fresh.csv", *options))
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "fresh.csv").read_bytes()
+    return count
+
+
+def test_an_interrupted_run_goes_on(stopped, toys, tmp_path):
+    command, asked = stopped
+    assert finish(command, tmp_path, toys, asked) == 5
+
+
+@pytest.mark.parametrize("cut", [1, 40, -1])
+def test_a_line_that_was_cut_short_is_answered_again(stopped, toys, tmp_path, cut):
+    command, asked = stopped
+    record = tmp_path / PARTIAL / "answers.jsonl"
+    content = record.read_bytes()
+    begin = content.rstrip(b"\n").rfind(b"\n") + 1
+    record.write_bytes(content[: begin + cut] if cut > 0 else content[:cut])
+    assert finish(command, tmp_path, toys, asked) == 6
+
+
+def change_first_text(rows):
+    rows[0]["text"] = "another text"
+
+
+def change_later_text(rows):
+    rows[20]["text"] = "another text"
+
+
+def change_other_column(rows):
+    rows[0]["id"] = "another id"
+
+
+def insert_row(rows):
+    rows.insert(10, {"text": "one more", "id": "x"})
+
+
+@pytest.mark.parametrize(
+    ("change", "again"), [(change_first_text, 10), (change_later_text, 8), (change_other_column, 5), (insert_row, 10)]
+)
+def test_a_changed_input_gets_answers_of_its_own(stopped, toys, tmp_path, change, again):
+    command, asked = stopped
+    rows = rows_of(80)
+    change(rows)
+    write_csv(tmp_path / "data.csv", rows)
+    assert finish(command, tmp_path, toys, asked) == again
+
+
+def test_another_width_or_model_begins_anew(stopped, toys, tmp_path):
+    command, asked = stopped
+    assert finish((*command, "--width", "0.25"), tmp_path, toys, asked) == 10
+
+
+def test_another_model_in_the_same_folder_begins_anew(toys, stopped, tmp_path, monkeypatch):
+    command, asked = stopped
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in Path(toys.model).iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config["policy"] = {"cost_weight": -9.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    succeeds("predict", folder, *command[2:])
+    assert len(asked) == 10
+    assert {row["width"] for row in read_csv(tmp_path / "out.csv")} == {"1.0"}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "broken", "says"),
+    [
+        ("csv", "too,many,fields\n", "row 20001 (line 20002): 3 fields"),
+        ("csv", " ,9\n", "row 20001: the text is empty"),
+        ("jsonl", '{"text": 3}\n', "row 20001: 'text' does not fit"),
+        ("jsonl", "{\n", "row 20001 (line 20001): not valid JSON"),
+    ],
+)
+def test_a_wrong_row_late_in_a_file_is_found_before_any_answer(toys, tmp_path, monkeypatch, suffix, broken, says):
+    data = tmp_path / f"data.{suffix}"
+    good = "it is fine,1\n" if suffix == "csv" else '{"text": "it is fine", "id": "1"}\n'
+    data.write_text(("text,id\n" if suffix == "csv" else "") + good * 20_000 + broken + good)
+    monkeypatch.setattr(InferenceEngine, "_answer", None)
+    before = files_in(tmp_path)
+    assert says in error_message(sharcs(*predict_command(toys, data, tmp_path / "out.csv")))
+    assert files_in(tmp_path) == before
+
+
+def test_few_rows_are_in_memory_however_slow_the_network_is(toys, tmp_path, small_windows, monkeypatch):
+    data = write_csv(tmp_path / "data.csv", rows_of(400))
+    monkeypatch.setattr(textfiles.in_chunks, "__defaults__", (8,))
+    read, answered, most = [0], [0], [0]
+    batches, append = prediction.TextStream.batches, RecordedAnswers.append
+
+    def counted(self):
+        for batch, texts in batches(self):
+            read[0] += len(texts)
+            yield batch, texts
+
+    def slow(self, digest, answers):
+        time.sleep(0.002)
+        most[0] = max(most[0], read[0] - answered[0])
+        answered[0] += len(answers)
+        append(self, digest, answers)
+
+    monkeypatch.setattr(prediction.TextStream, "check", lambda self: 400)
+    monkeypatch.setattr(prediction.TextStream, "batches", counted)
+    monkeypatch.setattr(RecordedAnswers, "append", slow)
+    succeeds(*predict_command(toys, data, tmp_path / "out.csv"))
+    assert answered[0] == 400
+    assert most[0] <= 5 * WINDOW

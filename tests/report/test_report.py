@@ -1,0 +1,271 @@
+"""The numbers behind a report, against plain loops over single inputs."""
+
+import math
+import random
+from dataclasses import asdict
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.tiny import collate, tiny_model, toy_rows
+from sharcs.config import RoutingPolicy
+from sharcs.evaluation.accuracy import Costs, WidthOutputs, route, run_all_widths
+from sharcs.evaluation.answers import Answers, answer_at_all_widths
+from sharcs.evaluation.curve import curve_weights
+from sharcs.report.charts import bar_chart, ticks
+from sharcs.report.figures import percentage
+from sharcs.report.findings import agreement, example_rows, harm_by, overthinking_rows, wrong_label_rows
+from sharcs.report.reliability import reliability
+
+CLASSES = 4
+
+
+def made_up(count=300, widths=2, seed=0, labelled=True):
+    """Make up answers of some widths; a class never labels anything, and a tenth of the labels is wrong."""
+    draw = np.random.default_rng(seed)
+    truth = draw.integers(0, CLASSES - 1, count)
+    labels = np.where(draw.random(count) < 0.1, (truth + 1) % (CLASSES - 1), truth)
+    chances = draw.dirichlet(np.full(CLASSES, 0.4), (count, widths))
+    for row in range(count):
+        for width in range(widths):
+            if draw.random() < 0.5 + 0.2 * width:
+                best = chances[row, width].argmax()
+                swap = [best, truth[row]]
+                chances[row, width, swap] = chances[row, width, swap[::-1]]
+    chances = chances.astype(np.float32)
+    last = draw.integers(0, widths, count)
+    first = np.where(draw.random(count) < 0.3, 0, last)
+    row = np.arange(count)
+    outputs = WidthOutputs(
+        torch.tensor(chances.argmax(-1)),
+        torch.tensor(chances.max(-1)),
+        torch.tensor(chances[:, -1:].argmax(-1).repeat(widths, 1)),
+        torch.zeros(count, widths),
+        torch.full((count,), 5),
+    )
+    answers = Answers(
+        outputs=outputs,
+        labels=labels if labelled else None,
+        label_scores=chances[row[:, None], np.arange(widths), labels[:, None]].astype(float) if labelled else None,
+        first=first,
+        last=last,
+        routed=chances[row, last].argmax(-1),
+        routed_scores=chances[row, last].max(-1).astype(float),
+        spent=np.ones(count),
+    )
+    return answers, chances.astype(float)
+
+
+# Reliability
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
+def test_reliability_equals_a_plain_loop(pairs):
+    found = reliability(np.array([score for score, _ in pairs]), np.array([right for _, right in pairs]))
+    error = 0.0
+    for number, entry in enumerate(found["bins"]):
+        low, high = number / 10, (number + 1) / 10
+        here = [pair for pair in pairs if low < pair[0] <= high or (number == 0 and pair[0] == 0)]
+        assert (entry["low"], entry["high"], entry["rows"]) == (low, high, len(here))
+        if not here:
+            assert entry["score"] is entry["accuracy"] is None
+            continue
+        score = sum(score for score, _ in here) / len(here)
+        accuracy = sum(right for _, right in here) / len(here)
+        assert entry["score"] == pytest.approx(score)
+        assert entry["accuracy"] == pytest.approx(accuracy)
+        error += len(here) / len(pairs) * abs(accuracy - score)
+    assert sum(entry["rows"] for entry in found["bins"]) == len(pairs)
+    assert found["ece"] == pytest.approx(error)
+
+
+# What a person should look at
+
+
+@pytest.mark.parametrize("widths", [1, 2, 3])
+def test_overthinking_equals_a_plain_loop(widths):
+    answers, chances = made_up(widths=widths)
+    expected = []
+    for row, label in enumerate(answers.labels):
+        best = [max(range(CLASSES), key=lambda name: each[name]) for each in chances[row]]
+        sure = [chances[row][width][label] for width in range(widths - 1) if best[width] == label]
+        if best[-1] != label and sure:
+            expected.append((-max(sure), row))
+    assert overthinking_rows(answers).tolist() == [row for _, row in sorted(expected)]
+    assert bool(expected) == (widths > 1)
+
+
+@pytest.mark.parametrize("widths", [1, 2, 3])
+def test_likely_wrong_labels_equal_a_plain_loop(widths):
+    answers, chances = made_up(1500, widths)
+    limits = {}
+    for name in range(CLASSES):
+        for width in range(widths):
+            own = [chances[row][width][name] for row, label in enumerate(answers.labels) if label == name]
+            limits[name, width] = sum(own) / len(own) if own else math.inf
+    expected = []
+    for row, label in enumerate(answers.labels):
+        best = {max(range(CLASSES), key=lambda name: each[name]) for each in chances[row]}
+        if len(best) > 1 or label in best:
+            continue
+        (name,) = best
+        if all(chances[row][width][name] >= limits[name, width] for width in range(widths)):
+            margin = sum(each[name] - each[label] for each in chances[row]) / widths
+            expected.append((-margin, row))
+    assert wrong_label_rows(answers).tolist() == [row for _, row in sorted(expected)]
+    assert len(expected) > 5
+    if widths < 3:  # the class that labels nothing is every width's answer to some input, and counts for nothing
+        assert any((answers.predictions[row] == CLASSES - 1).all() for row in range(1500))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_harm_equals_a_plain_loop(labelled):
+    answers, _ = made_up(labelled=labelled)
+    generator = random.Random(0)
+    values = [generator.choice(["a", "b", "", "b\0", "ü"]) for _ in range(len(answers))]
+    found = harm_by(answers, values)
+    assert {entry["value"] for entry in found} == set(values)
+    for entry in found:
+        here = [row for row, value in enumerate(values) if value == entry["value"]]
+        routed = [answers.routed[row] for row in here]
+        full = [answers.predictions[row, -1] for row in here]
+        assert entry["rows"] == len(here)
+        assert entry["disagreement"] == pytest.approx(
+            sum(a != b for a, b in zip(routed, full, strict=True)) / len(here)
+        )
+        if not labelled:
+            assert entry["accuracy"] is entry["full_accuracy"] is entry["accuracy_drop"] is None
+            continue
+        labels = [answers.labels[row] for row in here]
+        accuracy = sum(a == b for a, b in zip(routed, labels, strict=True)) / len(here)
+        full_accuracy = sum(a == b for a, b in zip(full, labels, strict=True)) / len(here)
+        assert (entry["accuracy"], entry["full_accuracy"]) == (pytest.approx(accuracy), pytest.approx(full_accuracy))
+        assert entry["accuracy_drop"] == pytest.approx(full_accuracy - accuracy)
+    key = "accuracy_drop" if labelled else "disagreement"
+    assert [entry[key] for entry in found] == sorted((entry[key] for entry in found), reverse=True)
+
+
+def test_harm_takes_a_value_of_its_own_for_each_of_many_inputs():
+    answers, _ = made_up(3)
+    many = Answers(
+        outputs=answers.outputs.take(torch.arange(50_000) % 3),
+        labels=np.resize(answers.labels, 50_000),
+        label_scores=None,
+        first=np.resize(answers.first, 50_000),
+        last=np.resize(answers.last, 50_000),
+        routed=np.resize(answers.routed, 50_000),
+        routed_scores=np.resize(answers.routed_scores, 50_000),
+        spent=np.ones(50_000),
+    )
+    # One pass over all inputs for each value would take minutes.
+    assert len(harm_by(many, [str(row) for row in range(50_000)])) == 50_000
+
+
+def test_agreement_equals_a_plain_loop():
+    answers, _ = made_up()
+    found, parts = agreement(answers), agreement(answers)["right"]
+    count = dict.fromkeys(parts, 0)
+    for label, routed, full in zip(answers.labels, answers.routed, answers.predictions[:, -1], strict=True):
+        if routed == label == full:
+            count["both"] += 1
+        elif routed == label:
+            count["routed_only"] += 1
+        elif full == label:
+            count["full_only"] += 1
+        else:
+            count["neither_same" if routed == full else "neither_different"] += 1
+    assert all(count.values())
+    assert parts == pytest.approx({name: number / len(answers) for name, number in count.items()})
+    assert found["same"] == pytest.approx(parts["both"] + parts["neither_same"])
+    assert found["different"] == pytest.approx(1 - found["same"])
+    assert agreement(made_up(labelled=False)[0]) == found | {"right": None}
+
+
+def test_examples_go_from_the_least_sure_to_the_surest():
+    answers, _ = made_up()
+    for width in (0, 1):
+        here = [row for row in range(len(answers)) if answers.last[row] == width]
+        by_score = sorted(here, key=lambda row: answers.routed_scores[row])
+        chosen = example_rows(answers, width, 6)
+        assert len(set(chosen)) == 6
+        assert (chosen[0], chosen[-1]) == (by_score[0], by_score[-1])
+        places = [by_score.index(row) for row in chosen]
+        gaps = [high - low for low, high in pairwise(places)]
+        assert min(gaps) > 0
+        assert max(gaps) - min(gaps) <= 1
+        assert sorted(example_rows(answers, width, 1000)) == here
+    assert example_rows(answers, 7, 6) == []
+
+
+# The pass over the inputs
+
+
+@pytest.mark.parametrize("kind", ["router", "escalation", "blended"])
+def test_answers_and_scores_are_the_model_s_own(kind):
+    model, rows = tiny_model(widths=(0.25, 0.5, 1.0), labels=3, seed=6), toy_rows(40)
+    with torch.no_grad():
+        head = model.encoder.classifier
+        head.bias.sub_(model.eval()(**collate(rows), all_widths=True).width_logits.mean(dim=(0, 1)))
+        head.weight.mul_(9)
+        head.bias.mul_(9)
+    outputs = run_all_widths(model, rows, collate)
+    weights = curve_weights(outputs.router_logits, Costs.of(model, outputs.lengths).relative)
+    weights = [(low + high) / 2 for low, high in pairwise(weights)]  # at them, some input is undecided
+    costs = Costs.of(model, outputs.lengths)
+    by_weight = {weight: route(outputs, costs, RoutingPolicy(weight))[1].unique().numel() for weight in weights}
+    policy = RoutingPolicy(max(by_weight, key=by_weight.get))
+    if kind != "router":
+        policy = RoutingPolicy(9.0, outputs.scores[:, 0].median().item() + 1e-3, 0.4 if kind == "blended" else 0.0)
+    model.config.policy = asdict(policy)
+    labels = torch.tensor([row["labels"] for row in rows])
+    seen = []
+    answers = answer_at_all_widths(model, rows, collate, labels, seen.append)
+    assert sum(seen) == 40
+    assert len(set(answers.last.tolist())) > 1
+    assert (answers.first != answers.last).any() == policy.escalates
+    for number, row in enumerate(rows):
+        batch = {"input_ids": torch.tensor([row["input_ids"]])}
+        with torch.no_grad():
+            output = model(**batch)
+            probabilities = output.logits[0].double().softmax(0).tolist()
+            by_width = [
+                model(**batch, width=width).logits[0].double().softmax(0).tolist() for width in (0.25, 0.5, 1.0)
+            ]
+        best = max(range(3), key=probabilities.__getitem__)
+        assert (answers.routed[number], answers.last[number]) == (best, output.width_index.item())
+        assert answers.routed_scores[number] == pytest.approx(probabilities[best], abs=1e-5)
+        expected = [each[row["labels"]] for each in by_width]
+        assert answers.label_scores[number].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+# How numbers are shown
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_round_and_inside(low, size):
+    found = ticks(low, low + size)
+    assert 1 <= len(found) <= 8
+    assert all(low - 1e-6 * size - 1e-9 <= tick <= low + size * (1 + 1e-6) + 1e-9 for tick in found)
+    assert found == sorted(set(found))
+
+
+def test_percentages():
+    assert [percentage(value) for value in (0.951, 0, -0.0, -0.0001, -0.0123, None)] == [
+        *("95.1%", "0.0%", "0.0%", "0.0%"),
+        "\u22121.2%",
+        "\u2013",
+    ]
+
+
+def test_bars_are_as_long_as_their_values():
+    chart = bar_chart([("a", 0.3), ("b", -0.1), ("c", 0.0)], ["", "", ""])
+    lengths = [bar["width"] for bar in chart.bars]
+    assert lengths == [pytest.approx(0.75 * 560), pytest.approx(0.25 * 560), 0]
+    assert [bar["x"] for bar in chart.bars] == [pytest.approx(140), 0, pytest.approx(140)]
+    assert chart.zero == pytest.approx(140)
+    assert [bar["width"] for bar in bar_chart([("a", 0.01)], [""], least=0.05).bars] == [pytest.approx(112)]
+    assert bar_chart([("a", 0.0)], [""]).bars[0]["width"] == 0

@@ -1,0 +1,240 @@
+"""Exported networks on ONNX Runtime against the PyTorch model called with one text after the other."""
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.encoders import WIDTHS, load_routed, save_plain
+from inference.test_engine import (
+    WORDS,
+    assert_same,
+    make_tokenizer,
+    one_by_one,
+    plain_texts,
+    policies,
+    several,
+)
+from sharcs.errors import InputError
+from sharcs.export.bundle import export_model, quantise
+from sharcs.model import router
+from sharcs_runtime import OnnxRunner, RoutingPolicy, policy
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Export a routed BERT of three widths, whose router's choices differ between texts, and load it again."""
+    folder = tmp_path_factory.mktemp("runtime")
+    model = load_routed(save_plain("bert", folder / "plain"))
+    tokenizer = make_tokenizer(model.config.encoder.pad_token_id, segments=True)
+    with torch.no_grad():
+        logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).router_logits for text in plain_texts(40)])
+        model.tail.router.output.weight.mul_(5)
+        model.tail.router.output.bias.copy_(5 * (model.tail.router.output.bias - logits.mean(dim=0)))
+    tokenizer.backend_tokenizer.no_truncation()  # it keeps what it was last called with
+    export_model(model, tokenizer, folder / "onnx")
+    return SimpleNamespace(
+        model=model, tokenizer=tokenizer, folder=folder / "onnx", runner=OnnxRunner(folder / "onnx", threads=1)
+    )
+
+
+# Of these weights the larger ones move inputs of which the router is sure.
+weighted = st.builds(
+    lambda setting, weight: setting | {"cost_weight": weight}, policies, st.sampled_from([0.0, 0.0, 0.4, 1.2, -1.2])
+)
+
+
+@settings(max_examples=80)
+@given(
+    texts=several,
+    setting=weighted,
+    width=st.sampled_from([None, None, None, *WIDTHS]),
+    batch_tokens=st.integers(1, 200),
+    window=st.integers(1, 30),
+)
+def test_any_texts_are_answered_as_one_by_one(exported, texts, setting, width, batch_tokens, window):
+    exported.model.config.policy = setting
+    expected = one_by_one(exported.model, exported.tokenizer, texts, width)
+    runner = exported.runner
+    runner.policy, runner.batch_tokens, runner.window = RoutingPolicy(**setting), batch_tokens, window
+    if width is not None:
+        runner = OnnxRunner(exported.folder, width=width, threads=1, batch_tokens=batch_tokens, window=window)
+    assert_same(list(runner.predict(iter(texts))), expected)
+
+
+def test_a_model_that_was_just_trained_in_mixed_precision_is_exported_in_its_own(exported, tmp_path):
+    """Accelerate leaves autocast around the forward pass of the model that it was given."""
+    model = copy.deepcopy(exported.model)
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    export_model(model, exported.tokenizer, tmp_path / "onnx")
+    assert "forward" in vars(model)  # the model itself is left as it is
+    texts = plain_texts(10)
+    exported.model.config.policy = {"cost_weight": 0.0}
+    answers = list(OnnxRunner(tmp_path / "onnx", width=1.0, threads=1).predict(texts))
+    assert_same(answers, one_by_one(exported.model, exported.tokenizer, texts, 1.0))
+
+
+def test_a_long_stream_at_the_defaults(exported):
+    setting = {"cost_weight": 0.0, "escalation_threshold": 0.6, "blend": 0.3}
+    exported.model.config.policy = setting
+    texts = plain_texts(300)
+    expected = one_by_one(exported.model, exported.tokenizer, texts)
+    assert len({first for _, _, _, first in expected}) == len(WIDTHS)
+    assert any(last != first for _, _, last, first in expected)
+    runner = OnnxRunner(exported.folder)
+    runner.policy = RoutingPolicy(**setting)
+    assert_same(list(runner.predict(texts)), expected)
+
+
+def test_a_very_long_text_is_cut_as_before(exported):
+    exported.model.config.policy = {"cost_weight": 0.0}
+    exported.runner.policy = RoutingPolicy()
+    texts = ["w1 w2 " * 50_000, " " * 9_000 + "w3 w4", "w5"]
+    assert_same(list(exported.runner.predict(texts)), one_by_one(exported.model, exported.tokenizer, texts))
+
+
+WITHOUT_TORCH = """
+import json, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "sharcs", "onnx", "datasets", "pyarrow", "scipy"):
+            raise ImportError(f"{name} is not installed here")
+sys.meta_path.insert(0, Refuse())
+from sharcs_runtime import OnnxRunner
+runner = OnnxRunner(sys.argv[1])
+print(json.dumps([list(answer) for answer in runner.predict(json.load(sys.stdin))]))
+assert not {"torch", "transformers", "sharcs"} & set(sys.modules)
+"""
+
+
+def test_the_runner_needs_no_torch(exported):
+    texts = plain_texts(30)
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, exported.folder],
+        input=json.dumps(texts), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    exported.model.config.policy = {"cost_weight": 0.0}
+    found = [SimpleNamespace(class_index=c, score=s, width_index=w, first_width_index=f)
+             for c, s, w, f in json.loads(run.stdout)]  # fmt: skip
+    assert_same(found, one_by_one(exported.model, exported.tokenizer, texts))
+
+
+def test_int8_graphs_are_others_and_answer_about_the_same(exported, tmp_path):
+    folder = shutil.copytree(exported.folder, tmp_path / "int8")
+    quantise(folder)
+    for name in ("tail-2.onnx", "trunk.onnx"):
+        assert (folder / name).read_bytes() != (exported.folder / name).read_bytes()
+    assert json.loads((folder / "sharcs.json").read_text())["int8"] is True
+    exported.runner.policy = RoutingPolicy()
+    texts = plain_texts(100)
+    for width in WIDTHS:
+        scores = [
+            [answer.score for answer in OnnxRunner(place, width=width, threads=1).predict(texts)]
+            for place in (exported.folder, folder)
+        ]
+        differences = np.abs(np.subtract(*scores))
+        # Processors without an instruction for int8 products saturate in between, which these large weights feel.
+        assert 0 < differences.max() < 0.4
+        assert differences.mean() < 0.2
+
+
+# What the runtime computes in NumPy, and the model in PyTorch
+
+arrays = st.integers(0, 2**32 - 1).map(
+    lambda seed: 4 * np.random.default_rng(seed).standard_normal((3, 7, 4)).astype(np.float32)
+)
+
+
+@given(
+    logits=arrays,
+    setting=policies,
+    problem=st.sampled_from([None, "single_label_classification", "multi_label_classification"]),
+)
+def test_the_policy_in_numpy_is_that_in_torch(logits, setting, problem):
+    full, narrow, scores = logits
+    own = RoutingPolicy(**setting)
+    costs = np.linspace(0.2, 1.0, 4)[None].repeat(7, axis=0)
+    tensors = [torch.from_numpy(array) for array in (full, narrow, scores)]
+    np.testing.assert_array_equal(
+        policy.choose_width(scores, costs, own),
+        router.choose_width(tensors[2], torch.from_numpy(costs), own).numpy(),
+    )
+    sure = router.confidence(tensors[1], problem)
+    np.testing.assert_allclose(policy.confidence(narrow, problem), sure.numpy(), rtol=1e-5)
+    widths = np.arange(7) % 4
+    np.testing.assert_array_equal(
+        policy.unsure(sure.numpy(), widths, 3, own), router.unsure(sure, torch.from_numpy(widths), 3, own).numpy()
+    )
+    np.testing.assert_allclose(
+        policy.blended(full, narrow, own, problem),
+        router.blended(tensors[0], tensors[1], own, problem).numpy(),
+        rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+
+
+# What a user can put right
+
+
+@pytest.fixture
+def broken(exported, tmp_path):
+    """Return a copy of the export, to be broken."""
+    return shutil.copytree(exported.folder, tmp_path / "broken")
+
+
+def edit(folder, **values):
+    file = folder / "sharcs.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "sharcs.json").unlink(), "is no exported network"),
+        (lambda folder: (folder / "sharcs.json").write_text("{"), "no description of an exported network"),
+        (lambda folder: (folder / "sharcs.json").write_text("[]"), "no description of an exported network"),
+        (lambda folder: edit(folder, format=99), "has format 99"),
+        (lambda folder: edit(folder, policy={"unheard_of": 1}), "no description of an exported network"),
+        (lambda folder: (folder / "tail-1.onnx").unlink(), r"lacks tail-1\.onnx; export again"),
+        (lambda folder: (folder / "tail-1.onnx").write_bytes(b"x"), "can't be loaded"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "can't be loaded"),
+        (lambda folder: edit(folder, max_length=2), "max_length is 2, of which special tokens take 2"),
+    ],
+)
+def test_a_broken_export_is_refused_in_one_line(broken, spoil, says):
+    spoil(broken)
+    with pytest.raises(InputError, match=says) as refusal:
+        list(OnnxRunner(broken).predict([f"w{WORDS - 1}"]))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_width_that_is_not_there_is_refused(exported):
+    with pytest.raises(InputError, match=r"width 0\.3: the exported network has 0\.25, 0\.5, 1"):
+        OnnxRunner(exported.folder, width=0.3)
+
+
+@pytest.mark.parametrize(
+    ("providers", "disabled"),
+    [(["CPUExecutionProvider"], ["SkipLayerNormFusion"]), (["AzureExecutionProvider", "CPUExecutionProvider"], [])],
+)
+def test_norms_are_not_fused_with_additions_on_a_cpu(exported, monkeypatch, providers, disabled):
+    given = []
+    real = onnxruntime.InferenceSession
+
+    def spy(*args, **kwargs):
+        given.append(kwargs)
+        return real(args[0], providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    OnnxRunner(exported.folder, providers=providers)
+    assert given
+    assert all((one["providers"], one["disabled_optimizers"]) == (providers, disabled) for one in given)

@@ -1,0 +1,233 @@
+"""Sub-networks with weights of their own: explicit slices, the full network with units off, the FLOP counter."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from helpers.encoders import WIDTHS, attention_implementations, leading_on, load_plain, make_batch, row_of
+from helpers.tiny import CONFIGS, HEADS, HIDDEN, NEURONS, tiny_model, toy_rows, trainer_for
+from sharcs import SharcsForSequenceClassification
+from sharcs.errors import EncoderError, InputError
+from sharcs.model.cost import flops
+from sharcs.model.first_run import try_out_private
+from sharcs.training.importance import Importance
+from training.test_importance import NAMES
+
+LENGTHS = [4, 9, 1, 6]
+PLUS = {"recipe": "sharcs+", "window": None, "bands": None, "num_train_epochs": 1, "subnetwork_epochs": 1}
+NARROW = range(len(WIDTHS) - 1)
+each_kind = pytest.mark.parametrize("kind", sorted(CONFIGS))
+
+
+def private(path, shaken=True, **options):
+    """Wrap a plain classifier, with weights of its own for every narrow width; far from their start if shaken."""
+    model = SharcsForSequenceClassification.from_encoder(path, widths=WIDTHS, router_layer=1, **options)
+    model.tail.give_private_weights(model.encoder.config)
+    model.config.private_weights = True
+    if shaken:
+        torch.manual_seed(3)
+        with torch.no_grad():
+            for parameter in model.tail.private.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def random_importance(layers):
+    torch.manual_seed(7)
+    return Importance([torch.rand(HEADS) for _ in range(layers)], [torch.rand(NEURONS) for _ in range(layers)])
+
+
+def best(scores, width):
+    """Name the most important, one by one."""
+    left, found = dict(enumerate(scores.tolist())), []
+    for _ in range(round(width * len(scores))):
+        found.append(max(left, key=left.get))
+        del left[found[-1]]
+    return found
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+@pytest.mark.parametrize("index", NARROW)
+@torch.no_grad()
+def test_they_start_as_the_full_network_without_the_other_heads_and_neurons(plain_path, index, ranked):
+    model = private(plain_path, shaken=False)
+    layers, width = list(model.tail.layers), WIDTHS[index]
+    importance = random_importance(len(layers))
+    if ranked:
+        model.tail.private[index].fill(layers, importance)
+    full = copy.deepcopy(model)
+    # Each a layer of its own: some encoders run one several times.
+    full.tail._layers = (nn.ModuleList(copy.deepcopy(layer) for layer in layers),)
+    for layer, heads, neurons in zip(full.tail.layers, importance.heads, importance.neurons, strict=True):
+        for weight, scores in zip(leading_on(layer), (heads, neurons), strict=True):
+            kept = best(scores, width) if ranked else range(round(width * len(scores)))
+            others = [unit for unit in range(len(scores)) if unit not in kept]
+            weight.unflatten(1, (len(scores), -1))[:, others] = 0
+    batch = make_batch(model.config.encoder, LENGTHS)
+    expected = full(**batch, width=1.0).logits
+    torch.testing.assert_close(model(**batch, width=width).logits, expected, atol=1e-5, rtol=1e-5)
+    assert (model(**batch, width=1.0).logits - expected).abs().max() > 1e-3
+
+
+@each_kind
+def test_they_are_cut_out_of_the_full_network_by_importance(kind):
+    model = tiny_model(kind, layers=4, router_layer=2, widths=(0.5, 1.0))
+    with torch.no_grad():
+        for name, parameter in model.encoder.named_parameters():
+            if "norm" in name.lower():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model.tail.give_private_weights(model.encoder.config)
+    scores = random_importance(2)
+    own = model.tail.private[0]
+    own.fill(list(model.tail.layers), scores)
+    hidden, size = range(HIDDEN), HIDDEN // HEADS
+    for position, (full, narrow) in enumerate(zip(model.tail.layers, own.layers, strict=True)):
+        heads = best(scores.heads[position], 0.5)
+        assert own.kept_heads[position].tolist() == heads
+        rows = [head * size + offset for head in heads for offset in range(size)]
+        neurons = best(scores.neurons[position], 0.5)
+        places = [(rows, hidden)] * 3 + [(hidden, rows), (neurons, hidden), (hidden, neurons)]
+        for name, (outputs, inputs) in zip(NAMES[kind], places, strict=True):
+            whole, cut = full.get_submodule(name), narrow.get_submodule(name)
+            assert (cut.out_features, cut.in_features) == cut.weight.shape == (len(outputs), len(inputs))
+            for i, row in enumerate(outputs):
+                assert cut.bias[i] == whole.bias[row]
+                assert cut.weight[i].tolist() == [whole.weight[row, column].item() for column in inputs]
+        norms = [[m for m in layer.modules() if isinstance(m, nn.LayerNorm)] for layer in (full, narrow)]
+        for whole, cut in zip(*norms, strict=True):
+            assert cut.weight.tolist() == whole.weight.tolist()
+            assert cut.bias.tolist() == whole.bias.tolist()
+
+
+def test_layers_that_were_changed_since_they_were_wrapped_are_refused():
+    model = tiny_model()
+    query = model.tail.layers[0].attention.self
+    query.query = nn.Sequential(nn.Linear(HIDDEN, 4), nn.Linear(4, HIDDEN))
+    with pytest.raises(InputError, match="wrap the encoder as it was before"):
+        model.tail.give_private_weights(model.encoder.config)
+
+
+@torch.no_grad()
+def test_a_first_run_passes_what_was_just_cut_and_refuses_what_computes_something_else(plain_path):
+    model = private(plain_path, shaken=False)
+    batch = make_batch(model.config.encoder, LENGTHS)
+    before = [model(**batch, width=width).logits for width in WIDTHS]
+    try_out_private(model.train())
+    assert model.training
+    assert all(torch.equal(model.eval()(**batch, width=w).logits, b) for w, b in zip(WIDTHS, before, strict=True))
+    for parameter in model.tail.private[1].parameters():
+        parameter.mul_(2)
+    with pytest.raises(EncoderError, match="computes something else with fewer heads"):
+        try_out_private(model)
+
+
+@pytest.mark.parametrize("family", ["mpnet", "roformer", "deberta-v2"], indirect=True)
+def test_an_attention_that_counts_its_heads_by_another_name_is_refused(plain_path, monkeypatch):
+    monkeypatch.setattr("sharcs.subnetworks.own.COUNTS", ())
+    monkeypatch.setattr("sharcs.subnetworks.own.SIZES", ())
+    model = private(plain_path, shaken=False)
+    with pytest.raises(EncoderError, match="with fewer heads"):
+        try_out_private(model)
+
+
+def test_a_training_refuses_an_attention_whose_heads_it_cant_count(tmp_path, monkeypatch):
+    monkeypatch.setattr("sharcs.subnetworks.own.COUNTS", ())
+    monkeypatch.setattr("sharcs.subnetworks.own.SIZES", ())
+    with pytest.raises(EncoderError, match="with fewer heads"):
+        trainer_for(tmp_path, tiny_model("mpnet"), toy_rows(16), **PLUS)
+
+
+def test_they_learn_where_the_full_network_is_frozen():
+    model = tiny_model()
+    model.tail.layers.requires_grad_(False)
+    model.tail.give_private_weights(model.encoder.config)
+    assert all(parameter.requires_grad for parameter in model.tail.private.parameters())
+
+
+@torch.no_grad()
+def test_the_full_width_is_the_plain_network(plain_path):
+    batch = make_batch((model := private(plain_path)).config.encoder, LENGTHS)
+    assert torch.equal(model(**batch, width=1.0).logits, load_plain(plain_path)(**batch).logits)
+
+
+@pytest.mark.parametrize("length", [1, 7, 30])
+def test_the_cost_is_what_the_flop_counter_counts(plain_path, length):
+    model = private(plain_path, attn_implementation="eager")
+    batch = make_batch(model.config.encoder, [length])
+    cost = flops(model.cost_coefficients(), torch.tensor([length]))[0].tolist()
+    for index, width in enumerate(WIDTHS):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(**batch, width=width)
+        assert cost[index] == counter.get_total_flops()
+
+
+@torch.no_grad()
+def test_a_mixed_batch_equals_inputs_run_one_by_one(plain_path):
+    model = private(plain_path)
+    batch = make_batch(model.config.encoder, LENGTHS)
+    mixed = torch.tensor([1, 0, 2, 0])
+    alone = [model(**row_of(batch, row), width=WIDTHS[index]) for row, index in enumerate(mixed.tolist())]
+    for prepared in (False, True):
+        if prepared:
+            model.prepare_for_inference()
+        found = model(**batch, width_index=mixed).logits
+        torch.testing.assert_close(found, torch.cat([output.logits for output in alone]), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_they_follow_a_change_of_the_attention_implementation(family, plain_path):
+    model = private(plain_path, attn_implementation="eager")
+    batch = make_batch(model.config.encoder, LENGTHS)
+    expected = model(**batch, width=WIDTHS[0]).logits
+    for implementation in attention_implementations(family):
+        model.set_attn_implementation(implementation)
+        assert {own.config._attn_implementation for own in model.tail.private} == {implementation}
+        torch.testing.assert_close(model(**batch, width=WIDTHS[0]).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_they_are_saved_and_loaded(plain_path, tmp_path):
+    model = private(plain_path)
+    for own in model.tail.private:
+        own.fill(list(model.tail.layers), random_importance(len(model.tail.layers)))
+    model.save_pretrained(tmp_path)
+    again = SharcsForSequenceClassification.from_pretrained(tmp_path)
+    assert again.config.private_weights
+    batch = make_batch(model.config.encoder, LENGTHS)
+    for width in WIDTHS:
+        with torch.no_grad():
+            assert torch.equal(model(**batch, width=width).logits, again(**batch, width=width).logits)
+
+
+def test_a_model_with_random_weights_starts_with_slices_of_them(bert_path):
+    fresh = SharcsForSequenceClassification(private(bert_path).config)
+    for own in fresh.tail.private:
+        whole, cut = fresh.tail.layers[0].output.dense, own.layers[0].output.dense
+        assert torch.equal(cut.weight, whole.weight[: cut.weight.shape[0], : cut.weight.shape[1]])
+
+
+def test_gradients_stay_with_the_width_that_ran(bert_path):
+    model = private(bert_path)
+    batch = make_batch(model.config.encoder, LENGTHS)
+    model(**batch, width=WIDTHS[0]).logits.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.tail.private[0].parameters())
+    others = [*model.tail.private[1].parameters(), *model.tail.layers.parameters()]
+    assert all(parameter.grad is None for parameter in others)
+
+
+def test_only_the_recipe_plus_gives_them(tmp_path):
+    model = tiny_model()
+    trainer_for(tmp_path, model, toy_rows(16))
+    assert not model.config.private_weights
+    assert len(model.tail.private) == 0
+    trainer = trainer_for(tmp_path, model, toy_rows(16), **PLUS)
+    assert model.config.private_weights
+    assert len(model.tail.norms) == len(model.tail.entry_norms) == 0
+    trainer.train()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer_for(tmp_path, model, toy_rows(16), **PLUS)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="wrap it anew"):
+        trainer_for(tmp_path, model, toy_rows(16))
