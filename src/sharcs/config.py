@@ -41,8 +41,8 @@ class SharcsConfig(PreTrainedConfig):
             paper's 3 of 12, scaled to the encoder's depth.
         router_hidden_size: Neurons in the router's hidden layer.
         private_weights: Whether each narrow width has weights of its own
-            (:class:`~sharcs.subnetworks.own.PrivateSubnetwork`), in place of slices of the full network's. The trainer sets
-            it for the recipe ``sharcs+``.
+            (:class:`~sharcs.subnetworks.own.PrivateSubnetwork`), in place of slices of the full network's. The
+            trainer sets it for the recipe ``sharcs+``.
         policy: Settings of :class:`RoutingPolicy`, as a dictionary.
         calibration: What ``sharcs calibrate`` found: the constraint, its evidence, and the policy of each budget.
 

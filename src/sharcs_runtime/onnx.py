@@ -28,8 +28,8 @@ __all__ = ["OnnxRunner"]
 class OnnxRunner(PooledEngine[NDArray[np.float32]]):
     """Answers streams of texts by a network that ``sharcs export`` wrote, in constant memory.
 
-    How texts are batched and pooled says :class:`~sharcs_runtime.scheduler.PooledEngine`. Answers don't depend on what
-    an input is batched with, up to rounding; where the graphs are in int8 they do a little, because ONNX Runtime
+    How texts are batched and pooled says :class:`~sharcs_runtime.scheduler.PooledEngine`. Answers don't depend on
+    what an input is batched with, up to rounding; where the graphs are in int8 they do a little, because ONNX Runtime
     scales a whole batch at once.
 
     Args:

@@ -6,11 +6,11 @@ For the testing rows the sequence is fixed, so with each test at error α the ch
 not meet the constraint is at most α, however many are in the sequence: for one to pass, the first bad one has to.
 Policies with thresholds taken from all rows, or the best of many tested at once, would have no such guarantee.
 
-The tests hold for any number of rows (:mod:`sharcs.calibration.bounds`): binomial for disagreement with the full network; for the
-loss of accuracy, which is a difference in the same rows, the exact paired test, or, if the rows that choose show no
-gains that could make up for losses, the binomial test of the losses alone; betting for mean FLOPs and milliseconds.
-The worst class is within a limit if every class is, so a policy passes when all classes' tests refuse at α each; no
-correction is needed (an intersection-union test, Berger 1982).
+The tests hold for any number of rows (:mod:`sharcs.calibration.bounds`): binomial for disagreement with the full
+network; for the loss of accuracy, which is a difference in the same rows, the exact paired test, or, if the rows that
+choose show no gains that could make up for losses, the binomial test of the losses alone; betting for mean FLOPs and
+milliseconds. The worst class is within a limit if every class is, so a policy passes when all classes' tests refuse
+at α each; no correction is needed (an intersection-union test, Berger 1982).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What single architectures do in a way of their own. Everything else is told from the modules themselves.
 
 To support another encoder, wrap it and read what :func:`sharcs.encoders.layers.check_architecture` and
-:mod:`sharcs.model.first_run` refuse; a line here is needed only where it does something that nothing of the others does.
+:mod:`sharcs.model.first_run` refuse; a line here is needed only where it does something that nothing of the others
+does.
 """
 
 from __future__ import annotations

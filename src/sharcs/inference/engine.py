@@ -43,9 +43,9 @@ def tokens_of(window: list[Text], tokenizer: PreTrainedTokenizerBase) -> Tokens:
 class InferenceEngine(PooledEngine[Tensor]):
     """Answers streams of texts of any length, in constant memory.
 
-    How texts are batched and pooled says :class:`sharcs_runtime.scheduler.PooledEngine`. Every input is answered as the
-    model would answer it alone, up to rounding: results don't depend on what an input is batched with. The number of
-    threads is torch's.
+    How texts are batched and pooled says :class:`sharcs_runtime.scheduler.PooledEngine`. Every input is answered as
+    the model would answer it alone, up to rounding: results don't depend on what an input is batched with. The number
+    of threads is torch's.
 
     Args:
         model: The routed network; it is put into evaluation mode and prepared for inference.

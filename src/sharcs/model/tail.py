@@ -43,8 +43,8 @@ class RoutedTail(nn.Module):
 
     All widths share the layers' weights, and private to each width below 1.0 are the norm at the cut and every norm
     inside the layers; or, if the configuration says so, each narrow width has weights of its own
-    (:class:`~sharcs.subnetworks.own.PrivateSubnetwork`). Width 1.0 runs the layers as they are, so the full network is the
-    pretrained one.
+    (:class:`~sharcs.subnetworks.own.PrivateSubnetwork`). Width 1.0 runs the layers as they are, so the full network
+    is the pretrained one.
 
     The layers themselves stay registered with the encoder's own list (:class:`~sharcs.model.calls.RoutedLayers`).
 
@@ -128,10 +128,10 @@ class RoutedTail(nn.Module):
     def prepare_for_inference(self) -> bool:
         """Bring all layers into a form that runs fast, unless that was done with these very weights.
 
-        Passes in evaluation mode without gradients then run it (:class:`~sharcs.subnetworks.fast.DenseLayers`), and are rounded
-        otherwise. It costs the memory of the layers once more, so only who asks for it has it. Training, another
-        device or dtype, a loaded state, another attention implementation and any other change of a weight drop it,
-        and the modules run again, on slices of the shared weights.
+        Passes in evaluation mode without gradients then run it (:class:`~sharcs.subnetworks.fast.DenseLayers`), and
+        are rounded otherwise. It costs the memory of the layers once more, so only who asks for it has it. Training,
+        another device or dtype, a loaded state, another attention implementation and any other change of a weight
+        drop it, and the modules run again, on slices of the shared weights.
 
         Returns:
             Whether it was made anew.

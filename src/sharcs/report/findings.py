@@ -48,7 +48,8 @@ def harm_by(answers: Answers, values: Sequence[str]) -> list[dict[str, Any]]:
         values: The class, or the column's value, of each.
 
     Returns:
-        What :func:`sharcs.calibration.calibrate.losses_by` tells, and ``accuracy`` and ``full_accuracy``, None without labels.
+        What :func:`sharcs.calibration.calibrate.losses_by` tells, and ``accuracy`` and ``full_accuracy``, None
+        without labels.
     """
     routed = full = np.zeros(len(answers), dtype=bool)
     drops = None

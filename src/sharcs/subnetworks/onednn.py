@@ -23,8 +23,8 @@ def without_shape_cache(device: torch.device, dtype: torch.dtype) -> Iterator[No
     activations go to the end of the heap, which so grows for as long as there are new shapes. torch's own GELU keeps
     nothing, and takes no longer.
 
-    Layers without modules (:mod:`sharcs.subnetworks.lean`) ask oneDNN for their products whatever the switch says, and for few
-    shapes.
+    Layers without modules (:mod:`sharcs.subnetworks.lean`) ask oneDNN for their products whatever the switch says,
+    and for few shapes.
 
     The switch is the process's, not a thread's: for a command that has the process to itself. It stays as it is where
     matrix products may need oneDNN to be quick: in other precisions, or without Intel's MKL.

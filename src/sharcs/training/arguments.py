@@ -80,7 +80,8 @@ class SharcsTrainingArguments(TrainingArguments):
         learning_rate: Peak learning rate; by default 5e-5, and the paper's 2e-5.
         window: W. Epochs whose confidences decide a hardness label; the first W epochs run at full width.
         bands: Confidence bands by width, ``{0.25: (0.8, 1.0)}``; the rest as in
-            :func:`sharcs.training.hardness.confidence_bands`. Both belong to the recipe ``paper``; W is 3 there by default.
+            :func:`sharcs.training.hardness.confidence_bands`. Both belong to the recipe ``paper``; W is 3 there by
+            default.
         task_loss_weight: λ_task.
         router_loss_weight: λ_router.
         class_weights: What a class weighs in the task loss, at every width: ``"balanced"``, or one positive number a
