@@ -10,7 +10,8 @@ from sharcs.model.media import (
     SharcsOutput,
 )
 from sharcs.model.tokens import SharcsForQuestionAnswering, SharcsForTokenClassification
-from sharcs.training.arguments import SharcsTrainingArguments
+from sharcs.training.arguments import PaperTrainingArguments, SharcsTrainingArguments
+from sharcs.training.paper import PaperTrainer
 from sharcs.training.trainer import SharcsTrainer
 
 __version__ = "0.1.0"
@@ -18,6 +19,8 @@ __version__ = "0.1.0"
 __all__ = [
     "DriftMonitor",
     "InputError",
+    "PaperTrainer",
+    "PaperTrainingArguments",
     "RoutingPolicy",
     "SharcsConfig",
     "SharcsForAudioClassification",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
 from sharcs.training.arguments import PLUS
+from sharcs.training.checkpoints import SUBNETWORKS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +41,8 @@ class EpochProgress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the bar."""
         if args.recipe == PLUS:
-            self._shares = "trained the full network"
+            is_second = Path(args.output_dir).name == SUBNETWORKS
+            self._shares = f"trained the {'sub-networks' if is_second else 'full network'}"
         self._progress.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -49,8 +52,6 @@ class EpochProgress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Print the epoch's loss, with the shares that were logged at its beginning."""
         logs = logs or {}
-        if "subnetwork_epochs" in logs:
-            self._shares = "trained the sub-networks"
         shares = {name.removeprefix("share_"): value for name, value in logs.items() if name.startswith("share_")}
         if shares:
             parts = (f"{100 * value:.0f}% at {width}" for width, value in shares.items())

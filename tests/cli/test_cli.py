@@ -214,7 +214,7 @@ OPTIONS = [
     ("", lambda t: t.args.per_device_train_batch_size == 32),
     ("", lambda t: t.args.learning_rate == 5e-5),
     ("", lambda t: t.args.subnetwork_epochs == 8),
-    ("--recipe paper", lambda t: t.args.subnetwork_epochs is None),
+    ("--recipe paper", lambda t: not hasattr(t.args, "subnetwork_epochs")),
     ("--recipe paper", lambda t: t.args.num_train_epochs == 10),
     ("--recipe paper", lambda t: t.args.learning_rate == 2e-5),
     ("--recipe paper", lambda t: t.args.window == 3),

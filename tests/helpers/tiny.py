@@ -15,7 +15,8 @@ from transformers import (
 
 from sharcs.config import SharcsConfig
 from sharcs.model.media import SharcsForSequenceClassification
-from sharcs.training.arguments import SharcsTrainingArguments
+from sharcs.training.arguments import PAPER, PLUS, PaperTrainingArguments, SharcsTrainingArguments
+from sharcs.training.paper import PaperTrainer
 from sharcs.training.trainer import SharcsTrainer
 
 torch.set_num_threads(1)
@@ -54,7 +55,17 @@ def tiny_encoder(kind="bert", *, layers=3, labels=2, problem_type=None, seed=0):
     return model
 
 
-def tiny_model(kind="bert", *, widths=(0.25, 1.0), router_layer=1, layers=3, labels=2, problem_type=None, seed=0):
+def tiny_model(
+    kind="bert",
+    *,
+    widths=(0.25, 1.0),
+    router_layer=1,
+    layers=3,
+    labels=2,
+    problem_type=None,
+    seed=0,
+    weights="shared",
+):
     """Build a routed classifier with random weights."""
     encoder = tiny_encoder(kind, layers=layers, labels=labels, problem_type=problem_type, seed=seed)
     config = SharcsConfig(
@@ -62,6 +73,7 @@ def tiny_model(kind="bert", *, widths=(0.25, 1.0), router_layer=1, layers=3, lab
         widths=list(widths),
         router_layer=router_layer,
         router_hidden_size=16,
+        private_weights=weights == "own",
         id2label=encoder.config.id2label,
         label2id=encoder.config.label2id,
         problem_type=problem_type,
@@ -149,7 +161,11 @@ def hook_counts(model):
     return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
 
 
-def arguments(folder, **settings):
+TRAINERS = {PAPER: PaperTrainer, PLUS: SharcsTrainer}
+RECIPE_WEIGHTS = {PAPER: "shared", PLUS: "own"}  # of the narrow networks that a recipe trains
+
+
+def arguments(folder, *, recipe=PAPER, **settings):
     """Training arguments for tiny runs on the CPU, every step logged."""
     defaults = {
         "output_dir": str(folder),
@@ -162,23 +178,29 @@ def arguments(folder, **settings):
         "per_device_eval_batch_size": 8,
         "learning_rate": 3e-3,
         "num_train_epochs": 4,
-        "recipe": "paper",
-        "window": 2,
         "importance_samples": 0,
-        "bands": dict(BANDS),
     }
-    return SharcsTrainingArguments(**defaults | settings)
+    if recipe == PLUS:
+        return SharcsTrainingArguments(**defaults | settings)
+    return PaperTrainingArguments(**defaults | {"window": 2, "bands": dict(BANDS)} | settings)
 
 
-def trainer_for(folder, model, rows, *, callbacks=(), **settings):
+def trainer_for(folder, model, rows, *, callbacks=(), recipe=PAPER, **settings):
     """Build a trainer of a tiny run."""
-    return SharcsTrainer(
+    return TRAINERS[recipe](
         model=model,
-        args=arguments(folder, **settings),
+        args=arguments(folder, recipe=recipe, **settings),
         train_dataset=rows,
         data_collator=collate,
         callbacks=list(callbacks),
     )
+
+
+def logged_losses(trainer):
+    """Return the losses that a training logged, one an optimizer step; of sharcs+, those of both runs."""
+    second = getattr(trainer, "subnetwork_trainer", None)
+    history = trainer.state.log_history + ([] if second is None else second.state.log_history)
+    return [entry["loss"] for entry in history if "loss" in entry]
 
 
 @dataclass
@@ -209,7 +231,7 @@ class Spy(TrainerCallback):
     hardness: list = field(default_factory=list)  # the trainer's labels in each epoch
     histories: list = field(default_factory=list)  # the confidence history at the end of each epoch
     routers: list = field(default_factory=list)  # the router's weights at the end of each epoch
-    trainer: SharcsTrainer | None = None
+    trainer: PaperTrainer | None = None
 
     def watch(self, trainer):
         """Start watching."""
@@ -254,7 +276,7 @@ class Spy(TrainerCallback):
 
     def losses(self):
         """Return the losses that the run logged, one an optimiser step."""
-        return [entry["loss"] for entry in self.trainer.state.log_history if "loss" in entry]
+        return logged_losses(self.trainer)
 
     def in_epoch(self, epoch):
         """Return the epoch's forward passes."""

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from helpers.tiny import (
+    RECIPE_WEIGHTS,
     TASKS,
     Spy,
     arguments,
     collate,
+    logged_losses,
     rows_of,
     task_model,
     task_rows,
@@ -34,13 +36,14 @@ from sharcs.model.media import SharcsForSequenceClassification
 from sharcs.tasks.labels import task_of
 from sharcs.tasks.losses import Task
 from sharcs.training.hardness import narrowest_sure
+from sharcs.training.subnetworks import RATES
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 OTHERS = [task for task in TASKS if task != "one label"]
 WEIGHTS = {"one label": [0.5, 3.0], "labels": [0.5, 3.0, 1.5]}
 CASES = [(task, None) for task in TASKS] + list(WEIGHTS.items())
 ROWS = 24
-PLUS = {"recipe": "sharcs+", "window": None, "bands": None, "num_train_epochs": 1, "subnetwork_epochs": 2}
+PLUS = {"recipe": "sharcs+", "num_train_epochs": 1, "subnetwork_epochs": 2}
 PAPER = {"num_train_epochs": 3, "window": 1, "bands": {0.25: (0.4, 1.0), 1.0: (0.0, 0.4)}}
 
 
@@ -104,7 +107,7 @@ def slow_router_loss(logits, targets):
 @pytest.mark.parametrize("task", TASKS)
 def test_the_loss_at_full_width_is_the_plain_models_bit_for_bit(tmp_path, task, recipe):
     problem_type, labels = TASKS[task]
-    rows, model = task_rows(task, ROWS), task_model(task)
+    rows, model = task_rows(task, ROWS), task_model(task, weights=RECIPE_WEIGHTS[recipe])
     plain = tiny_encoder(labels=labels, problem_type=problem_type).train()
     trainer = trainer_for(tmp_path, model, rows, **(PLUS if recipe == "sharcs+" else PAPER))
     batch = collate(rows[:8])
@@ -179,10 +182,10 @@ def test_a_number_is_sure_within_half_a_standard_deviation():
 def test_what_sharcs_plus_minimises(tmp_path, monkeypatch, task, weights):
     """The full network's loss, then task loss and divergence of each narrow width and the router's loss."""
     problem_type, (rows, widths) = TASKS[task][0], (task_rows(task, ROWS), (0.25, 0.5, 1.0))
-    model, passes = task_model(task, widths=widths), []
+    model, passes = task_model(task, widths=widths, weights="own"), []
     if problem_type == MULTI:
         model.encoder.classifier.weight.data.mul_(4)  # so that some answers are sure
-    monkeypatch.setattr("sharcs.training.subnetworks.SUBNETWORK_RATE", 5)  # so that numbers are
+    monkeypatch.setitem(RATES, "narrow", 5)  # so that numbers are
 
     def note(model, _args, kwargs, output):
         if model.training or kwargs.get("narrow_only"):
@@ -213,9 +216,8 @@ def test_what_sharcs_plus_minimises(tmp_path, monkeypatch, task, weights):
         targets += first
         one_hot = [[float(index == chosen) for index in range(3)] for chosen in first]
         expected.append(total + 0.5 * slow_router_loss(output.router_logits.double().tolist(), one_hot))
-    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(set(targets)) > 1
-    assert logged == pytest.approx(expected, rel=1e-4)
+    assert logged_losses(trainer) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("task", "weights"), CASES)
@@ -255,7 +257,7 @@ def right(task, logits, labels):
 @pytest.mark.parametrize("task", ["labels", "numbers"])
 def test_other_problems_are_learnt(tmp_path, task, recipe):
     """One answer to all would be right for a third of the inputs, or explain nothing."""
-    rows, model = task_rows(task, 96), task_model(task)
+    rows, model = task_rows(task, 96), task_model(task, weights=RECIPE_WEIGHTS[recipe])
     more = {"num_train_epochs": 12, "importance_samples": 16}
     if recipe == "sharcs+":
         more = PLUS | more | {"subnetwork_epochs": 8}
@@ -273,7 +275,7 @@ def test_other_problems_are_learnt(tmp_path, task, recipe):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_policy_after_sharcs_plus_fits_the_problem_and_is_loaded_again(tmp_path, task):
-    model = task_model(task)
+    model = task_model(task, weights="own")
     trainer_for(tmp_path, model, task_rows(task, 8), **PLUS | {"subnetwork_epochs": 1}).train()
     policy = model.config.routing_policy
     # A regression has no confidence: the router's argmax.

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers import tiny  # noqa: F401  # one thread
-from sharcs.training.batches import WidthBatchSampler, single_width_batches
+from sharcs.training.batches import PlannedBatches, single_width_batches
 
 
 @st.composite
@@ -124,7 +124,7 @@ def test_a_batch_does_not_collect_the_copies_of_a_repeated_sample(small, large, 
 
 
 def test_sampler_hands_out_the_plan_of_the_moment():
-    sampler = WidthBatchSampler([[0, 1], [2]], batch_size=2)
+    sampler = PlannedBatches([[[0, 1], [2]], [[2], [1], [0]]].__getitem__, batch_size=2)
     assert (list(sampler), len(sampler)) == ([[0, 1], [2]], 2)
-    sampler.batches = [[2], [1], [0]]
+    sampler.set_epoch(1)
     assert (list(sampler), len(sampler)) == ([[2], [1], [0]], 3)

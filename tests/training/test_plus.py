@@ -1,18 +1,18 @@
 """The recipe sharcs+: what every step minimises, recomputed from the outputs; and what a run leaves behind."""
 
-import shutil
+from dataclasses import fields
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from helpers.tiny import (
     TASKS,
     arguments,
     collate,
+    logged_losses,
     rows_of,
     task_model,
     task_rows,
@@ -24,16 +24,16 @@ from helpers.tiny import (
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
 from sharcs.tasks.losses import SINGLE_LABEL, Task, router_loss
-from sharcs.training.arguments import RECIPES, SharcsTrainingArguments
+from sharcs.training.arguments import RECIPES, PaperTrainingArguments, SharcsTrainingArguments, recipe_of
 from sharcs.training.hardness import narrowest_sure
+from sharcs.training.subnetworks import learning_parameters, narrow_networks
+from sharcs.training.trainer import SharcsTrainer
 
 ROWS, EPOCHS, NARROW_EPOCHS = 44, 2, 3
 STEPS = -(-ROWS // 8)
 ONE_LABEL = Task(SINGLE_LABEL)
 PLUS = {
     "recipe": "sharcs+",
-    "window": None,
-    "bands": None,
     "num_train_epochs": EPOCHS,
     "subnetwork_epochs": NARROW_EPOCHS,
     "importance_samples": 16,
@@ -65,16 +65,25 @@ class Rates(TrainerCallback):
         self.found.append([group["lr"] for group in optimizer.param_groups])
 
 
+def own_model(**settings):
+    """A model whose narrow networks have weights of their own."""
+    return tiny_model(weights="own", **settings)
+
+
+def narrow_parameters(model):
+    return learning_parameters(model)["narrow"]
+
+
 def full_weights(model):
     """Copy everything but sub-networks and router."""
-    own = ("private", "router")
-    return {n: p.detach().clone() for n, p in model.named_parameters() if not any(part in n for part in own)}
+    later = {id(p) for kind in learning_parameters(model).values() for p in kind}
+    return {n: p.detach().clone() for n, p in model.named_parameters() if id(p) not in later}
 
 
 @pytest.fixture(scope="module", params=[(0.25, 1.0), (0.25, 0.5, 1.0)])
 def trained(request, tmp_path_factory):
     """One run, watched."""
-    model = tiny_model(widths=request.param)
+    model = own_model(widths=request.param)
     seen = Seen(model)
     trainer = trainer_for(tmp_path_factory.mktemp("plus"), model, toy_rows(ROWS), **PLUS, router_loss_weight=0.5)
     trainer.train()
@@ -88,7 +97,7 @@ def full_logits_of(model, rows=None):
 
 
 def slow_loss(output, labels, teacher):
-    """The loss of a step of the second phase, in plain sums over samples and classes."""
+    """The loss of a step of the second run, in plain sums over samples and classes."""
     probabilities = output.width_logits.double().softmax(-1).tolist()
     full = teacher.double().softmax(-1).tolist()
     total = 0.0
@@ -109,53 +118,63 @@ def slow_loss(output, labels, teacher):
 
 def test_first_the_full_network_is_trained_and_then_the_narrow_ones_by_it(trained):
     trainer, seen = trained
-    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     first = [output.loss.item() for _, _, output in seen.passes[: EPOCHS * STEPS]]
-    teacher = full_logits_of(trainer.model)  # the second phase didn't change it
+    teacher = full_logits_of(trainer.model)  # the second run didn't change it
     then = [slow_loss(output, labels, teacher[rows_of(ids)]) for ids, labels, output in seen.passes[EPOCHS * STEPS :]]
-    assert logged == pytest.approx(first + then, rel=1e-4)
-    assert len(logged) == (EPOCHS + NARROW_EPOCHS) * STEPS
+    assert logged_losses(trainer) == pytest.approx(first + then, rel=1e-4)
+    assert len(first + then) == (EPOCHS + NARROW_EPOCHS) * STEPS
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_the_full_network_is_that_of_fine_tuning_alone_bit_for_bit(tmp_path, task):
-    """Against the plain encoder, trained on the same batches and random numbers by a loop of its own."""
+PLAIN = {
+    "by length": {},
+    "random": {"train_sampling_strategy": "random"},
+    "accumulated": {"gradient_accumulation_steps": 2, "train_sampling_strategy": "random", "data_seed": 3},
+    "smoothed": {"label_smoothing_factor": 0.2, "lr_scheduler_type": "cosine", "warmup_steps": 3},
+    "evaluated": {"eval_strategy": "epoch", "weight_decay": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [*((task, {}) for task in TASKS), *(("one label", given) for given in PLAIN.values())],
+    ids=[*TASKS, *PLAIN],
+)
+def test_the_full_network_is_that_of_transformers_trainer_bit_for_bit(tmp_path, task, settings):
+    """Against the plain encoder, trained by ``transformers.Trainer`` with the same settings."""
     rows, (problem_type, count) = task_rows(task, ROWS), TASKS[task]
-    model, plain = task_model(task), tiny_encoder(labels=count, problem_type=problem_type)
-    seen, rates, states = Seen(model), Rates(), []
-    model.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()) if model.training else None)
-    trainer_for(tmp_path, model, rows, callbacks=[rates], **PLUS | {"max_grad_norm": 0.0}).train()
-    optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=0.0, fused=True)
-    plain.train()
-    for step, (ids, labels, _) in enumerate(seen.passes[: EPOCHS * STEPS]):
-        optimizer.param_groups[0]["lr"] = rates.found[step][0]
-        torch.set_rng_state(states[step])
-        plain(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    found, batch = full_logits_of(model, rows), collate(rows)
+    model, plain = task_model(task, weights="own"), tiny_encoder(labels=count, problem_type=problem_type)
+    ours = arguments(tmp_path / "ours", **PLUS | settings | {"subnetwork_epochs": 1, "importance_samples": 0})
+    data = {"train_dataset": rows, "eval_dataset": rows[:16], "data_collator": collate}
+    SharcsTrainer(model=model, args=ours, **data).train()
+    known = {each.name for each in fields(TrainingArguments)}
+    same = {name: value for name, value in vars(ours).items() if name in known} | {"output_dir": str(tmp_path)}
+    torch.manual_seed(1)  # what ours is built with doesn't matter
+    Trainer(model=plain, args=TrainingArguments(**same), **data).train()
+    found = model.encoder.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in plain.state_dict().items())
     with torch.no_grad():
-        assert torch.equal(found, plain.eval()(**batch).logits)
+        assert torch.equal(full_logits_of(model, rows), plain.eval()(**collate(rows)).logits)
 
 
-def test_in_the_second_phase_dropout_is_on_in_the_sub_networks_alone(tmp_path):
-    model, found = tiny_model(), []
+def test_in_the_second_run_dropout_is_on_in_the_sub_networks_alone(tmp_path):
+    model, found = own_model(), []
 
     def note(model, _args, kwargs):
         if kwargs.get("narrow_only"):
-            own = set(model.tail.private.modules())
-            found.append({(module in own, module.training) for module in model.modules()})
+            own = {module for network in narrow_networks(model) for module in network.modules()}
+            found.append(
+                {(module in own, module.training) for module in model.modules() if list(module.parameters())}
+            )
 
     model.register_forward_pre_hook(note, with_kwargs=True)
     trainer_for(tmp_path, model, toy_rows(ROWS), **PLUS).train()
-    assert found == [{(True, True), (False, False)}] * (NARROW_EPOCHS * STEPS)
+    assert [states - {(False, False)} for states in found] == [{(True, True)}] * (NARROW_EPOCHS * STEPS)
 
 
 def test_an_encoder_that_is_fine_tuned_already_is_left_as_it_is(tmp_path):
-    model = tiny_model()
+    model = own_model()
     before, batch = full_weights(model), collate(toy_rows(ROWS))
-    narrow = tiny_model()
-    narrow.tail.give_private_weights(narrow.encoder.config)
+    narrow = own_model()
     trainer_for(tmp_path, model, toy_rows(ROWS), **PLUS | {"num_train_epochs": 0}).train()
     assert all(torch.equal(value, before[name]) for name, value in full_weights(model).items())
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -166,42 +185,40 @@ def test_an_encoder_that_is_fine_tuned_already_is_left_as_it_is(tmp_path):
 
 def test_sub_networks_and_router_learn_faster_than_the_rest(trained):
     trainer, _ = trained
-    tail = trainer.model.tail
-    kinds = {id(p): "router" for p in tail.router.parameters()} | {id(p): "narrow" for p in tail.private.parameters()}
+    kinds = {id(p): kind for kind, of_kind in learning_parameters(trainer.model).items() for p in of_kind}
     rates, count = {}, 0
-    for group in trainer.optimizer.param_groups:
+    for group in trainer.subnetwork_trainer.optimizer.param_groups:
         for parameter in group["params"]:
             rates.setdefault(kinds.get(id(parameter), "full"), set()).add(group["initial_lr"])
             count += 1
-    assert rates == {"full": {3e-3}, "narrow": {2 * 3e-3}, "router": {10 * 3e-3}}
-    assert count == len(list(trainer.model.parameters()))
+    assert rates == {"narrow": {2 * 3e-3}, "router": {10 * 3e-3}}
+    assert count == len(kinds)
 
 
-def test_each_phase_has_the_whole_schedule(tmp_path):
+def test_each_run_has_the_whole_schedule(tmp_path):
     """Linear decay to zero, twice: each part's rate over the updates of its own epochs."""
-    model = tiny_model()
+    model = own_model()
     trainer = trainer_for(tmp_path, model, toy_rows(ROWS), callbacks=[rates := Rates()], **PLUS)
     trainer.train()
     first, second = EPOCHS * STEPS, NARROW_EPOCHS * STEPS
-    router = set(model.tail.router.parameters())
-    groups = trainer.optimizer.param_groups
-    of_router = next(i for i, group in enumerate(groups) if group["params"][0] in router)
-    of_full = [of_groups[0] for of_groups in rates.found]
-    assert of_full[:first] == pytest.approx([3e-3 * (1 - step / first) for step in range(first)])
-    assert of_full[first:] == [0.0] * second
-    narrow = [of_groups[of_router] for of_groups in rates.found[first:]]
-    assert narrow == pytest.approx([3e-2 * (1 - step / second) for step in range(second)])
+    router = set(learning_parameters(model)["router"])
+    groups = trainer.subnetwork_trainer.optimizer.param_groups
+    of_router = next(i for i, group in enumerate(groups) if group["params"] and group["params"][0] in router)
+    of_full = [of_groups[0] for of_groups in rates.found[:first]]
+    assert of_full == pytest.approx([3e-3 * (1 - step / first) for step in range(first)])
+    found = [of_groups[of_router] for of_groups in rates.found[first:]]
+    assert found == pytest.approx([3e-2 * (1 - step / second) for step in range(second)])
 
 
-def test_the_second_phase_gives_gradients_to_sub_networks_and_router_alone():
-    model = tiny_model()
-    model.tail.give_private_weights(model.encoder.config)
+def test_the_second_run_gives_gradients_to_sub_networks_and_router_alone():
+    model = own_model()
     output = model.eval()(**collate(toy_rows(8)), all_widths=True, narrow_only=True)
     assert output.logits is None
     (output.router_logits.sum() + output.width_logits.sum()).backward()
+    later = {id(p) for kind in learning_parameters(model).values() for p in kind}
     below = [p for n, p in model.named_parameters() if "embeddings" in n or ".layer.0." in n or ".layers." in n]
-    assert all(p.grad is not None for p in [*model.tail.router.parameters(), *model.tail.private.parameters()])
-    assert all(p.grad is None for p in below if not any(p is own for own in model.tail.private.parameters()))
+    assert all(p.grad is not None for p in model.parameters() if id(p) in later)
+    assert all(p.grad is None for p in below if id(p) not in later)
 
 
 def test_labels_name_the_narrowest_width_that_is_sure():
@@ -229,30 +246,10 @@ def test_the_policy_starts_narrow_and_escalates(trained):
 
 
 def test_a_policy_of_the_users_own_is_kept(tmp_path):
-    model = tiny_model()
+    model = own_model()
     model.config.policy = {"cost_weight": 0.25}
     trainer_for(tmp_path, model, toy_rows(16), **PLUS).train()
     assert model.config.routing_policy == RoutingPolicy(0.25)
-
-
-@pytest.mark.parametrize("step", [4, 6, 9, 12, 15, 18])
-def test_a_resumed_run_ends_like_one_that_was_not_interrupted(tmp_path, step):
-    saving = {"save_strategy": "steps", "save_steps": 1}
-
-    def start(folder):
-        return trainer_for(folder, tiny_model(), toy_rows(ROWS), **PLUS | saving)
-
-    torch.manual_seed(0)
-    whole = start(tmp_path / "whole")
-    whole.train()
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "part" / f"checkpoint-{step}")
-    torch.manual_seed(1)
-    again = start(tmp_path / "part")
-    again.train(resume_from_checkpoint=True)
-    last = f"checkpoint-{whole.state.global_step}"
-    for name, value in load_file(tmp_path / "whole" / last / "model.safetensors").items():
-        assert torch.equal(value, load_file(tmp_path / "part" / last / "model.safetensors")[name]), name
-    assert again.model.config.routing_policy == whole.model.config.routing_policy
 
 
 def test_the_full_network_is_no_pupil_of_the_narrow_ones():
@@ -293,28 +290,50 @@ def test_the_routers_place_by_recipe_and_depth(recipe, depths):
 
 
 @pytest.mark.parametrize(
-    ("given_settings", "recipe", "epochs", "rate", "window"),
+    ("kind", "given_settings", "epochs", "rate"),
     [
-        ({}, "sharcs+", 5, 5e-5, None),
-        ({"recipe": "paper"}, "paper", 10, 2e-5, 3),
-        ({"window": 2}, "paper", 10, 2e-5, 2),
-        ({"bands": {0.25: (0.5, 1.0)}, "num_train_epochs": 4}, "paper", 4, 2e-5, 3),
-        ({"recipe": "sharcs+", "learning_rate": 1e-3}, "sharcs+", 5, 1e-3, None),
+        (SharcsTrainingArguments, {}, 5, 5e-5),
+        (SharcsTrainingArguments, {"learning_rate": 1e-3}, 5, 1e-3),
+        (PaperTrainingArguments, {}, 10, 2e-5),
+        (PaperTrainingArguments, {"bands": {0.25: (0.5, 1.0)}, "num_train_epochs": 4}, 4, 2e-5),
     ],
 )
-def test_recipes_and_their_defaults(tmp_path, given_settings, recipe, epochs, rate, window):
-    found = SharcsTrainingArguments(str(tmp_path), use_cpu=True, **given_settings)
-    assert (found.recipe, found.num_train_epochs, found.learning_rate, found.window) == (recipe, epochs, rate, window)
+def test_recipes_and_their_defaults(tmp_path, kind, given_settings, epochs, rate):
+    found = kind(str(tmp_path), use_cpu=True, **given_settings)
+    assert (found.num_train_epochs, found.learning_rate) == (epochs, rate)
+    assert getattr(found, "window", 3) == 3
+    assert getattr(found, "subnetwork_epochs", 8) == 8
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "recipe"),
+    [((None, None, None), "sharcs+"), ((None, 2, None), "paper"), (("paper", None, None), "paper")],
+)
+def test_a_window_or_bands_name_the_papers_recipe(given_settings, recipe):
+    assert recipe_of(*given_settings) == recipe
 
 
 @pytest.mark.parametrize(
     ("given_settings", "message"),
     [
-        ({"recipe": "sharcs"}, "choose sharcs\\+ or paper"),
-        ({"recipe": "sharcs+", "window": 2}, "window, band: recipe sharcs\\+ has none"),
-        ({"recipe": "sharcs+", "bands": {0.25: (0.5, 1.0)}}, "window, band: recipe sharcs\\+ has none"),
+        (("sharcs", None, None), "choose sharcs\\+ or paper"),
+        (("sharcs+", 2, None), "window, band: recipe sharcs\\+ has none"),
+        (("sharcs+", None, {0.25: (0.5, 1.0)}), "window, band: recipe sharcs\\+ has none"),
     ],
 )
-def test_recipes_that_do_not_exist_or_fit(tmp_path, given_settings, message):
+def test_recipes_that_do_not_exist_or_fit(given_settings, message):
     with pytest.raises(InputError, match=message):
-        arguments(tmp_path, **{"recipe": None, "window": None, "bands": None} | given_settings)
+        recipe_of(*given_settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"subnetwork_epochs": 0}, "subnetwork_epochs"),
+        ({"num_train_epochs": 1.5}, "whole epochs"),
+        ({"max_steps": 3}, "max_steps"),
+    ],
+)
+def test_settings_of_sharcs_plus_out_of_range_are_refused_by_name(tmp_path, settings, name):
+    with pytest.raises(InputError, match=name):
+        arguments(tmp_path, **PLUS | settings)

@@ -18,7 +18,7 @@ from helpers.tiny import tiny_encoder, tiny_model, toy_rows, trainer_for
 from sharcs.errors import InputError
 from sharcs.model.media import SharcsForSequenceClassification
 from sharcs.training import checkpoints as training_state
-from sharcs.training.checkpoints import STATE_FILE, last_complete_checkpoint
+from sharcs.training.checkpoints import LAST_FILE, STATE_FILE, last_complete_checkpoint
 
 # 48 rows in batches of 8: the first epoch, at full width, has 6 steps; the others have two groups and more steps.
 ROWS = 48
@@ -40,7 +40,7 @@ CLOCK = {"train_runtime", "train_samples_per_second", "train_steps_per_second", 
 
 SCRIPT = """
 import sys, time
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
 from transformers import TrainerCallback
 from sharcs.model.media import SharcsForSequenceClassification
 import test_resume
@@ -67,7 +67,7 @@ def make_trainer(encoder, folder, rows=ROWS, **settings):
 
 def numbers(folder):
     """List the steps of the complete checkpoints."""
-    return sorted(int(path.parent.name.split("-")[1]) for path in Path(folder).glob(f"checkpoint-*/{STATE_FILE}"))
+    return sorted(int(path.parent.name.split("-")[1]) for path in Path(folder).glob(f"checkpoint-*/{LAST_FILE}"))
 
 
 def ending(folder):
@@ -137,13 +137,13 @@ def killed(encoder, tmp_path_factory):
     """Three folders left by a killed process, which then all were resumed in a new process."""
     folder = tmp_path_factory.mktemp("killed")
     script = folder / "train.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])))
+    script.write_text(SCRIPT.format(paths=[str(folder) for folder in Path(__file__).parents[:2]]))
     command = [sys.executable, str(script), encoder]
     midway = folder / "midway"
     process = subprocess.Popen([*command, str(midway)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120
-        while not (midway / f"checkpoint-{MIDWAY}" / STATE_FILE).exists():
+        while not (midway / f"checkpoint-{MIDWAY}" / LAST_FILE).exists():
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -155,7 +155,7 @@ def killed(encoder, tmp_path_factory):
 
     # The same folder, as if killed while the newest checkpoint was written, and as if killed an epoch earlier.
     incomplete = shutil.copytree(midway, folder / "incomplete")
-    (incomplete / f"checkpoint-{numbers(midway)[-1]}" / STATE_FILE).unlink()
+    (incomplete / f"checkpoint-{numbers(midway)[-1]}" / LAST_FILE).unlink()
     boundary = shutil.copytree(midway, folder / "boundary")
     for number in numbers(boundary):
         if number > BOUNDARY:
@@ -275,7 +275,7 @@ def test_death_while_the_state_is_written_leaves_the_checkpoint_before(tmp_path,
     die_at(monkeypatch, training_state, "save_file", 2)
     with pytest.raises(Killed):
         trainer_for(tmp_path, tiny_model(), toy_rows(ROWS), save_strategy="steps", save_steps=1).train()
-    assert (tmp_path / "checkpoint-2" / "trainer_state.json").exists()
+    assert (tmp_path / "checkpoint-2").exists()
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
 
 
@@ -309,9 +309,9 @@ def test_last_complete_checkpoint_goes_by_number_and_completeness(tmp_path):
     assert last_complete_checkpoint(tmp_path / "missing") is None
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11", "other-12", "checkpoint-best"):
         (tmp_path / name).mkdir()
-        if name != "checkpoint-11":
-            (tmp_path / name / STATE_FILE).touch()
-    (tmp_path / "checkpoint-11" / f"{STATE_FILE}.partial").touch()
+        for file in (STATE_FILE, "optimizer.pt"):
+            (tmp_path / name / file).touch()
+        (tmp_path / name / LAST_FILE).write_text('{"step": ' if name == "checkpoint-11" else "{}")
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
@@ -325,10 +325,17 @@ def test_resuming_without_a_checkpoint_is_refused_before_training(tmp_path):
     assert trainer.state.global_step == 0
 
 
-@pytest.mark.parametrize("settings", [{"rows": ROWS - 8}, {"window": 2}], ids=["other data", "other window"])
-def test_resuming_with_other_data_or_window_is_refused(encoder, uninterrupted, tmp_path, settings):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rows": ROWS - 8}, f"training samples: was made with {ROWS}, not {ROWS - 8}"),
+        ({"window": 2}, "window: was made with 1, not 2"),
+    ],
+    ids=["other data", "other window"],
+)
+def test_resuming_with_other_data_or_window_is_refused(encoder, uninterrupted, tmp_path, settings, message):
     trainer = make_trainer(encoder, tmp_path, **settings)
-    with pytest.raises(InputError, match=f"{ROWS} training samples and a window of 1"):
+    with pytest.raises(InputError, match=message):
         trainer.train(resume_from_checkpoint=str(uninterrupted[0] / f"checkpoint-{MIDWAY}"))
 
 

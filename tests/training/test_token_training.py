@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 
 from helpers.encoders import make_batch
-from helpers.tiny import arguments, rows_of
+from helpers.tiny import PAPER, RECIPE_WEIGHTS, TRAINERS, arguments, logged_losses, rows_of
 from helpers.tokens import KINDS, UNLABELLED, answers, collate, labels_for, toy_model, toy_rows
-from sharcs import DriftMonitor, InputError, SharcsTrainer
+from sharcs import DriftMonitor, InputError
 from sharcs.calibration.trials import Trial
 from sharcs.evaluation.accuracy import run_all_widths
 from sharcs.evaluation.answers import answer_at_all_widths
@@ -25,8 +25,6 @@ ROWS, EPOCHS, NARROW_EPOCHS = 24, 2, 2
 STEPS = ROWS // 8
 PLUS = {
     "recipe": "sharcs+",
-    "window": None,
-    "bands": None,
     "num_train_epochs": EPOCHS,
     "subnetwork_epochs": NARROW_EPOCHS,
     "importance_samples": 16,
@@ -35,8 +33,9 @@ CASES = [("tokens", None), ("tokens", [0.5, 3.0, 1.5]), ("spans", None)]
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def trainer_for(folder, model, rows, **settings):
-    return SharcsTrainer(model=model, args=arguments(folder, **settings), train_dataset=rows, data_collator=collate)
+def trainer_for(folder, model, rows, *, recipe=PAPER, **settings):
+    args = arguments(folder, recipe=recipe, **settings)
+    return TRAINERS[recipe](model=model, args=args, train_dataset=rows, data_collator=collate)
 
 
 # In plain numbers
@@ -198,18 +197,19 @@ def watch(model):
 @pytest.mark.parametrize(("kind", "weights"), CASES)
 def test_what_sharcs_plus_minimises(tmp_path, kind, weights):
     """The full network's loss; then task loss and divergence of each narrow width, and the router's loss."""
-    rows, model = toy_rows(kind, ROWS), toy_model(kind, widths=(0.25, 0.5, 1.0))
+    rows, model = toy_rows(kind, ROWS), toy_model(kind, widths=(0.25, 0.5, 1.0), weights="own")
     passes = watch(model)
     more = {"learning_rate": 1e-2, "class_weights": weights, "router_loss_weight": 0.5}
     trainer = trainer_for(tmp_path, model, rows, **PLUS | more)
     trainer.train()
-    alone = []  # the second phase didn't change the teacher
+    alone = []  # the second run didn't change the teacher
     with torch.no_grad():
         for row in rows:
             alone.append(answers(model.eval()(**collate([row]), width=1.0))[0])
     longest = max(len(row["input_ids"]) for row in rows)
-    assert trainer._teacher.shape == (ROWS, longest, KINDS[kind].num_labels)
-    for found, expected in zip(trainer._teacher, alone, strict=True):
+    teacher = trainer.subnetwork_trainer._teacher
+    assert teacher.shape == (ROWS, longest, KINDS[kind].num_labels)
+    for found, expected in zip(teacher, alone, strict=True):
         torch.testing.assert_close(found[: len(expected)], expected, atol=1e-5, rtol=1e-4)
         assert not found[len(expected) :].any()
     expected, sure = [], []
@@ -233,7 +233,7 @@ def test_what_sharcs_plus_minimises(tmp_path, kind, weights):
         sure += first
         targets = [[float(index == chosen) for index in range(3)] for chosen in first]
         expected.append(total + 0.5 * slow_router_loss(output.router_logits, targets))
-    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    logged = logged_losses(trainer)
     assert len(set(sure)) > 1
     assert len(logged) == (EPOCHS + NARROW_EPOCHS) * STEPS
     assert logged == pytest.approx(expected, rel=1e-4)
@@ -258,7 +258,7 @@ def test_the_papers_recipe_minimises_the_plain_loss_and_records_the_confidences(
 @each_kind
 def test_both_recipes_learn(tmp_path, kind, recipe):
     """One answer to all would be right for half of the tokens, or for hardly any text."""
-    rows, model = toy_rows(kind, 64), toy_model(kind)
+    rows, model = toy_rows(kind, 64), toy_model(kind, weights=RECIPE_WEIGHTS[recipe])
     more = {"num_train_epochs": 6, "learning_rate": 5e-3}
     if recipe == "sharcs+":
         more = PLUS | more | {"subnetwork_epochs": 4}
@@ -294,23 +294,23 @@ def whole(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     saving = PLUS | {"save_strategy": "steps", "save_steps": 2, "seed": 3}
     torch.manual_seed(0)
-    trainer_for(folder, toy_model(request.param), toy_rows(request.param, ROWS), **saving).train()
+    model = toy_model(request.param, weights="own")
+    trainer_for(folder, model, toy_rows(request.param, ROWS), **saving).train()
     return request.param, folder, saving
 
 
-@pytest.mark.parametrize("step", [4, EPOCHS * STEPS + 2])
-def test_a_resumed_run_ends_like_one_that_was_not_interrupted(whole, tmp_path, step):
+@pytest.mark.parametrize("kept", ["checkpoint-4", "subnetworks/checkpoint-2"])
+def test_a_resumed_run_ends_like_one_that_was_not_interrupted(whole, tmp_path, kept):
     kind, folder, saving = whole
-    shutil.copytree(folder / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+    shutil.copytree(folder / kept, tmp_path / kept)
     torch.manual_seed(1)
-    trainer_for(tmp_path, toy_model(kind), toy_rows(kind, ROWS), **saving).train(resume_from_checkpoint=True)
-    last = f"checkpoint-{(EPOCHS + NARROW_EPOCHS) * STEPS}"
-    for name in ("model.safetensors", "sharcs_state.safetensors"):
-        expected, found = (load_file(where / last / name) for where in (folder, tmp_path))
-        assert set(expected) == set(found)
-        for key, value in expected.items():
-            assert torch.equal(value.nan_to_num(-1), found[key].nan_to_num(-1)), key
-    assert "teacher" in expected
+    model = toy_model(kind, weights="own")
+    trainer_for(tmp_path, model, toy_rows(kind, ROWS), **saving).train(resume_from_checkpoint=True)
+    last = f"subnetworks/checkpoint-{NARROW_EPOCHS * STEPS}/model.safetensors"
+    expected, found = (load_file(where / last) for where in (folder, tmp_path))
+    assert set(expected) == set(found)
+    for key, value in expected.items():
+        assert torch.equal(value, found[key]), key
 
 
 # What the labels say
@@ -423,7 +423,7 @@ def test_what_speaks_of_one_class_refuses_these_models(tmp_path, kind):
 @each_kind
 def test_batches_without_a_label_leave_the_weights_finite(tmp_path, kind, recipe):
     """The plain model's loss of such a batch is the mean of nothing."""
-    model = toy_model(kind)
+    model = toy_model(kind, weights=RECIPE_WEIGHTS[recipe])
     more = {"num_train_epochs": 1, "importance_samples": 8, "per_device_train_batch_size": 1}
     more |= PLUS | more | {"subnetwork_epochs": 1} if recipe == "sharcs+" else {"window": 1}
     trainer_for(tmp_path, model, toy_rows(kind, 8), **more).train()

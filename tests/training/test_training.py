@@ -12,8 +12,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, get_cosine
 from helpers import tiny
 from helpers.tiny import Spy, arguments, collate, rows_of, tiny_encoder, tiny_model, toy_rows, trainer_for
 from sharcs.errors import InputError
-from sharcs.training.arguments import SharcsTrainingArguments
-from sharcs.training.trainer import SharcsTrainer
+from sharcs.training.arguments import PaperTrainingArguments
+from sharcs.training.paper import PaperTrainer
 
 ROWS = 48
 BATCH = 8
@@ -261,7 +261,7 @@ def test_schedule_equals_the_plain_trainers_while_all_epochs_have_its_length(tmp
     settings = {"window": 9, "train_sampling_strategy": "random"} | settings
     spy = run(tmp_path, rows=rows, **settings)
     plain = arguments(tmp_path, **settings).to_dict()
-    own = set(SharcsTrainingArguments.__dataclass_fields__) - set(TrainingArguments.__dataclass_fields__)
+    own = set(PaperTrainingArguments.__dataclass_fields__) - set(TrainingArguments.__dataclass_fields__)
     keep = {name: plain[name] for name in plain if name not in own and plain[name] is not None}
     rates = Rates()
     trainer = Trainer(
@@ -468,7 +468,7 @@ def test_evaluation_rows_with_ids_are_no_training_rows(tmp_path):
 
 
 def test_a_trainer_without_training_data_evaluates(tmp_path):
-    trainer = SharcsTrainer(model=tiny_model(), args=arguments(tmp_path), data_collator=collate)
+    trainer = PaperTrainer(model=tiny_model(), args=arguments(tmp_path), data_collator=collate)
     assert trainer.evaluate(toy_rows(8))["eval_loss"] > 0
 
 
@@ -500,7 +500,7 @@ def test_wrong_bands_are_refused(tmp_path, bands):
 
 
 def test_defaults_are_the_papers(tmp_path):
-    found = SharcsTrainingArguments(output_dir=str(tmp_path), use_cpu=True, recipe="paper")
+    found = PaperTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     names = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "window")
     assert [getattr(found, name) for name in names] == [10, 2e-5, 32, 3]
     assert (found.task_loss_weight, found.router_loss_weight, found.bands) == (1, 1, None)
@@ -519,7 +519,7 @@ def test_settings_that_this_training_cant_follow_are_refused(tmp_path, setting):
 
 def test_a_loss_of_the_callers_own_is_refused(tmp_path):
     with pytest.raises(InputError, match="compute_loss_func"):
-        SharcsTrainer(
+        PaperTrainer(
             model=tiny_model(), args=arguments(tmp_path), train_dataset=toy_rows(ROWS), compute_loss_func=max
         )
 

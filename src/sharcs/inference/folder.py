@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainedModel", "best_device", "open_model", "write_json"]
 
 SETTINGS_FILE = "training.json"
+FORMAT = 2  # of that file; it is 1 where none is written
 CHECKPOINTS = "checkpoints"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer_config.json"  # with the length of the training
@@ -192,6 +193,11 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
     # A round trip, since JSON has no tuples.
     now = json.loads(json.dumps(settings))
     before = _read_settings(file)
+    if before.get("format", 1) != now["format"]:
+        raise InputError(
+            f"--resume: the training in {folder} was begun by another version of sharcs, whose checkpoints this one "
+            "can't go on from; name a new --output to train again"
+        )
     # The rows' fingerprint says whether the data is the same; its path may be written in another way.
     fingerprint = {"rows", "data_sha256"}
     for name in sorted({*now, *before} - {"data", "eval_data"} - fingerprint):

@@ -21,9 +21,18 @@ from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.inference import folder as artifacts
 from sharcs.model.media import SharcsForSequenceClassification
 from sharcs.tasks.labels import problem_type_of, require_one_label
-from sharcs.training.arguments import DEFAULT_WINDOW, PAPER, RECIPES, SharcsTrainingArguments, recipe_of
-from sharcs.training.checkpoints import last_complete_checkpoint
+from sharcs.training.arguments import (
+    PAPER,
+    PLUS,
+    RECIPES,
+    PaperTrainingArguments,
+    RoutedTrainingArguments,
+    SharcsTrainingArguments,
+    recipe_of,
+)
+from sharcs.training.checkpoints import furthest_checkpoint
 from sharcs.training.hardness import confidence_bands
+from sharcs.training.paper import PaperTrainer
 from sharcs.training.trainer import SharcsTrainer
 
 if TYPE_CHECKING:
@@ -33,6 +42,7 @@ __all__ = ["TrainingJob", "run_training"]
 
 # Checkpoints over a run, of which two are kept, since the newest may be half-written when the run is killed.
 SAVES = 20
+TRAINERS = {PLUS: SharcsTrainer, PAPER: PaperTrainer}
 STEPS_BETWEEN_SAVES = 25  # at least, so that a short run doesn't spend its time on writing
 
 
@@ -130,39 +140,46 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         ) from error
     # Everything that the job names has been found right: from here on the directory is in use.
     checkpoints = artifacts.begin(job.output, _settings(given, train, columns), job.resume)
-    checkpoint = last_complete_checkpoint(checkpoints) if job.resume else None
-    settings = SharcsTrainingArguments(
-        str(checkpoints),
-        seed=job.seed,
-        num_train_epochs=job.epochs,
-        learning_rate=job.learning_rate,
-        per_device_train_batch_size=job.batch_size,
-        recipe=job.recipe,
-        window=job.window,
-        bands=job.bands,
-        save_strategy="steps",
-        save_total_limit=2,
-        logging_strategy="epoch",
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=artifacts.best_device().type == "cuda",
-    )
-    updates = math.ceil(len(rows) / job.batch_size)
-    epochs = (settings.num_train_epochs or 0) + (settings.subnetwork_epochs or 0)
-    settings.save_steps = max(STEPS_BETWEEN_SAVES, int(epochs * updates) // SAVES)
-    trainer = SharcsTrainer(
+    trainer = TRAINERS[recipe](
         model=model,
-        args=settings,
+        args=_arguments(job, checkpoints, len(rows)),
         train_dataset=rows,
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # raw dictionaries on standard output; the callbacks show progress
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=furthest_checkpoint(checkpoints) if job.resume else None)
     artifacts.check_finite(model, f"{job.output}")
     artifacts.finish(job.output, model, tokenizer)
     return artifacts.TrainedModel(model.train(False), tokenizer, columns)
+
+
+def _arguments(job: TrainingJob, checkpoints: Path, rows: int) -> RoutedTrainingArguments:
+    """Make the trainer's settings of a job whose recipe, epochs and rate are filled in."""
+    common: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "seed": job.seed,
+        "num_train_epochs": job.epochs,
+        "learning_rate": job.learning_rate,
+        "per_device_train_batch_size": job.batch_size,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "logging_strategy": "epoch",
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": artifacts.best_device().type == "cuda",
+    }
+    settings: RoutedTrainingArguments
+    if job.recipe == PAPER:
+        window = RECIPES[PAPER].window if job.window is None else job.window
+        settings = PaperTrainingArguments(**common, window=window, bands=job.bands)
+    else:
+        settings = SharcsTrainingArguments(**common)
+    epochs = settings.num_train_epochs + RECIPES[settings.recipe].subnetwork_epochs
+    updates = epochs * math.ceil(rows / job.batch_size)
+    settings.save_steps = max(STEPS_BETWEEN_SAVES, int(updates) // SAVES)
+    return settings
 
 
 def encoder_location(model: str) -> str:
@@ -214,7 +231,7 @@ def _check_numbers(job: TrainingJob) -> None:
         if getattr(job, option) is not None and getattr(job, option) < 1:
             raise InputError(f"--{option.replace('_', '-')} {getattr(job, option)}: has to be at least 1")
     confidence_bands(job.widths, job.bands)
-    window = DEFAULT_WINDOW if job.window is None else job.window
+    window = RECIPES[PAPER].window if job.window is None else job.window
     if job.recipe == PAPER and window >= (job.epochs or 0):
         raise InputError(
             f"--window {window}: has to be below --epochs {job.epochs:g}: the router learns in the epochs after it"
@@ -288,6 +305,7 @@ def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, 
     """Collect what decides the result, the training rows' fingerprint included."""
     fields = {name: value for name, value in asdict(job).items() if name not in ("output", "resume", "columns")}
     return {
+        "format": artifacts.FORMAT,
         **fields,
         "text_column": columns.text,
         "text_pair_column": columns.text_pair,

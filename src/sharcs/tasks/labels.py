@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sharcs.errors import InputError
-from sharcs.tasks.losses import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
+from sharcs.tasks.losses import MULTI_LABEL, REGRESSION, SINGLE_LABEL, UNLABELLED, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +53,7 @@ def task_of(config: SharcsConfig, rows: Any, class_weights: str | Sequence[float
         config: The model's; where it names no problem type, the labels decide as in transformers: one label is a
             regression, several are classes where labels are whole numbers, and several labels of one input where
             they are floats.
-        rows: The training data, a map-style data set. All its labels are read, except of single-label
-            classifications without balanced weights.
+        rows: The training data, a map-style data set. All its labels are read.
         class_weights: See :class:`sharcs.training.arguments.SharcsTrainingArguments`.
 
     Raises:
@@ -68,12 +67,10 @@ def task_of(config: SharcsConfig, rows: Any, class_weights: str | Sequence[float
         raise InputError("policy escalation_threshold: a regression has no confidence; leave it None")
     if problem_type == REGRESSION and class_weights is not None:
         raise InputError("class_weights: a regression has no classes; leave them out")
-    if problem_type != SINGLE_LABEL:
-        labels = _float_labels(rows, problem_type, count)
-    elif class_weights == BALANCED:
-        labels = _class_indices(rows, count)
+    if problem_type == SINGLE_LABEL:
+        return Task(problem_type, class_weights_of(class_weights, config, _class_indices(rows, count)))
+    labels = _float_labels(rows, problem_type, count)
     if problem_type == REGRESSION:
-        assert labels is not None
         return Task(problem_type, variance=_variance(labels))
     return Task(problem_type, class_weights_of(class_weights, config, labels))
 
@@ -147,20 +144,24 @@ def _kind(value: Tensor) -> str:
 
 
 def _class_indices(rows: Any, num_labels: int) -> Tensor:
-    """Read the labels of a single-label classification: int64 ``[rows]``."""
+    """Read the labels of a single-label classification: int64 ``[rows that have one]``."""
     labels = _read(rows)
-    if labels.dim() != 1 or labels.is_floating_point():
+    if tuple(labels.shape[1:]) not in ((), (1,)) or labels.is_floating_point():
         raise InputError(
             f"train_dataset: its labels are {_kind(labels[0])}; {SINGLE_LABEL} takes a class index a row"
         )
-    labels = labels.long()
-    wrong = (labels < 0) | (labels >= num_labels)
+    labels = labels.reshape(-1).long()
+    wrong = ((labels < 0) & (labels != UNLABELLED)) | (labels >= num_labels)
     if wrong.any():
         row = int(wrong.int().argmax())
         raise InputError(
-            f"train_dataset: row {row + 1}: its label is {int(labels[row])}; it has to be from 0 to {num_labels - 1}"
+            f"train_dataset: row {row + 1}: its label is {int(labels[row])}; it has to be from 0 to "
+            f"{num_labels - 1}, or {UNLABELLED} for none"
         )
-    return labels
+    labelled = labels[labels != UNLABELLED]
+    if len(labelled) == 0:
+        raise InputError(f"train_dataset: all its labels are {UNLABELLED}, which stands for none; give some")
+    return labelled
 
 
 def _float_labels(rows: Any, problem_type: str, num_labels: int) -> Tensor:

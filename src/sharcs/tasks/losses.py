@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["MULTI_LABEL", "REGRESSION", "SINGLE_LABEL", "BaseTask", "Task", "router_loss"]
+__all__ = ["MULTI_LABEL", "REGRESSION", "SINGLE_LABEL", "UNLABELLED", "BaseTask", "Task", "router_loss"]
 
 # As Hugging Face configurations name them.
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
+# The label of what doesn't count, as everywhere in transformers.
+UNLABELLED = -100
 
 
 class BaseTask(ABC):
@@ -77,8 +79,9 @@ class BaseTask(ABC):
 class Task(BaseTask):
     """A problem type, and what its losses take from the training labels; see :func:`sharcs.tasks.labels.task_of`.
 
-    Labels are int64 class indices ``[batch]`` of one label, and floats ``[batch, labels]`` of several; those of a
-    regression are floats ``[batch, labels]``, or ``[batch]`` where there is one output.
+    Labels are int64 class indices ``[batch]`` of one label, −100 where a sample has none, and floats
+    ``[batch, labels]`` of several; those of a regression are floats ``[batch, labels]``, or ``[batch]`` where there
+    is one output.
 
     Attributes:
         problem_type: As in Hugging Face configurations.
@@ -91,6 +94,11 @@ class Task(BaseTask):
     class_weights: Tensor | None = None
     variance: Tensor | None = None
 
+    def labels_of(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Take the labels from a batch; a data set may hold class indices as ``[batch, 1]``."""
+        labels: Tensor = inputs["labels"]
+        return labels.reshape(-1) if self.problem_type == SINGLE_LABEL else labels
+
     def confidence(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Measure how sure an answer is of the truth: exp(−loss of the sample).
 
@@ -101,7 +109,8 @@ class Task(BaseTask):
           exponent. It doesn't hang on the labels' unit; 0.8 is an error of 0.47 standard deviations, and e⁻¹ one of a
           standard deviation, as who always answers the mean makes.
 
-        Class weights play no part: a class that matters more is not harder for it.
+        Class weights play no part: a class that matters more is not harder for it. A sample without a label is sure:
+        no width could answer it better.
 
         Args:
             logits: ``[..., batch, labels]``.
@@ -114,8 +123,9 @@ class Task(BaseTask):
         if self.problem_type != SINGLE_LABEL:
             return (-self._sample_losses(logits, labels)).exp()
         # Not through the logarithm, whose rounding would show.
-        index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
-        return logits.softmax(dim=-1).gather(-1, index).squeeze(-1)
+        index = labels.clamp(min=0).expand(logits.shape[:-1]).unsqueeze(-1)
+        probabilities = logits.softmax(dim=-1).gather(-1, index).squeeze(-1)
+        return probabilities.masked_fill(labels == UNLABELLED, 1.0)
 
     def loss(self, outputs: Any, labels: Tensor) -> Tensor:
         """Take a pass's task loss; see the base class."""
@@ -129,7 +139,9 @@ class Task(BaseTask):
         """
         logits, weights = logits.float(), None if self.class_weights is None else self.class_weights.to(logits.device)
         if self.problem_type == SINGLE_LABEL:
-            return F.cross_entropy(logits, labels, weight=weights)
+            if bool((labels == UNLABELLED).all()):
+                return logits.sum() * 0.0  # the mean over no sample would be NaN
+            return F.cross_entropy(logits, labels, weight=weights, ignore_index=UNLABELLED)
         if self.problem_type == MULTI_LABEL:
             return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
         return self._sample_losses(logits, labels).mean()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from sharcs.tasks.losses import BaseTask
+from sharcs.tasks.losses import UNLABELLED, BaseTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["UNLABELLED", "SpanLabels", "SpanTask", "TokenTask", "over_real_tokens"]
-
-# The label of a token that doesn't count, as everywhere in transformers.
-UNLABELLED = -100
 
 
 def over_real_tokens(logits: Tensor, real: Tensor) -> Tensor:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from typing import ClassVar, Self
 
 from transformers import TrainingArguments
 
 from sharcs.errors import InputError
 from sharcs.tasks.labels import BALANCED
 
-__all__ = ["DEFAULT_WINDOW", "PAPER", "PLUS", "RECIPES", "SharcsTrainingArguments", "recipe_of"]
+__all__ = [
+    "PAPER",
+    "PLUS",
+    "RECIPES",
+    "PaperTrainingArguments",
+    "RoutedTrainingArguments",
+    "SharcsTrainingArguments",
+    "recipe_of",
+]
 
 PLUS = "sharcs+"
 PAPER = "paper"
@@ -18,12 +27,23 @@ PAPER = "paper"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a recipe sets where the user doesn't."""
+    """What a recipe sets where the user doesn't.
 
+    Attributes:
+        weights: Which weights the narrow networks have that it trains, as the configuration names them.
+        epochs: Passes over the training data.
+        learning_rate: Peak learning rate.
+        router_at: k over L.
+        subnetwork_epochs: Passes in which narrow networks with weights of their own learn.
+        window: W, in epochs.
+    """
+
+    weights: str
     epochs: float
     learning_rate: float
-    router_at: float  # k over L
-    subnetwork_epochs: int | None = None
+    router_at: float
+    subnetwork_epochs: int = 0
+    window: int = 0
 
     def router_layer(self, num_layers: int) -> int:
         """Scale the router's position to an encoder's depth, at least 1."""
@@ -33,10 +53,9 @@ class Recipe:
 # The paper's are those of its reference example (section 4). benchmarks/quality_tuning.py tries other k and widths. A
 # quarter of the width takes a quarter of the time, so that its epochs take no longer than the full network's.
 RECIPES = {
-    PAPER: Recipe(epochs=10, learning_rate=2e-5, router_at=1 / 4),
-    PLUS: Recipe(epochs=5, learning_rate=5e-5, router_at=1 / 6, subnetwork_epochs=8),
+    PAPER: Recipe("shared", epochs=10, learning_rate=2e-5, router_at=1 / 4, window=3),
+    PLUS: Recipe("own", epochs=5, learning_rate=5e-5, router_at=1 / 6, subnetwork_epochs=8),
 }
-DEFAULT_WINDOW = 3
 
 
 def recipe_of(name: str | None, window: int | None, bands: object | None) -> str:
@@ -54,34 +73,11 @@ def recipe_of(name: str | None, window: int | None, bands: object | None) -> str
     return name
 
 
-def _class_weights(given: object) -> list[float] | str | None:
-    if given is None or (isinstance(given, str) and given == BALANCED):
-        return given
-    if not isinstance(given, list | tuple):
-        raise InputError(f"class_weights {given!r}: have to be {BALANCED!r} or a list of one number a class")
-    for value in given:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise InputError(f"class_weights {given!r}: {value!r} is no finite number above 0; correct it")
-    return [float(value) for value in given]
-
-
 @dataclass
-class SharcsTrainingArguments(TrainingArguments):
-    """Training settings: those of ``transformers.TrainingArguments``, with the recipe's defaults, and these.
+class RoutedTrainingArguments(TrainingArguments):
+    """What both recipes can be told besides ``transformers.TrainingArguments``.
 
     Attributes:
-        recipe: ``sharcs+`` fine-tunes the full network, as it would be without us, and then trains narrow networks
-            with weights of their own that learn from it, and lets unsure answers escalate; ``paper`` trains each
-            sample at the width that its hardness label names (section 3.3). By default ``sharcs+``, and ``paper`` if
-            a window or bands are given.
-        num_train_epochs: Passes over the training data; by default 5, and the paper's 10. By ``sharcs+`` those of
-            the full network: 0 if the encoder is fine-tuned already, which is then left as it is, bit for bit.
-        subnetwork_epochs: Passes in which the narrow networks learn; 8 by default.
-        learning_rate: Peak learning rate; by default 5e-5, and the paper's 2e-5.
-        window: W. Epochs whose confidences decide a hardness label; the first W epochs run at full width.
-        bands: Confidence bands by width, ``{0.25: (0.8, 1.0)}``; the rest as in
-            :func:`sharcs.training.hardness.confidence_bands`. Both belong to the recipe ``paper``; W is 3 there by
-            default.
         task_loss_weight: λ_task.
         router_loss_weight: λ_router.
         class_weights: What a class weighs in the task loss, at every width: ``"balanced"``, or one positive number a
@@ -94,25 +90,13 @@ class SharcsTrainingArguments(TrainingArguments):
             first.
     """
 
-    recipe: str | None = field(default=None, metadata={"help": f"{PLUS} or {PAPER}."})
-    num_train_epochs: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Passes over the training data."}
-    )
-    learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "The initial learning rate for AdamW."}
-    )
+    recipe: ClassVar[str]
+
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Batch size per device in training."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Batch size per device elsewhere."})
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={"help": "Samples of like length share a batch, which saves padding."},
-    )
-    subnetwork_epochs: int | None = field(
-        default=None, metadata={"help": "Passes in which the sub-networks of sharcs+ learn."}
-    )
-    window: int | None = field(default=None, metadata={"help": "Epochs of confidence that decide a hardness label."})
-    bands: dict[float, tuple[float, float]] | None = field(
-        default=None, metadata={"help": "Confidence bands by width."}
     )
     task_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the task loss."})
     router_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the router's loss."})
@@ -129,29 +113,137 @@ class SharcsTrainingArguments(TrainingArguments):
         Raises:
             InputError: If a setting is out of range.
         """
-        self.recipe = recipe_of(self.recipe, self.window, self.bands)
-        defaults = RECIPES[self.recipe]
-        if self.num_train_epochs is None:
-            self.num_train_epochs = defaults.epochs
-        if self.learning_rate is None:
-            self.learning_rate = defaults.learning_rate
-        if self.window is None and self.recipe == PAPER:
-            self.window = DEFAULT_WINDOW
         super().__post_init__()  # type: ignore[no-untyped-call]
-        if self.window is not None and self.window < 1:
-            raise InputError(f"window {self.window}: has to be at least 1 epoch")
-        if self.recipe == PAPER:
-            if self.subnetwork_epochs is not None:
-                raise InputError(f"subnetwork_epochs: recipe {PAPER} has none; leave it out")
-        elif self.max_steps > 0 or not float(self.num_train_epochs).is_integer() or self.num_train_epochs < 0:
-            raise InputError(f"max_steps, num_train_epochs: recipe {self.recipe} trains whole epochs, from 0 on")
-        elif self.subnetwork_epochs is None:
-            self.subnetwork_epochs = defaults.subnetwork_epochs
-        elif self.subnetwork_epochs < 1:
-            raise InputError(f"subnetwork_epochs {self.subnetwork_epochs}: has to be at least 1")
+        self.check()
+
+    @classmethod
+    def of(cls, settings: TrainingArguments | None) -> Self:
+        """Take settings of any kind: ours as they are, plain ones with the recipe's defaults for the rest.
+
+        Raises:
+            InputError: If they belong to the other recipe.
+        """
+        if settings is None:
+            return cls(output_dir="tmp_trainer")
+        if isinstance(settings, cls):
+            return settings
+        if isinstance(settings, RoutedTrainingArguments):
+            raise InputError(
+                f"args: {type(settings).__name__} are those of recipe {settings.recipe}; give {cls.__name__}"
+            )
+        taken = cls.__new__(cls)
+        for own in fields(cls):
+            if own.name not in vars(settings):
+                default = own.default_factory() if own.default_factory is not MISSING else own.default
+                setattr(taken, own.name, default)
+        vars(taken).update(vars(settings))
+        taken.check()
+        return taken
+
+    def check(self) -> None:
+        """Check what concerns SHARCS.
+
+        Raises:
+            InputError: If a setting is out of range.
+        """
         if self.importance_samples < 0:
             raise InputError(f"importance_samples {self.importance_samples}: has to be 0 or more")
         for name in ("task_loss_weight", "router_loss_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} {getattr(self, name)}: has to be a finite number from 0")
         self.class_weights = _class_weights(self.class_weights)
+
+
+@dataclass
+class SharcsTrainingArguments(RoutedTrainingArguments):
+    """Settings of the recipe ``sharcs+``: those of ``transformers.TrainingArguments``, and these.
+
+    Attributes:
+        num_train_epochs: Passes over the training data in which the full network learns, 5 by default: 0 if it is
+            fine-tuned already, and is left as it is, bit for bit.
+        subnetwork_epochs: Passes in which the narrow networks and the router learn; 8 by default.
+        learning_rate: Peak learning rate; by default 5e-5. The narrow networks learn at twice, the router at ten
+            times as much.
+        task_loss_weight: λ_task, of the narrow networks.
+        router_loss_weight: λ_router.
+        class_weights: See :class:`RoutedTrainingArguments`.
+        importance_samples: See :class:`RoutedTrainingArguments`.
+    """
+
+    recipe: ClassVar[str] = PLUS
+
+    num_train_epochs: float = field(
+        default=RECIPES[PLUS].epochs, metadata={"help": "Passes of the full network over the training data."}
+    )
+    learning_rate: float = field(
+        default=RECIPES[PLUS].learning_rate, metadata={"help": "The initial learning rate for AdamW."}
+    )
+    subnetwork_epochs: int = field(
+        default=RECIPES[PLUS].subnetwork_epochs, metadata={"help": "Passes in which the sub-networks learn."}
+    )
+
+    def check(self) -> None:
+        """Check what concerns SHARCS.
+
+        Raises:
+            InputError: If a setting is out of range.
+        """
+        super().check()
+        if self.max_steps > 0 or not float(self.num_train_epochs).is_integer() or self.num_train_epochs < 0:
+            raise InputError(f"max_steps, num_train_epochs: recipe {self.recipe} trains whole epochs, from 0 on")
+        if self.subnetwork_epochs < 1 or not float(self.subnetwork_epochs).is_integer():
+            raise InputError(f"subnetwork_epochs {self.subnetwork_epochs}: has to be a whole number, at least 1")
+
+
+@dataclass
+class PaperTrainingArguments(RoutedTrainingArguments):
+    """Settings of the recipe ``paper`` (section 3.3): those of ``transformers.TrainingArguments``, and these.
+
+    Attributes:
+        num_train_epochs: Passes over the training data, 10 by default.
+        learning_rate: Peak learning rate; by default 2e-5.
+        window: W. Epochs whose confidences decide a hardness label; the first W epochs run at full width. 3 by
+            default.
+        bands: Confidence bands by width, ``{0.25: (0.8, 1.0)}``; the rest as in
+            :func:`sharcs.training.hardness.confidence_bands`.
+        task_loss_weight: λ_task.
+        router_loss_weight: λ_router.
+        class_weights: See :class:`RoutedTrainingArguments`.
+        importance_samples: See :class:`RoutedTrainingArguments`.
+    """
+
+    recipe: ClassVar[str] = PAPER
+
+    num_train_epochs: float = field(
+        default=RECIPES[PAPER].epochs, metadata={"help": "Passes over the training data."}
+    )
+    learning_rate: float = field(
+        default=RECIPES[PAPER].learning_rate, metadata={"help": "The initial learning rate for AdamW."}
+    )
+    window: int = field(
+        default=RECIPES[PAPER].window, metadata={"help": "Epochs of confidence that decide a hardness label."}
+    )
+    bands: dict[float, tuple[float, float]] | None = field(
+        default=None, metadata={"help": "Confidence bands by width."}
+    )
+
+    def check(self) -> None:
+        """Check what concerns SHARCS.
+
+        Raises:
+            InputError: If a setting is out of range.
+        """
+        super().check()
+        if self.window < 1:
+            raise InputError(f"window {self.window}: has to be at least 1 epoch")
+
+
+def _class_weights(given: object) -> list[float] | str | None:
+    if given is None or (isinstance(given, str) and given == BALANCED):
+        return given
+    if not isinstance(given, list | tuple):
+        raise InputError(f"class_weights {given!r}: have to be {BALANCED!r} or a list of one number a class")
+    for value in given:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise InputError(f"class_weights {given!r}: {value!r} is no finite number above 0; correct it")
+    return [float(value) for value in given]

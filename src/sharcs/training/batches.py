@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 if TYPE_CHECKING:
@@ -13,33 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["NumberedRows", "WidthBatchSampler", "collate_numbered", "single_width_batches"]
-
-
-class NumberedRows(Dataset[dict[str, Any]]):
-    """A data set whose rows carry their number, the stable id of a sample."""
-
-    def __init__(self, rows: Any) -> None:
-        """Wrap a map-style data set."""
-        self.rows = rows
-
-    def __len__(self) -> int:
-        """Count the rows."""
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a row with its ``sample_id``."""
-        return {**self.rows[index], "sample_id": index}
-
-
-def collate_numbered(collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Any:
-    """Make a collator keep the ``sample_id`` of :class:`NumberedRows`: int64 ``[batch]``."""
-
-    def with_ids(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        ids = torch.tensor([row.pop("sample_id") for row in rows])
-        return {**collate(rows), "sample_id": ids}
-
-    return with_ids
+__all__ = ["PlannedBatches", "single_width_batches"]
 
 
 def single_width_batches(
@@ -91,19 +65,23 @@ def _batches(
     return [batches[position] for position in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-class WidthBatchSampler(Sampler[list[int]]):
-    """Hands the batches that the trainer planned for the current epoch to the data loader.
+class PlannedBatches(Sampler[list[int]]):
+    """Hands the batches that were planned for an epoch to the data loader, which tells it the epoch.
 
     Args:
-        batches: The first epoch's batches; the trainer replaces them before every epoch.
-        batch_size: Samples a batch, which accelerate asks for when it shares batches among processes.
+        plan: Plans an epoch, by its number from 0: sample numbers of each batch.
+        batch_size: Samples a batch, which accelerate asks for.
     """
 
-    def __init__(self, batches: list[list[int]], batch_size: int) -> None:
-        """Keep the plan."""
-        self.batches = batches
+    def __init__(self, plan: Callable[[int], list[list[int]]], batch_size: int) -> None:
+        self.plan = plan
         self.batch_size = batch_size
         self.drop_last = False
+        self.batches = plan(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Plan an epoch."""
+        self.batches = self.plan(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Iterate over the planned batches."""

@@ -1,12 +1,15 @@
-"""What a checkpoint holds besides transformers' own: the plan of the epoch that was under way.
+"""What a checkpoint holds besides transformers' own, and which checkpoints are complete.
 
-Its presence marks a checkpoint as complete, so it is written last.
+transformers writes a checkpoint's weights first and its ``trainer_state.json`` last. Ours is written before the
+weights, and an older checkpoint's ``trainer_state.json`` is removed first: where a whole one stands, all files are of
+one run.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,53 +21,118 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["STATE_FILE", "check_complete", "last_complete_checkpoint", "load_state", "save_state", "unmark"]
+__all__ = [
+    "LAST_FILE",
+    "STATE_FILE",
+    "SUBNETWORKS",
+    "check_complete",
+    "check_same",
+    "furthest_checkpoint",
+    "invalidate",
+    "last_complete_checkpoint",
+    "load_state",
+    "save_state",
+    "step_of",
+]
 
 STATE_FILE = "sharcs_state.safetensors"
+LAST_FILE = "trainer_state.json"
+OPTIMIZER_FILE = "optimizer.pt"
+# The folder of sharcs+'s second run, inside the first one's.
+SUBNETWORKS = "subnetworks"
 
 
-def save_state(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, int]) -> None:
-    """Write the state into a checkpoint's folder, beside and renamed."""
-    partial = folder / f"{STATE_FILE}.partial"
-    save_file(dict(tensors), partial, metadata={name: str(value) for name, value in progress.items()})
-    partial.replace(folder / STATE_FILE)
+def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write our state into a checkpoint's folder, of which it makes an incomplete one.
+
+    Args:
+        folder: The checkpoint, which may be one of an older run.
+        tensors: What a training needs to go on.
+        facts: What it has to have in common with the training that goes on, and other values; as JSON.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / LAST_FILE).unlink(missing_ok=True)
+    save_file(dict(tensors), folder / STATE_FILE, metadata={name: json.dumps(value) for name, value in facts.items()})
 
 
-def load_state(folder: str | Path, samples: int, window: int) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Read what :func:`save_state` wrote.
+def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_state` wrote: tensors and facts."""
+    with safe_open(Path(folder) / STATE_FILE, framework="pt") as file:
+        facts = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors, facts
+
+
+def invalidate(folder: Path) -> None:
+    """Let the checkpoints of an older run count as incomplete: a run begins that they are no part of."""
+    for state in folder.glob(f"checkpoint-*/{STATE_FILE}"):
+        state.unlink()
+
+
+def check_same(folder: str | Path, facts: Mapping[str, Any]) -> None:
+    """Refuse to go on from a checkpoint of another training.
+
+    Args:
+        folder: The checkpoint, a complete one.
+        facts: What the training has now, by a name to show.
 
     Raises:
-        InputError: If it is of another number of training samples or another window.
+        InputError: If one of them is another one there.
     """
-    with safe_open(Path(folder) / STATE_FILE, framework="pt") as file:
-        progress = {name: int(value) for name, value in file.metadata().items()}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    then = tuple(tensors["confidences"].shape)
-    if then != (samples, window):
-        raise InputError(
-            f"{folder}: was made with {then[0]} training samples and a window of {then[1]}, not {samples} and "
-            f"{window}; resume with the data and settings of the first start"
-        )
-    return tensors, progress
-
-
-def unmark(folder: Path) -> None:
-    """Drop an older run's mark, which would make a mixture of both runs count as complete."""
-    (folder / STATE_FILE).unlink(missing_ok=True)
+    _, then = load_state(folder)
+    for name, value in facts.items():
+        if then.get(name) != value:
+            was, now = ("others", "these") if name == "rows" else (then.get(name), value)
+            raise InputError(
+                f"{folder}: {name}: was made with {was}, not {now}; resume with the data and settings of the first "
+                "start"
+            )
 
 
 def check_complete(folder: str | Path) -> None:
-    """Refuse a checkpoint that was not written to its end.
+    """Refuse a checkpoint that nothing can go on from.
 
     Raises:
-        InputError: If it wasn't.
+        InputError: If it was not written to its end, or without what the optimizer knows.
     """
-    if not (Path(folder) / STATE_FILE).is_file():
-        raise InputError(f"{folder}: is no complete checkpoint ({STATE_FILE} is missing)")
+    if not _is_complete(Path(folder)):
+        raise InputError(f"{folder}: is no complete checkpoint of this recipe ({_missing(Path(folder))})")
+
+
+def _missing(folder: Path) -> str:
+    for name in (STATE_FILE, LAST_FILE):
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+    if not (folder / OPTIMIZER_FILE).is_file() and step_of(folder) > 0:
+        return f"{OPTIMIZER_FILE} is missing; save_only_model leaves it out"
+    return f"{LAST_FILE} is cut off"
+
+
+def _is_complete(folder: Path) -> bool:
+    if not (folder / STATE_FILE).is_file() or not (folder / LAST_FILE).is_file():
+        return False
+    if not (folder / OPTIMIZER_FILE).is_file() and step_of(folder) > 0:
+        return False
+    try:
+        json.loads((folder / LAST_FILE).read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def step_of(checkpoint: str | Path) -> int:
+    """Read a checkpoint's step off its name; −1 if it has none."""
+    number = Path(checkpoint).name.removeprefix("checkpoint-")
+    return int(number) if number.isdecimal() else -1
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """Find the newest checkpoint below ``folder`` that was written to its end; None if there is none."""
-    complete = [path.parent for path in Path(folder).glob(f"checkpoint-*/{STATE_FILE}")]
-    numbered = [path for path in complete if path.name.removeprefix("checkpoint-").isdecimal()]
-    return str(max(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))) if numbered else None
+    """Find the newest checkpoint in ``folder`` that was written to its end; None if there is none."""
+    numbered = [path for path in Path(folder).glob("checkpoint-*") if step_of(path) >= 0]
+    newest_first = sorted(numbered, key=step_of, reverse=True)
+    return next((str(path) for path in newest_first if _is_complete(path)), None)
+
+
+def furthest_checkpoint(folder: str | Path) -> str | None:
+    """Find the newest complete checkpoint of a training's furthest run; None if there is none."""
+    return last_complete_checkpoint(Path(folder) / SUBNETWORKS) or last_complete_checkpoint(folder)

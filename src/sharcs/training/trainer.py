@@ -1,362 +1,278 @@
-"""One run that trains the encoder, its sub-networks and the router (paper, section 3.3)."""
+"""The recipe sharcs+: the full network is fine-tuned, and then narrow networks learn from it; two ordinary runs."""
 
 from __future__ import annotations
 
-import math
+import contextlib
+import copy
+import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, SequentialSampler
-from transformers import Trainer
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer_utils import default_compute_objective
 
 from sharcs.errors import InputError
-from sharcs.model.first_run import try_out_private
-from sharcs.tasks.losses import Task, router_loss
-from sharcs.training.arguments import PAPER, PLUS, SharcsTrainingArguments
-from sharcs.training.batches import NumberedRows, WidthBatchSampler, collate_numbered, single_width_batches
-from sharcs.training.checkpoints import check_complete, last_complete_checkpoint, load_state, save_state, unmark
-from sharcs.training.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels
-from sharcs.training.importance import reorder_by_importance
-from sharcs.training.schedule import Phase, phase_of, separate_groups
-from sharcs.training.subnetworks import SubnetworkPhase, phases_of, set_policy
+from sharcs.training.arguments import SharcsTrainingArguments
+from sharcs.training.base import RoutedTrainer, at_width
+from sharcs.training.checkpoints import LAST_FILE, SUBNETWORKS, invalidate, load_state
+from sharcs.training.subnetworks import RUN, SubnetworkTrainer, learning_parameters
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Callable
 
-    from sharcs.model.base import RoutedModel
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+    from transformers.trainer_utils import EvalLoopOutput
 
 __all__ = ["SharcsTrainer"]
 
 
-class SharcsTrainer(Trainer):
-    """A ``transformers.Trainer`` that trains a routed network; takes what its base class takes.
+class SharcsTrainer(RoutedTrainer):
+    """A ``transformers.Trainer`` of a routed network whose narrow networks have weights of their own.
 
-    The training data has to be a map-style data set of tokenised rows with ``labels``: class indices, or floats for
-    multi-label classification and regression; of token classification a class index a token, or -100 where none
-    counts, which the collator pads (``transformers.DataCollatorForTokenClassification``); of question answering
-    ``start_positions`` and ``end_positions`` instead, the numbers of the answer's first and last token.
+    Its :meth:`train` is two runs. The first is ordinary fine-tuning of the full network, the same bit for bit as
+    that of the plain encoder by ``transformers.Trainer``; what is evaluated meanwhile is the full network. The second
+    is that of :class:`~sharcs.training.subnetworks.SubnetworkTrainer`, in the folder ``subnetworks`` of the output
+    directory: the full network is fixed, and narrow networks and router learn; the routed network is evaluated, and
+    each width. Each run has a schedule, a best checkpoint, and copies of the callbacks of its own: shallow ones of
+    the callbacks as they were before the first run, so that counters begin anew, and lists that they fill are shared.
+    The second run begins with what the first one ends with, which is its best checkpoint if that is loaded.
 
-    An epoch lasts as long as its balanced batches do, so the learning rate follows the share of the epochs that is
-    done, not the steps.
+    A regression's answers have no confidence, so they never escalate, and its router decides alone.
 
-    The task loss is what the plain model computes for its problem type, of a regression the mean squared error in
-    the labels' own unit. A regression's answers have no confidence, so they never escalate, and its router decides
-    alone; a trained ``sharcs+`` routes it by the router's argmax.
+    Its arguments are those of :class:`~sharcs.training.base.RoutedTrainer`.
 
-    Raises:
-        InputError: If a band is out of range, the labels or class weights don't fit the problem type, there are no
-            training rows, or a setting of the base class is asked for that this training can't follow.
+    Attributes:
+        subnetwork_trainer: The trainer of the second run, with its state and log; None before. ``state`` is the first
+            run's.
     """
 
     args: SharcsTrainingArguments
-    model: RoutedModel
-    train_dataset: Any
+    arguments: ClassVar[type[SharcsTrainingArguments]] = SharcsTrainingArguments
+    subnetwork_trainer: SubnetworkTrainer | None = None
+    objective: float | None
+    _first_run: bool = False
+    _trial_of_search: Any = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Set up the base class, and the confidence history when there is training data."""
-        super().__init__(*args, **kwargs)
-        self.widths: list[float] = list(self.model.config.widths)
-        self.bands = confidence_bands(self.widths, self.args.bands)
-        if self.label_smoother is not None or self.compute_loss_func is not None:
-            raise InputError("label_smoothing_factor, compute_loss_func: the loss here is SHARCS's own; drop them")
-        if self.args.ignore_data_skip:
-            raise InputError("ignore_data_skip: a resumed run has to go on at its place in the epoch; leave it out")
-        if self.train_dataset is not None:
-            if len(self.train_dataset) == 0:
-                raise InputError("train_dataset: has no rows; give at least one")
-            self.task = self.model.training_task(self.train_dataset, self.args.class_weights)
-            if isinstance(self.task, Task):  # configurations have no name for the others
-                # The policy has to know, too; by itself only the encoder finds out.
-                for config in (self.model.config, self.model.encoder.config):
-                    config.problem_type = self.task.problem_type  # type: ignore[assignment]
-        if (self.args.recipe == PLUS) != self.model.config.private_weights:
-            if self.args.recipe == PAPER:
-                raise InputError(f"recipe {PAPER}: shares weights, and the model was trained by {PLUS}; wrap it anew")
-            # From the start, so that optimiser and checkpoints hold one set of weights in both phases.
-            self.model.tail.give_private_weights(self.model.encoder.config)
-            self.model.config.private_weights = True
-            try_out_private(self.model)
-        if self.train_dataset is None:
-            return
-        self._lengths = self._sample_lengths()
-        self._begin()
+    def set_up(self, optimizers: tuple[Any, Any]) -> None:
+        """Take up an optimizer that serves both runs, and keep an eye on the random numbers.
 
-    # Planning
+        Raises:
+            InputError: If one doesn't.
+        """
+        optimizer, scheduler = optimizers
+        if scheduler is not None:
+            raise InputError("optimizers: a scheduler serves one run, and there are two; give lr_scheduler_type")
+        self._given_optimizer = optimizer
+        self._given_rates = [] if optimizer is None else [group["lr"] for group in optimizer.param_groups]
+        if optimizer is not None:
+            held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+            later = {parameter for kind in learning_parameters(self.model).values() for parameter in kind}
+            if not later <= held or (self.args.num_train_epochs and held <= later):
+                raise InputError(
+                    "optimizers: the optimizer has to hold the full network's parameters, and the narrow networks' "
+                    "and the router's; build it with model.parameters(), or give optimizer_cls_and_kwargs"
+                )
+        self._epoch_start = _EpochStart()
+        self.add_callback(self._epoch_start)
 
-    def _begin(self) -> None:
-        """Forget an earlier run: no confidences, everything at full width."""
-        samples = len(self.train_dataset)
-        self.history = ConfidenceHistory(samples, self.args.window or 1)
-        self.hardness: Tensor | None = None  # [samples, widths]; only the paper's recipe has it, after W epochs
-        self.width_index = torch.full((samples,), len(self.widths) - 1)
-        self._sampler = WidthBatchSampler(self._plan(0), self.args.per_device_train_batch_size)
-        self._epoch = 0
-        self._epoch_start = 0  # the global step at which the current epoch began
-        self._epoch_updates = 0  # its number of optimiser steps, 0 before training
-        self._resumed_midway = False
-        self._full_epochs = self._epochs = float(self.args.num_train_epochs or 0)  # of both phases: see train
-        self._subnetworks: SubnetworkPhase | None = None
-        self._teacher: Tensor | None = None
+    def _check_model(self, model: Any) -> None:
+        super()._check_model(model)
+        # What transformers would find out of the plain encoder: whether it divides its loss by a number of labels.
+        named = inspect.signature(model.encoder.forward).parameters.values()
+        takes_more = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in named)
+        self._encoder_scales_loss = getattr(model.encoder, "accepts_loss_kwargs", takes_more)
 
-    def _sample_lengths(self) -> list[int] | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return None
-        if "length" in getattr(self.train_dataset, "column_names", ()):
-            return list(self.train_dataset["length"])
-        return self._token_counts()
+    # The two runs
 
-    def _token_counts(self) -> list[int]:
-        return [self.model.token_count(row) for row in self.train_dataset]
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Train the full network, and then the narrow ones; see ``transformers.Trainer.train``.
 
-    def _generator(self, epoch: int, purpose: int) -> torch.Generator:
-        """Seed a source of randomness by epoch and purpose, so that a resumed run draws the same."""
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 2 + purpose)
+        Args:
+            resume_from_checkpoint: A checkpoint of either run; True for the furthest complete one of the output
+                directory.
+            trial: Of a search for hyperparameters.
+            ignore_keys_for_eval: Outputs that evaluation leaves out.
 
-    def _assign(self, epoch: int) -> None:
-        """Label the samples' hardness and draw the width at which each is trained this epoch."""
-        if self.args.recipe != PAPER or epoch < (self.args.window or 1):
-            return
-        self.hardness = hardness_labels(self.history.values, self.bands)
-        self.width_index = assign_widths(self.hardness, self._generator(epoch, 0))
-        shares = torch.bincount(self.width_index, minlength=len(self.widths)) / len(self.width_index)
-        self.log({f"share_{width:g}": share for width, share in zip(self.widths, shares.tolist(), strict=True)})
+        Returns:
+            What the last run returns.
 
-    def _plan(self, epoch: int) -> list[list[int]]:
-        return single_width_batches(
-            self.width_index, self.args.per_device_train_batch_size, self._generator(epoch, 1), self._lengths
+        Raises:
+            InputError: If there is no training data, no complete checkpoint, or it belongs to another training.
+        """
+        checkpoint = self.checkpoint_of(resume_from_checkpoint)
+        callbacks = [copy.copy(each) for each in self.callback_handler.callbacks if each is not self._epoch_start]
+        folder = Path(self._get_output_dir(trial)) / SUBNETWORKS
+        output = None
+        goes_on_with_second = checkpoint is not None and load_state(checkpoint)[1]["run"] == RUN
+        if not goes_on_with_second:
+            invalidate(folder)
+            if self.args.num_train_epochs > 0 or self.model_init is not None or len(self.widths) == 1:
+                output = self._fine_tune(checkpoint, trial, ignore_keys_for_eval)
+            checkpoint = None
+        if len(self.widths) > 1:
+            output = self._train_subnetworks(folder, checkpoint, callbacks, ignore_keys_for_eval)
+        if trial is not None:
+            self.objective = None  # a search then evaluates what was trained
+        return output
+
+    def _fine_tune(self, checkpoint: str | None, trial: Any, ignore_keys: list[str] | None) -> Any:
+        """Train the full network."""
+        if checkpoint is not None:
+            tensors, _ = load_state(checkpoint)
+            epochs = TrainerState.load_from_json(str(Path(checkpoint) / LAST_FILE)).epoch or 0
+            self._epoch_start.go_on(tensors["now" if float(epochs).is_integer() else "epoch_start"])
+        accepted = self.model_accepts_loss_kwargs
+        self.model_accepts_loss_kwargs = self._encoder_scales_loss and self.args.class_weights is None
+        self._first_run, self._trial_of_search = True, trial
+        try:
+            return super().train(checkpoint, self._without_reports(trial), ignore_keys)
+        finally:
+            self._first_run, self._trial_of_search = False, None
+            self.model_accepts_loss_kwargs = accepted
+            self.optimizer, self.lr_scheduler = self._given_optimizer, None
+
+    def _train_subnetworks(
+        self, folder: Path, checkpoint: str | None, callbacks: list[TrainerCallback], ignore_keys: list[str] | None
+    ) -> Any:
+        """Train the narrow networks and the router."""
+        settings = copy.copy(self.args)
+        settings.output_dir, settings.num_train_epochs = str(folder), self.args.subnetwork_epochs
+        settings.per_device_train_batch_size = self._train_batch_size
+        for group, rate in zip(getattr(self._given_optimizer, "param_groups", ()), self._given_rates, strict=True):
+            group["lr"] = group["initial_lr"] = rate
+        trainer = SubnetworkTrainer(
+            model=self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False),
+            args=settings,
+            data_collator=self.data_collator,
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            processing_class=self.processing_class,
+            compute_loss_func=self.compute_loss_func,
+            compute_metrics=self.compute_metrics,
+            optimizers=(self._given_optimizer, None),
+            optimizer_cls_and_kwargs=self.optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=self.preprocess_logits_for_metrics,
         )
+        for callback in list(trainer.callback_handler.callbacks):
+            trainer.remove_callback(callback)
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        self.subnetwork_trainer = trainer
+        return trainer.train(checkpoint, ignore_keys_for_eval=ignore_keys)
+
+    # The first run
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Build the loader of single-width batches; every batch carries ``sample_id``."""
-        collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
-        loader = DataLoader(
-            NumberedRows(self.train_dataset),
-            batch_sampler=self._sampler,
-            collate_fn=collate_numbered(collate),
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+        """Build the loader of transformers; where it can't tell lengths, one of batches that are planned here."""
+        reads_tokens = self.model.main_input_name == "input_ids" and "input_ids" in self.train_dataset[0]
+        if reads_tokens or self.args.train_sampling_strategy != "group_by_length":
+            return super().get_train_dataloader()
+        return self.planned_loader(self.plan)
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """Keep the rows' order: with length grouping, the base class returns predictions in another one."""
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
-
-    def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
-        """Plan the epoch, whose length depends on its groups, and run it."""
-        epoch, loader = kwargs["epoch"], kwargs["train_dataloader"]
-        self._epoch = epoch
-        if not self._resumed_midway:
-            self._assign(epoch)
-            self._epoch_start = self.state.global_step
-        if self.args.recipe == PLUS and epoch >= self._full_epochs:
-            self._train_subnetworks()
-        self._resumed_midway = False
-        self._sampler.batches = self._plan(epoch)
-        steps = len(loader)
-        self._epoch_updates = -(-steps // self.args.gradient_accumulation_steps)
-        if self.args.max_steps <= 0:
-            # Exact for the last epoch; before it a forecast, which progress bars show.
-            remaining = self._epochs - epoch
-            self.state.max_steps = self._epoch_start + math.ceil(remaining * self._epoch_updates)
-        kwargs |= {"steps_in_epoch": steps, "num_update_steps_per_epoch": self._epoch_updates}
-        super()._run_epoch(**kwargs)  # type: ignore[no-untyped-call]
-
-    def _train_subnetworks(self) -> None:
-        """Begin the second phase of sharcs+, or take it up again."""
-        if self._subnetworks is not None:
-            return
-        self._subnetworks = SubnetworkPhase(self.model, self.task, self._teacher)
-        if self._teacher is None:
-            lengths = self._lengths or self._token_counts()
-            order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-            size = self.args.per_device_eval_batch_size
-            with self.accelerator.autocast():
-                ranking = self._importance_batches() if self.args.importance_samples else None
-                self._subnetworks.start(ranking, self._batches(order, size))
-            self._teacher = self._subnetworks.teacher
-        self.log({"subnetwork_epochs": self._epochs - self._full_epochs})
-
-    def _phases(self) -> dict[torch.nn.Parameter, Phase]:
-        """Name the parameters that don't learn like the rest."""
-        if self.args.recipe == PAPER:
-            return {}
-        return phases_of(self.model.tail, self._full_epochs, self._epochs - self._full_epochs)
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Create the base class's optimiser; by sharcs+ sub-networks and router have groups of their own."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if is_new:
-            separate_groups(optimizer, self._phases())
-        return optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Create the base class's schedule and let each group follow the share of its epochs that is done."""
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if isinstance(scheduler, LambdaLR) and self.args.max_steps <= 0:
-            phases, whole = self._phases(), Phase(0, self._full_epochs)
-            scheduler.lr_lambdas = [
-                self._by_epochs(schedule, num_training_steps, phase_of(group, phases, whole))
-                for schedule, group in zip(scheduler.lr_lambdas, scheduler.optimizer.param_groups, strict=True)
-            ]
-        return scheduler
-
-    def _by_epochs(self, schedule: Any, steps: int, phase: Phase) -> Any:
-        def factor(step: int) -> float:
-            if self._epoch_updates == 0:
-                return float(schedule(step))
-            # The base class counts the step after it has advanced the schedule.
-            done = self._epoch + (self.state.global_step + 1 - self._epoch_start) / self._epoch_updates
-            return float(schedule(phase.share_done(done) * steps))
-
-        return factor
-
-    # Losses
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Take a step of the full network, also where a subclass has a loss of its own."""
+        inputs.pop("sample_id", None)
+        with at_width(self.model, 1.0):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """λ_task · task loss + λ_router · binary cross-entropy of the router.
+        """Compute the full network's loss, by the weights of classes if there are any.
 
-        Outside training it is the task loss of the routed network.
+        Outside training it is the plain loss of whatever network answers.
         """
-        sample_ids = inputs.pop("sample_id", None)
-        if sample_ids is None or not model.training:
+        inputs.pop("sample_id", None)
+        if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs, task, router = (self._paper_losses if self.args.recipe == PAPER else self._plus_losses)(
-            model, inputs, sample_ids
-        )
-        loss = self.args.task_loss_weight * task
-        if router is not None:
-            loss = loss + self.args.router_loss_weight * router
+        with at_width(self.model, 1.0):
+            if self.task is None or self.args.class_weights is None:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            outputs = model(**inputs)
+        loss = self.task.loss(outputs, self.task.labels_of(inputs))
         return (loss, outputs) if return_outputs else loss
 
-    def _plus_losses(
-        self, model: Any, inputs: dict[str, Any], sample_ids: Tensor
-    ) -> tuple[Any, Tensor, Tensor | None]:
-        """Train the full network; in the second phase, the sub-networks and the router."""
-        if self._subnetworks is not None:
-            return self._subnetworks.losses(model, inputs, sample_ids)
-        outputs = model(**inputs, width=1.0)
-        return outputs, self.task.loss(outputs, self.task.labels_of(inputs)), None
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate the full network in the first run, and else the routed one and each width."""
+        with at_width(self.model, 1.0) if self._first_run else contextlib.nullcontext():
+            return super().evaluation_loop(*args, **kwargs)
 
-    def _paper_losses(
-        self, model: Any, inputs: dict[str, Any], sample_ids: Tensor
-    ) -> tuple[Any, Tensor, Tensor | None]:
-        """Train the batch at its one width, the router on the hardness labels, and record the confidences."""
-        ids = sample_ids.cpu()
-        outputs = model(**inputs, width=self.widths[int(self.width_index[ids[0]])])
-        labels = self.task.labels_of(inputs)
-        task = self.task.loss(outputs, labels)
-        self._record(sample_ids, self.task.confidence(self.model.answer_of(outputs), labels))
-        if self.hardness is None:
-            return outputs, task, None
-        return outputs, task, router_loss(outputs.router_logits, self.hardness[ids])
+    def evaluated_widths(self) -> list[float]:
+        """List the widths that are evaluated besides."""
+        return [] if self._first_run else self.widths
 
-    def _record(self, sample_ids: Tensor, confidence: Tensor) -> None:
-        if self.accelerator.num_processes > 1:
-            sample_ids, confidence = self.accelerator.gather((sample_ids, confidence))
-        self.history.record(self._epoch, sample_ids, confidence)
+    def tensors(self) -> dict[str, Tensor]:
+        """Keep the random numbers' state, of now and of the epoch's beginning: uint8, as torch has it."""
+        return {"epoch_start": self._epoch_start.random, "now": torch.get_rng_state()}
 
-    # Start, checkpoints
+    def progress(self) -> dict[str, Any]:
+        """Say which run it is."""
+        return {"run": "full network"}
 
-    def train(  # type: ignore[override]
-        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    # Search for hyperparameters
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Callable[[Any], str] | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """Train; see ``transformers.Trainer.train``.
-
-        Args:
-            resume_from_checkpoint: True for the last complete checkpoint of the output directory, or its path.
-            **kwargs: Passed to the base class.
+        """Search as ``transformers.Trainer`` does; the objective is that of the routed network after both runs.
 
         Raises:
-            InputError: If there is no training data, no complete checkpoint, or it belongs to other data.
+            InputError: If the backend is ray, to which the first run would report.
         """
-        if self.train_dataset is None:
-            raise InputError("train_dataset: is missing; give the trainer training data")
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
-            if resume_from_checkpoint is None:
-                raise InputError(f"{self.args.output_dir}: has no complete checkpoint to resume from; start anew")
-        if resume_from_checkpoint:
-            check_complete(resume_from_checkpoint)
-        self._begin()
-        if self.args.recipe == PLUS:
-            set_policy(self.model.config)
-        if self.args.recipe == PAPER and not resume_from_checkpoint and self.args.importance_samples:
-            reorder_by_importance(self.model, self._importance_batches())
-        # The base class sees one run of both phases.
-        more = (self.args.subnetwork_epochs or 0) if len(self.widths) > 1 else 0
-        self._epochs = self.args.num_train_epochs = self._full_epochs + more
-        try:
-            return super().train(resume_from_checkpoint or None, **kwargs)
-        finally:
-            self.args.num_train_epochs = self._full_epochs
-            if self._subnetworks is not None:
-                self._subnetworks.end()
+        if str(getattr(backend, "value", backend)) == "ray":
+            raise InputError("backend ray: is told of the full network alone; take optuna")
+        objective = compute_objective or _routed_objective
+        return super().hyperparameter_search(hp_space, objective, n_trials, direction, backend, hp_name, **kwargs)
 
-    def _importance_batches(self) -> Any:
-        order = torch.randperm(len(self.train_dataset), generator=self._generator(0, 0))
-        chosen = order[: self.args.importance_samples].tolist()
-        return (batch for _, batch in self._batches(chosen, self.args.per_device_train_batch_size))
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Build a model for a trial, the real one."""
+        return super().call_model_init(trial if self._trial_of_search is None else self._trial_of_search)
 
-    def _batches(self, rows: list[int], size: int) -> Any:
-        """Collate training rows as they come: their numbers and a batch."""
-        collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
-        self._move_model_to_device(self.model, self.args.device)
-        for start in range(0, len(rows), size):
-            some = rows[start : start + size]
-            yield some, self._prepare_inputs(collate([dict(self.train_dataset[row]) for row in some]))
+    def _without_reports(self, trial: Any) -> Any:
+        """Make a trial of the same settings, to which nothing is reported and which never stops a run."""
+        if trial is None or isinstance(trial, dict):
+            return trial
+        import optuna  # who has a trial has it
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save what the base class saves, then ours: its presence marks the checkpoint as complete."""
-        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            unmark(folder)
-        # The base class would drop the older checkpoints before this one is complete.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        if not self.args.should_save:
-            return
-        tensors = {"confidences": self.history.values, "width_index": self.width_index}
-        if self.hardness is not None:
-            tensors["hardness"] = self.hardness
-        if self._teacher is not None:
-            tensors["teacher"] = self._teacher
-        progress = {
-            "epoch": self._epoch,
-            "epoch_start": self._epoch_start,
-            "updates_in_epoch": self._epoch_updates,
-        }
-        save_state(folder, tensors, progress)
-        rotate_checkpoints(
-            output_dir=self._get_output_dir(trial),
-            save_total_limit=limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
-        )
+        self.hp_space(trial)
+        return optuna.trial.FixedTrial(trial.params, trial.number)
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Restore the base class's state, then ours: history, labels, and where in which epoch the run stood."""
-        position: tuple[int, int] = super()._init_training_state(*args, **kwargs)
-        checkpoint = args[3] if len(args) > 3 else kwargs.get("resume_from_checkpoint")
-        if not checkpoint:
-            return position
-        tensors, progress = load_state(checkpoint, *self.history.values.shape)
-        self.history.values = tensors["confidences"]
-        self.width_index, self.hardness = tensors["width_index"], tensors.get("hardness")
-        self._teacher = tensors.get("teacher")
-        self._epoch, self._epoch_start = progress["epoch"], progress["epoch_start"]
-        done = self.state.global_step - self._epoch_start
-        if done >= progress["updates_in_epoch"]:
-            return self._epoch + 1, 0
-        self._resumed_midway = True
-        return self._epoch, done * self.args.gradient_accumulation_steps
+
+class _EpochStart(TrainerCallback):
+    """Keeps the state of the random numbers at the beginning of an epoch, when its batches are drawn.
+
+    transformers restores the state at the checkpoint only after the batches of the epoch that goes on are drawn.
+    """
+
+    def __init__(self) -> None:
+        self.random = torch.get_rng_state()
+        self._resumed = False
+
+    def go_on(self, random: Tensor) -> None:
+        """Begin the next epoch with this state."""
+        self.random, self._resumed = random, True
+
+    def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Take the state down; of an epoch that goes on, put it back."""
+        if self._resumed:
+            torch.set_rng_state(self.random)
+        self.random, self._resumed = torch.get_rng_state(), False
+
+
+def _routed_objective(metrics: dict[str, float]) -> float:
+    """Compute the objective that transformers has by default, of the routed network alone."""
+    return default_compute_objective({name: value for name, value in metrics.items() if "_width_" not in name})
