@@ -14,9 +14,9 @@ from common import collator
 from peers.fitting import KeepBest, run_all, settings, training_columns
 from peers.outputs import Outputs, budget_score, metric_of
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
-from sharcs.calibration.frontier import build_frontier, policy_of
+from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.trials import Trial, policy_paths
-from sharcs.config import BLEND, RoutingPolicy
+from sharcs.config import BLEND, RoutingPolicy, policy_of
 from sharcs.data.named import minilm_path
 from sharcs.evaluation.accuracy import Costs, WidthOutputs, route
 from sharcs.model.router import blended

@@ -54,7 +54,17 @@ def tiny_encoder(kind="bert", *, layers=3, labels=2, problem_type=None, seed=0):
     return model
 
 
-def tiny_model(kind="bert", *, widths=(0.25, 1.0), router_layer=1, layers=3, labels=2, problem_type=None, seed=0):
+def tiny_model(
+    kind="bert",
+    *,
+    widths=(0.25, 1.0),
+    router_layer=1,
+    layers=3,
+    labels=2,
+    problem_type=None,
+    seed=0,
+    weights="shared",
+):
     """Build a routed classifier with random weights."""
     encoder = tiny_encoder(kind, layers=layers, labels=labels, problem_type=problem_type, seed=seed)
     config = SharcsConfig(
@@ -62,6 +72,7 @@ def tiny_model(kind="bert", *, widths=(0.25, 1.0), router_layer=1, layers=3, lab
         widths=list(widths),
         router_layer=router_layer,
         router_hidden_size=16,
+        weights=weights,
         id2label=encoder.config.id2label,
         label2id=encoder.config.label2id,
         problem_type=problem_type,

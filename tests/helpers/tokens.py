@@ -135,11 +135,12 @@ def collate(rows):
     return batch
 
 
-def toy_model(kind, *, widths=(0.25, 1.0), seed=0):
+def toy_model(kind, *, widths=(0.25, 1.0), seed=0, weights="shared"):
     """Build a small routed BERT with random weights, dropout on."""
     config = tiny.CONFIGS["bert"](3)
     config.num_labels = KINDS[kind].num_labels
     torch.manual_seed(seed)
     encoder = KINDS[kind].auto_class.from_config(config)
-    routed = SharcsConfig(encoder=encoder.config, widths=list(widths), router_layer=1, router_hidden_size=16)
+    settings = {"widths": list(widths), "router_layer": 1, "router_hidden_size": 16, "weights": weights}
+    routed = SharcsConfig(encoder=encoder.config, **settings)
     return KINDS[kind].routed_class(routed, encoder=encoder)

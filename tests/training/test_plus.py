@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from helpers.own import own_parameters, with_own_weights
 from helpers.tiny import (
     TASKS,
     arguments,
@@ -143,7 +144,7 @@ def test_in_the_second_phase_dropout_is_on_in_the_sub_networks_alone(tmp_path):
 
     def note(model, _args, kwargs):
         if kwargs.get("narrow_only"):
-            own = set(model.tail.private.modules())
+            own = set(model.tail.narrow.modules())
             found.append({(module in own, module.training) for module in model.modules()})
 
     model.register_forward_pre_hook(note, with_kwargs=True)
@@ -155,7 +156,7 @@ def test_an_encoder_that_is_fine_tuned_already_is_left_as_it_is(tmp_path):
     model = tiny_model()
     before, batch = full_weights(model), collate(toy_rows(ROWS))
     narrow = tiny_model()
-    narrow.tail.give_private_weights(narrow.encoder.config)
+    narrow = with_own_weights(narrow)
     trainer_for(tmp_path, model, toy_rows(ROWS), **PLUS | {"num_train_epochs": 0}).train()
     assert all(torch.equal(value, before[name]) for name, value in full_weights(model).items())
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -167,7 +168,7 @@ def test_an_encoder_that_is_fine_tuned_already_is_left_as_it_is(tmp_path):
 def test_sub_networks_and_router_learn_faster_than_the_rest(trained):
     trainer, _ = trained
     tail = trainer.model.tail
-    kinds = {id(p): "router" for p in tail.router.parameters()} | {id(p): "narrow" for p in tail.private.parameters()}
+    kinds = {id(p): "router" for p in tail.router.parameters()} | {id(p): "narrow" for p in tail.narrow.parameters()}
     rates, count = {}, 0
     for group in trainer.optimizer.param_groups:
         for parameter in group["params"]:
@@ -195,13 +196,13 @@ def test_each_phase_has_the_whole_schedule(tmp_path):
 
 def test_the_second_phase_gives_gradients_to_sub_networks_and_router_alone():
     model = tiny_model()
-    model.tail.give_private_weights(model.encoder.config)
+    model = with_own_weights(model)
     output = model.eval()(**collate(toy_rows(8)), all_widths=True, narrow_only=True)
     assert output.logits is None
     (output.router_logits.sum() + output.width_logits.sum()).backward()
     below = [p for n, p in model.named_parameters() if "embeddings" in n or ".layer.0." in n or ".layers." in n]
-    assert all(p.grad is not None for p in [*model.tail.router.parameters(), *model.tail.private.parameters()])
-    assert all(p.grad is None for p in below if not any(p is own for own in model.tail.private.parameters()))
+    assert all(p.grad is not None for p in [*model.tail.router.parameters(), *own_parameters(model)])
+    assert all(p.grad is None for p in below if not any(p is own for own in own_parameters(model)))
 
 
 def test_labels_name_the_narrowest_width_that_is_sure():

@@ -42,9 +42,14 @@ def set_policy(config: SharcsConfig) -> None:
         config.policy = dict(PLUS_POLICY)
 
 
+def narrow_parameters(tail: RoutedTail) -> list[nn.Parameter]:
+    """List the parameters of the narrow sub-networks."""
+    return [parameter for subnetwork in tail.narrow for parameter in subnetwork.parameters()]
+
+
 def phases_of(tail: RoutedTail, start: float, epochs: float) -> dict[nn.Parameter, Phase]:
     """Say when and how fast sub-networks and router learn: from the epoch ``start`` on, for ``epochs``."""
-    of_both = {SUBNETWORK_RATE: tail.private.parameters(), ROUTER_RATE: tail.router.parameters()}
+    of_both = {SUBNETWORK_RATE: narrow_parameters(tail), ROUTER_RATE: tail.router.parameters()}
     return {p: Phase(start, epochs, rate) for rate, parameters in of_both.items() for p in parameters}
 
 
@@ -63,7 +68,7 @@ class SubnetworkPhase:
         self.model = model
         self.task = task
         self.teacher = teacher
-        learning = {*model.tail.private.parameters(), *model.tail.router.parameters()}
+        learning = {*narrow_parameters(model.tail), *model.tail.router.parameters()}
         self._frozen = [p for p in model.parameters() if p.requires_grad and p not in learning]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
@@ -78,8 +83,8 @@ class SubnetworkPhase:
         """
         tail = self.model.tail
         importance = None if ranking is None else measure_importance(self.model, ranking)
-        for subnetwork in tail.private:
-            subnetwork.fill(list(tail.layers), importance)  # type: ignore[operator]
+        for subnetwork in tail.narrow:
+            subnetwork.fill(list(tail.layers), None if importance is None else importance.orders())  # type: ignore[operator]
         numbers: list[int] = []
         answers: list[Tensor] = []
         was_training = self.model.training
@@ -100,7 +105,8 @@ class SubnetworkPhase:
         assert self.teacher is not None
         # What is fixed is also free of dropout, so that everybody sees what will be there later.
         self.model.train(False)
-        self.model.tail.private.train(True)
+        for subnetwork in self.model.tail.narrow:
+            subnetwork.train(True)
         outputs, labels = model(**inputs, all_widths=True, narrow_only=True), self.task.labels_of(inputs)
         narrow = outputs.width_logits.float()
         teacher = self.task.padded(self.teacher[sample_ids.cpu()].to(narrow.device), inputs)

@@ -13,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from sharcs.errors import InputError
-from sharcs.model.first_run import try_out_private
+from sharcs.spec import OWN, SHARED
 from sharcs.tasks.losses import Task, router_loss
 from sharcs.training.arguments import PAPER, PLUS, SharcsTrainingArguments
 from sharcs.training.batches import NumberedRows, WidthBatchSampler, collate_numbered, single_width_batches
@@ -72,13 +72,12 @@ class SharcsTrainer(Trainer):
                 # The policy has to know, too; by itself only the encoder finds out.
                 for config in (self.model.config, self.model.encoder.config):
                     config.problem_type = self.task.problem_type  # type: ignore[assignment]
-        if (self.args.recipe == PLUS) != self.model.config.private_weights:
-            if self.args.recipe == PAPER:
-                raise InputError(f"recipe {PAPER}: shares weights, and the model was trained by {PLUS}; wrap it anew")
-            # From the start, so that optimiser and checkpoints hold one set of weights in both phases.
-            self.model.tail.give_private_weights(self.model.encoder.config)
-            self.model.config.private_weights = True
-            try_out_private(self.model)
+        if (self.args.recipe == PLUS) != (self.model.config.weights == OWN):
+            needed = OWN if self.args.recipe == PLUS else SHARED
+            raise InputError(
+                f"recipe {self.args.recipe}: the model's narrow networks have {self.model.config.weights} weights; "
+                f'wrap the encoder anew with weights="{needed}"'
+            )
         if self.train_dataset is None:
             return
         self._lengths = self._sample_lengths()
