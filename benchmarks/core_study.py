@@ -23,7 +23,7 @@ import transformers
 from transformers import AutoModelForSequenceClassification, Trainer
 
 from common import RESULTS, collator, machine, peak_megabytes, processor_seconds, run_processes, save, splits
-from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
+from sharcs import PaperTrainer, PaperTrainingArguments, SharcsForSequenceClassification
 from sharcs.data.named import minilm_path
 from sharcs.data.texts import model_inputs
 from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
@@ -36,12 +36,9 @@ MEMORY_ROWS, MEMORY_EPOCHS = 1000, 3  # with a window of 1 epoch, so that two of
 FOLDER = RESULTS / "core"
 
 
-def arguments(
-    folder: str, seed: int, epochs: int, learning_rate: float, window: int | None = None
-) -> SharcsTrainingArguments:
-    return SharcsTrainingArguments(
+def arguments(folder: str, seed: int, epochs: int, learning_rate: float, window: int = 3) -> PaperTrainingArguments:
+    return PaperTrainingArguments(
         folder,
-        recipe="paper",
         window=window,
         seed=seed,
         num_train_epochs=epochs,
@@ -87,8 +84,8 @@ def run(args: argparse.Namespace) -> None:
         trainer.train()
         result |= {**spent(start), "accuracy": plain_accuracy(model, test, collate)}
     else:
-        routed = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=len(names))
-        trainer = SharcsTrainer(model=routed, **common)
+        routed = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=len(names), weights="shared")
+        trainer = PaperTrainer(model=routed, **common)
         trainer.train()
         result |= spent(start)
         outputs = run_all_widths(routed, test, collate)
@@ -120,8 +117,8 @@ def peak(args: argparse.Namespace) -> None:
         model = AutoModelForSequenceClassification.from_pretrained(minilm_path(), num_labels=len(names))
         Trainer(model=model, **common).train()
     else:
-        routed = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=len(names))
-        SharcsTrainer(model=routed, **common).train()
+        routed = SharcsForSequenceClassification.from_encoder(minilm_path(), num_labels=len(names), weights="shared")
+        PaperTrainer(model=routed, **common).train()
     result = {"set": args.set, "method": args.method, "rows": MEMORY_ROWS, "epochs": MEMORY_EPOCHS}
     save(memory_path_of(args.set, args.method), result | {"peak_megabytes": peak_megabytes(), **machine()})
 

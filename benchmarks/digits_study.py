@@ -93,7 +93,6 @@ def study(seed: int, epochs: float, subnetwork_epochs: float, rate: float, tune:
     model = SharcsForImageClassification(config)
     settings = SharcsTrainingArguments(
         f"/tmp/sharcs-digits-{seed}",
-        recipe="sharcs+",
         seed=seed,
         num_train_epochs=epochs,
         subnetwork_epochs=subnetwork_epochs,

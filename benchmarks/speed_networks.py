@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 from common import MAX_LENGTH, collator, test_file, tokenizer
 from peers import ours
 from sharcs.benchmark.contestants import contestants, prepare
-from sharcs.calibration.frontier import build_frontier, policy_for_budget
+from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.trials import policy_paths
-from sharcs.config import SharcsConfig
+from sharcs.config import SharcsConfig, policy_for_budget
 from sharcs.data.columns import Columns
 from sharcs.data.texts import load_texts, tokenise
 from sharcs.evaluation.accuracy import Costs, route, run_all_widths
@@ -36,9 +36,7 @@ def base_size(names: list[str]) -> SharcsForSequenceClassification:
     torch.manual_seed(0)
     labels = dict(enumerate(names))
     encoder = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=30522, id2label=labels))
-    config = SharcsConfig(
-        encoder=encoder.config, widths=list(WIDTHS), router_layer=2, id2label=labels, private_weights=True
-    )
+    config = SharcsConfig(encoder=encoder.config, widths=list(WIDTHS), router_layer=2, id2label=labels, weights="own")
     return SharcsForSequenceClassification(config, encoder=encoder).eval()
 
 

@@ -110,7 +110,14 @@ def test_the_file_is_json_that_names_the_fields(bert_path, tmp_path):
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["model_type"] == "sharcs"
     assert saved["encoder"]["model_type"] == "bert"
-    assert (saved["widths"], saved["router_layer"]) == ([0.25, 0.5, 1.0], 1)
+    assert saved["format"] == 2
+    assert [spec["name"] for spec in saved["subnetworks"]] == ["width-25", "width-50", "full"]
+    assert [(spec["kind"], spec["width"], spec["heads"]) for spec in saved["subnetworks"]] == [
+        ("shared", 0.25, 1),
+        ("shared", 0.5, 2),
+        ("full", 1.0, 4),
+    ]
+    assert saved["router"] == {"after_layer": 1, "hidden_size": 1024}
     assert saved["policy"] == {"cost_weight": 0.0}
 
 

@@ -13,15 +13,25 @@ from transformers import AutoConfig, TrainerCallback
 from common import collator
 from peers.fitting import KeepBest, run_all, settings, training_columns
 from peers.outputs import Outputs, budget_score, metric_of
-from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
-from sharcs.calibration.frontier import build_frontier, policy_of
+from sharcs import (
+    PaperTrainer,
+    PaperTrainingArguments,
+    SharcsForSequenceClassification,
+    SharcsTrainer,
+    SharcsTrainingArguments,
+)
+from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.trials import Trial, policy_paths
-from sharcs.config import BLEND, RoutingPolicy
+from sharcs.config import BLEND, RoutingPolicy, policy_of
 from sharcs.data.named import minilm_path
 from sharcs.evaluation.accuracy import Costs, WidthOutputs, route
 from sharcs.model.router import blended
 from sharcs.training.arguments import RECIPES
 
+TRAINERS = {
+    "sharcs+": (SharcsTrainer, SharcsTrainingArguments),
+    "paper": (PaperTrainer, PaperTrainingArguments),
+}
 SIGNALS = {"sharcs+": "policy", "paper": "router"}
 
 
@@ -163,18 +173,19 @@ def train(
     """
     source = encoder or minilm_path()
     layer = router_layer or RECIPES[recipe].router_layer(AutoConfig.from_pretrained(source).num_hidden_layers)
-    model = SharcsForSequenceClassification.from_encoder(source, num_labels=labels, router_layer=layer, widths=widths)
+    model = SharcsForSequenceClassification.from_encoder(
+        source, num_labels=labels, router_layer=layer, widths=widths, weights=RECIPES[recipe].weights
+    )
     shares = Bounded()
     callbacks: list[Any] = [shares]
     if recipe == "paper":
         # Ours needs no choice: the full network is chosen already, and the rest ends with the schedule.
         best = KeepBest(model, lambda: budget_score(outputs_of(model, dev_rows), SIGNALS[recipe], name))
         callbacks.append(best)
-    trainer = SharcsTrainer(
+    kind, arguments = TRAINERS[recipe]
+    trainer = kind(
         model=model,
-        args=SharcsTrainingArguments(
-            recipe=recipe, **settings(f"/tmp/sharcs-ours-{name}-{seed}", seed, epochs, rate)
-        ),
+        args=arguments(**settings(f"/tmp/sharcs-ours-{name}-{seed}", seed, epochs, rate)),
         train_dataset=training_columns(train_rows),
         data_collator=collator(),
         callbacks=callbacks,

@@ -12,15 +12,21 @@ from transformers.configuration_utils import SubConfigSpec
 
 from sharcs.encoders.architectures import head_groups, layers_config
 from sharcs.errors import InputError
+from sharcs.spec import OWN, SHARED, SubnetworkSpec, spec_of_width
 from sharcs_runtime.policy import RoutingPolicy
 
-__all__ = ["BLEND", "RoutingPolicy", "SharcsConfig", "default_router_layer"]
+__all__ = ["BLEND", "RoutingPolicy", "SharcsConfig", "default_router_layer", "policy_for_budget", "policy_of"]
 
+FORMAT = 2
+# Given at construction; a file holds what they are short for.
+SHORT_FORMS = ("widths", "router_layer", "router_hidden_size", "weights")
+DEFAULT_WIDTHS = (0.25, 1.0)
+ROUTER_HIDDEN_SIZE = 1024
 # A width may be written with two decimals (0.33 for a third of the heads), so this much rounding is accepted.
 WIDTH_TOLERANCE = 0.01
 
 
-# Of the narrow answer, where two are at hand and nothing has to equal the full network's.
+# Default weight of the narrow network's probabilities in an escalated input's answer.
 BLEND = 0.3
 
 
@@ -29,8 +35,37 @@ def default_router_layer(num_layers: int) -> int:
     return max(1, round(num_layers / 4))
 
 
+def policy_of(point: dict[str, Any]) -> RoutingPolicy:
+    """Read a point of a calibration's frontier as the policy that it is."""
+    return RoutingPolicy(point["cost_weight"], point["escalation_threshold"], point["blend"])
+
+
+def policy_for_budget(calibration: dict[str, Any] | None, budget: float) -> RoutingPolicy:
+    """Take from a stored calibration the policy that spends the most within a budget.
+
+    Args:
+        calibration: ``config.calibration``.
+        budget: Mean FLOPs over the full network's, on inputs such as those of the calibration.
+
+    Raises:
+        InputError: If there is no calibration, or the budget is no number or below the cheapest policy's cost.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < math.inf:
+        raise InputError(f"budget {budget}: has to be a number above 0, like 0.5 for half of the FLOPs")
+    frontier = (calibration or {}).get("frontier")
+    if not frontier:
+        raise InputError("budget: the model was never calibrated; run 'sharcs calibrate' on texts like those to come")
+    within = [point for point in frontier if point["cost_ratio"] <= budget]
+    if not within:
+        least = frontier[0]["cost_ratio"]
+        raise InputError(
+            f"budget {budget:g}: the cheapest policy costs {least:.3f} of the full network; give at least that"
+        )
+    return policy_of(within[-1])
+
+
 class SharcsConfig(PreTrainedConfig):
-    """Configuration of an encoder with a router and sub-networks of several widths (paper, section 3).
+    """Configuration of an encoder with a router and sub-networks (paper, section 3).
 
     Args:
         encoder: The full network's own configuration, or its dictionary form.
@@ -40,14 +75,17 @@ class SharcsConfig(PreTrainedConfig):
         router_layer: k, how many full-width layers run before the router, from 1 to L − 1. By default the
             paper's 3 of 12, scaled to the encoder's depth.
         router_hidden_size: Neurons in the router's hidden layer.
-        private_weights: Whether each narrow width has weights of its own
-            (:class:`~sharcs.subnetworks.own.PrivateSubnetwork`), in place of slices of the full network's. The
-            trainer sets it for the recipe ``sharcs+``.
+        weights: ``own`` gives each narrow sub-network weights of its own, as the recipe ``sharcs+`` trains them;
+            ``shared`` gives it slices of the full network's, as the paper has it.
+        subnetworks: The sub-networks, the cheapest first, the full one last: what ``widths`` and ``weights`` are
+            short for, and what a file holds. See :class:`~sharcs.spec.SubnetworkSpec`.
+        router: What ``router_layer`` and ``router_hidden_size`` are short for: ``after_layer`` and ``hidden_size``.
         policy: Settings of :class:`RoutingPolicy`, as a dictionary.
         calibration: What ``sharcs calibrate`` found: the constraint, its evidence, and the policy of each budget.
+        format: The version of the file's form.
 
     Raises:
-        InputError: If widths, router layer or policy are out of range; the message names the field.
+        InputError: If a setting is out of range, or the file is of a later version; the message names the field.
     """
 
     model_type: ClassVar[str] = "sharcs"
@@ -64,12 +102,15 @@ class SharcsConfig(PreTrainedConfig):
     ]
 
     encoder: PreTrainedConfig | dict[str, Any] | None = None
-    widths: list[float] | tuple[float, ...] = (0.25, 1.0)
+    widths: list[float] | tuple[float, ...] = DEFAULT_WIDTHS
     router_layer: int | None = None
-    router_hidden_size: int = 1024
-    private_weights: bool = False
+    router_hidden_size: int | None = None
+    weights: str | None = None
+    subnetworks: list[dict[str, Any]] | None = None
+    router: dict[str, Any] | None = None
     policy: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+    format: int = FORMAT
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill the defaults that depend on the encoder and validate everything."""
@@ -78,29 +119,28 @@ class SharcsConfig(PreTrainedConfig):
             kwargs.setdefault("attn_implementation", self.encoder._attn_implementation)
             if self.id2label is None and "num_labels" not in kwargs:
                 # The task is the encoder's unless another one is given.
-                self.id2label, self.label2id = copy.copy(self.encoder.id2label), copy.copy(self.encoder.label2id)
+                self.id2label = copy.copy(self.encoder.id2label)
+                self.label2id = copy.copy(self.encoder.label2id)
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         assert isinstance(self.encoder, PreTrainedConfig)
-        try:
-            self.widths = [float(width) for width in self.widths]
-        except (TypeError, ValueError):
-            raise InputError(f"widths {self.widths!r}: have to be numbers, like (0.25, 1.0)") from None
-        if self.router_layer is None:
-            self.router_layer = default_router_layer(layers_config(self.encoder).num_hidden_layers)
         if self.policy is None:
             self.policy = {"cost_weight": 0.0}
+        self._fill_router()
+        self._fill_widths()
         self._validate_widths()
         self._validate_router()
+        self._fill_subnetworks()
         # The task belongs to the outer configuration; the inner one follows, so that the head has its size.
-        self.encoder.id2label, self.encoder.label2id = copy.copy(self.id2label), copy.copy(self.label2id)
+        self.encoder.id2label = copy.copy(self.id2label)
+        self.encoder.label2id = copy.copy(self.label2id)
         self.encoder.problem_type = self.problem_type
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from what a file holds.
+        """Build from what a file holds, of this format or an earlier one.
 
         Raises:
-            InputError: If it is another model's configuration.
+            InputError: If it is another model's configuration, or of a later format.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
@@ -108,7 +148,30 @@ class SharcsConfig(PreTrainedConfig):
                 f"this is a {model_type} model, not a routed one; wrap it with from_encoder, "
                 "of SharcsForSequenceClassification or one of its siblings"
             )
+        version = config_dict.get("format", 1)
+        if version not in (1, FORMAT):
+            raise InputError(f"format {version}: this version of sharcs reads up to {FORMAT}; update sharcs")
+        if version == 1:
+            config_dict = {name: value for name, value in config_dict.items() if name != "private_weights"} | {
+                "weights": OWN if config_dict.get("private_weights") else SHARED,
+                "format": FORMAT,
+            }
         return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write it as plain values, without what ``subnetworks`` and ``router`` say."""
+        values: dict[str, Any] = super().to_dict()
+        return {name: value for name, value in values.items() if name not in SHORT_FORMS}
+
+    @property
+    def specs(self) -> list[SubnetworkSpec]:
+        """The descriptions of the sub-networks, the full one last."""
+        return [SubnetworkSpec.from_dict(spec) for spec in self.subnetworks or ()]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the sub-networks, the full one last."""
+        return [str(spec["name"]) for spec in self.subnetworks or ()]
 
     @property
     def routing_policy(self) -> RoutingPolicy:
@@ -126,11 +189,62 @@ class SharcsConfig(PreTrainedConfig):
         Raises:
             InputError: If the network has no such width.
         """
-        for index, known in enumerate(self.widths):
+        for index, known in enumerate(self.widths or ()):
             if math.isclose(width, known, abs_tol=1e-6):
                 return index
         choices = ", ".join(f"{known:g}" for known in self.widths)
         raise InputError(f"width {width:g}: the network has the widths {choices}; choose one of them")
+
+    def _fill_router(self) -> None:
+        """Complete ``router`` and what is short for it, from one another."""
+        if self.router is not None:
+            for short, name in (("router_layer", "after_layer"), ("router_hidden_size", "hidden_size")):
+                value = getattr(self, short)
+                if value is not None and value != self.router.get(name):
+                    raise InputError(
+                        f"{short} {value}: router has the {name} {self.router.get(name)}; give one of both"
+                    )
+                setattr(self, short, self.router.get(name))
+        assert isinstance(self.encoder, PreTrainedConfig)
+        if self.router_layer is None:
+            self.router_layer = default_router_layer(layers_config(self.encoder).num_hidden_layers)
+        if self.router_hidden_size is None:
+            self.router_hidden_size = ROUTER_HIDDEN_SIZE
+        self.router = {"after_layer": self.router_layer, "hidden_size": self.router_hidden_size}
+
+    def _fill_widths(self) -> None:
+        if self.subnetworks is not None:
+            specs = self.specs
+            widths = [spec.width for spec in specs]
+            if tuple(self.widths) not in (DEFAULT_WIDTHS, tuple(widths)):
+                raise InputError(f"widths {self.widths}: subnetworks has the widths {widths}; give one of both")
+            self.widths = widths
+            kinds = {spec.kind for spec in specs[:-1]} or {OWN}
+            if len(kinds) > 1 or (self.weights is not None and self.weights not in kinds):
+                raise InputError(
+                    f"weights {self.weights}: subnetworks has the kinds {sorted(kinds)}; give one of both"
+                )
+            (self.weights,) = kinds
+        if self.weights is None:
+            self.weights = OWN
+        if self.weights not in (OWN, SHARED):
+            raise InputError(f"weights {self.weights!r}: has to be {OWN} or {SHARED}")
+        try:
+            self.widths = [float(width) for width in self.widths]
+        except (TypeError, ValueError):
+            raise InputError(f"widths {self.widths!r}: have to be numbers, like (0.25, 1.0)") from None
+
+    def _fill_subnetworks(self) -> None:
+        """Describe the sub-networks; a file's description has to be the same."""
+        assert isinstance(self.encoder, PreTrainedConfig)
+        specs = [
+            spec_of_width(self.encoder, width, str(self.weights), int(self.router_layer or 0))
+            for width in self.widths
+        ]
+        written = [spec.to_dict() for spec in specs]
+        if self.subnetworks is not None and self.subnetworks != written:
+            raise InputError("subnetworks: don't fit the encoder's configuration; train again")
+        self.subnetworks = written
 
     def _validate_widths(self) -> None:
         widths = list(self.widths)

@@ -13,9 +13,10 @@ from helpers.tiny import collate, tiny_model, toy_rows
 from sharcs import InputError, RoutingPolicy, SharcsConfig, SharcsForSequenceClassification
 from sharcs.calibration.calibrate import calibrate, losses_by
 from sharcs.calibration.choice import Constraint
-from sharcs.calibration.frontier import build_frontier, policy_for_budget
+from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.latency import measure_times
 from sharcs.calibration.trials import Times, Trial, forcing_weight, policy_paths
+from sharcs.config import policy_for_budget
 from sharcs.evaluation.accuracy import run_all_widths
 
 

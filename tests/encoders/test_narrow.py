@@ -12,7 +12,7 @@ from transformers.models.eurobert.modeling_eurobert import EuroBertRMSNorm
 
 from helpers.encoders import ENCODERS, HANDED_MORE, WIDTHS, Size, corner, load_plain, plain_layers
 from sharcs.encoders.architectures import architecture_of
-from sharcs.encoders.narrow import Cut, build_twin, narrow_config, norm_names, prefix, slice_parameters
+from sharcs.encoders.narrow import ArgumentSlicer, build_twin, narrow_config, norm_names, prefix, slice_parameters
 from sharcs.errors import InputError
 
 NARROW = WIDTHS[:-1]
@@ -127,10 +127,10 @@ def test_norm_names_are_the_layer_norms_in_order(layer):
 
 def test_cutting_an_argument_takes_position_biases_by_head_embeddings_by_dimension_and_nothing_else():
     bias, embeddings = torch.randn(2, 4, 5, 5), torch.randn(6, 8)
-    first = Cut(4, slice(2), slice(3), ("embeddings",))
+    first = ArgumentSlicer(4, slice(2), slice(3), ("embeddings",))
     assert torch.equal(first("bias", bias), torch.stack([bias[:, 0], bias[:, 1]], dim=1))
     assert torch.equal(first("embeddings", embeddings), embeddings[:, :3])
-    chosen = Cut(4, torch.tensor([3, 1]), torch.tensor([7, 0, 2]), ("embeddings",))
+    chosen = ArgumentSlicer(4, torch.tensor([3, 1]), torch.tensor([7, 0, 2]), ("embeddings",))
     assert torch.equal(chosen(0, bias), torch.stack([bias[:, 3], bias[:, 1]], dim=1))
     assert torch.equal(chosen("embeddings", embeddings), torch.stack([embeddings[:, d] for d in (7, 0, 2)], dim=1))
     assert first("embeddings", None) is None

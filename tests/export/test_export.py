@@ -9,9 +9,10 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from helpers.encoders import ENCODERS, Size, load_routed, make_batch, randomise
+from helpers.own import own_parameters, with_own_weights
 from sharcs.errors import InputError
 from sharcs.export.onnx import Dense, Tail, Trunk, check_graph, write_graph
-from sharcs.model.calls import trunk_layers
+from sharcs.model.layer_list import trunk_layers
 
 WIDTHS = [0.25, 1.0]
 SIZE = Size(layers=2)
@@ -26,9 +27,9 @@ def load(family, folder, private=False):
     model = load_routed(folder / family, widths=WIDTHS)
     if private:
         model.config.private_weights = True
-        model.tail.give_private_weights(model.encoder.config)
-        randomise(model.tail.private, seed=5)
-        model.tail.private[0].kept_heads.fill_(2)  # not the first, which position biases tell from it
+        model = with_own_weights(model)
+        randomise(model.tail.narrow, seed=5)
+        model.tail.narrow[0].kept_heads.fill_(2)  # not the first, which position biases tell from it
     return model.eval()
 
 
@@ -101,7 +102,7 @@ def test_sub_network_of_private_weights(family, tmp_path):
         wanted = model(**batch, width=0.25).logits.numpy()
         np.testing.assert_allclose(run(given)[0], wanted, atol=2e-5, rtol=1e-4)
     # Its own size, and no embeddings nor layers of the trunk.
-    own = sum(p.numel() for p in model.tail.private.parameters())
+    own = sum(p.numel() for p in own_parameters(model))
     head = 2 * SIZE.hidden * (SIZE.hidden + 1) + 300
     assert numbers_in(tmp_path / "graph.onnx") < own + head
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sharcs import SharcsForSequenceClassification
@@ -132,12 +133,15 @@ def load_plain(path, auto_class=AutoModelForSequenceClassification, **kwargs):
     return auto_class.from_pretrained(path, **kwargs).eval()
 
 
-def load_routed(path, widths=WIDTHS, seed=1, routed_class=SharcsForSequenceClassification, **kwargs):
+def load_routed(
+    path, widths=WIDTHS, seed=1, routed_class=SharcsForSequenceClassification, weights="shared", **kwargs
+):
     """Wrap the classifier, with random values in all that wrapping adds: fresh norms agree between the widths."""
-    model = routed_class.from_encoder(path, widths=widths, router_layer=ROUTER_LAYER, **kwargs)
-    tail = model.tail
-    for offset, added in enumerate((tail.router, tail.entry_norms, tail.norms, tail.exit_norms)):
-        randomise(added, seed + offset)
+    model = routed_class.from_encoder(path, widths=widths, router_layer=ROUTER_LAYER, weights=weights, **kwargs)
+    narrow = model.tail.narrow
+    parts = [[getattr(part, name) for part in narrow] for name in ("entry_norm", "norms", "exit_norm")]
+    for offset, modules in enumerate((model.router, *map(nn.ModuleList, parts))):
+        randomise(modules, seed + offset)
     return model.eval()
 
 
@@ -232,7 +236,7 @@ class SlicedCopy:
         if family == "albert":
             config.num_hidden_groups = narrow_size.layers  # each position has norms of its own
         self.dense = self.auto_class.from_config(config, **kwargs).eval().to(routed.dtype)
-        self.entry = copy.deepcopy(routed.tail.entry_norms[width_index])
+        self.entry = copy.deepcopy(routed.tail.narrow[width_index].entry_norm)
         self.hidden, self.padding = narrow_size.hidden, Size().hidden - narrow_size.hidden
         self.final_norm = self.final_norms.get(family)
         with torch.no_grad():
@@ -272,11 +276,13 @@ class SlicedCopy:
     def norm_pairs(self, routed):
         """Pair the copy's norms with the routed model's private ones."""
         tail = routed.tail
-        for layer, own in zip(plain_layers(self.dense)[ROUTER_LAYER:], tail.norms[self.width_index], strict=True):
+        for layer, own in zip(
+            plain_layers(self.dense)[ROUTER_LAYER:], tail.narrow[self.width_index].norms, strict=True
+        ):
             norms = [module for module in layer.modules() if is_norm(module)]
             yield from zip(norms, own, strict=True)
         if self.final_norm is not None:
-            yield self.body(self.dense).get_submodule(self.final_norm), tail.exit_norms[self.width_index]
+            yield self.body(self.dense).get_submodule(self.final_norm), tail.narrow[self.width_index].exit_norm
 
     def shared(self):
         """Pair the plain model's name of each weight that is cut with the copy's own parameter."""

@@ -73,7 +73,7 @@ def tiny_model(
         widths=list(widths),
         router_layer=router_layer,
         router_hidden_size=16,
-        private_weights=weights == "own",
+        weights=weights,
         id2label=encoder.config.id2label,
         label2id=encoder.config.label2id,
         problem_type=problem_type,

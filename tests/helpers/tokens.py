@@ -141,7 +141,6 @@ def toy_model(kind, *, widths=(0.25, 1.0), seed=0, weights="shared"):
     config.num_labels = KINDS[kind].num_labels
     torch.manual_seed(seed)
     encoder = KINDS[kind].auto_class.from_config(config)
-    settings = {"widths": list(widths), "router_layer": 1, "router_hidden_size": 16}
-    settings["private_weights"] = weights == "own"
+    settings = {"widths": list(widths), "router_layer": 1, "router_hidden_size": 16, "weights": weights}
     routed = SharcsConfig(encoder=encoder.config, **settings)
     return KINDS[kind].routed_class(routed, encoder=encoder)

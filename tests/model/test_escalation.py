@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from helpers.encoders import NUM_LABELS, WIDTHS, load_plain, load_routed, make_batch, row_of
 from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification
 from sharcs.config import RoutingPolicy
-from sharcs.model.calls import trunk_layers
 from sharcs.model.cost import flops
+from sharcs.model.layer_list import trunk_layers
 from sharcs.model.router import blended, confidence, unsure
 
 LENGTHS = [4, 9, 1, 6, 12]

@@ -30,6 +30,7 @@ from helpers.media import (
     row_of,
     save_plain,
 )
+from helpers.own import own_parameters, with_own_weights
 from sharcs import (
     InputError,
     SharcsConfig,
@@ -37,8 +38,8 @@ from sharcs import (
     SharcsForImageClassification,
     SharcsForSequenceClassification,
 )
-from sharcs.model.calls import trunk_layers
 from sharcs.model.cost import flops
+from sharcs.model.layer_list import trunk_layers
 
 NARROW = range(len(WIDTHS) - 1)
 FULL = len(WIDTHS) - 1
@@ -73,11 +74,10 @@ def shared(paths):
 def private(model):
     """Give a copy's narrow widths weights of their own, away from where they start."""
     model = copy.deepcopy(model)
-    model.tail.give_private_weights(model.encoder.config)
-    model.config.private_weights = True
+    model = with_own_weights(model)
     torch.manual_seed(3)
     with torch.no_grad():
-        for parameter in model.tail.private.parameters():
+        for parameter in own_parameters(model):
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 
@@ -130,7 +130,7 @@ def test_full_width_is_the_plain_model_bit_for_bit_before_and_after_saving(paths
     for width in WIDTHS[:-1]:
         assert torch.equal(run(routed, batch, width=width).logits, run(loaded, batch, width=width).logits)
     own = set(routed.state_dict()) - {f"encoder.{name}" for name in plain.state_dict()}
-    assert all(".tail." in name for name in own)
+    assert all(name.startswith(("router.", "subnetworks.")) for name in own)
 
 
 @each_attention
@@ -158,7 +158,7 @@ def test_gradients_are_those_of_the_sliced_copy_and_reach_every_shared_weight(pa
     routed(**batch, labels=LABELS, width=WIDTHS[0]).loss.backward()
     expected = dense.gradients()
     private_norms = set()
-    for norm, own in [*dense.norm_pairs(routed), (dense.entry, routed.tail.entry_norms[0])]:
+    for norm, own in [*dense.norm_pairs(routed), (dense.entry, routed.tail.narrow[0].entry_norm)]:
         for parameter, theirs in zip(own.parameters(), norm.parameters(), strict=True):
             torch.testing.assert_close(parameter.grad, theirs.grad, rtol=1e-8, atol=1e-10)
             private_norms.add(id(parameter))
@@ -343,8 +343,7 @@ def test_escalated_batch_equals_inputs_run_one_by_one(shared, kind):
 @each_kind
 def test_private_weights_start_as_parts_are_saved_and_keep_gradients_to_themselves(shared, tmp_path, kind):
     model, batch = copy.deepcopy(shared(kind)), make_batch(kind)
-    model.tail.give_private_weights(model.encoder.config)
-    model.config.private_weights = True
+    model = with_own_weights(model)
     full = copy.deepcopy(model)
     with torch.no_grad():
         for weight in (weight for layer in full.tail.layers for weight in leading_on(layer)):
@@ -357,9 +356,9 @@ def test_private_weights_start_as_parts_are_saved_and_keep_gradients_to_themselv
     for width in WIDTHS:
         assert torch.equal(run(model, batch, width=width).logits, run(again, batch, width=width).logits)
     model(**batch, labels=LABELS, width=WIDTHS[0]).loss.backward()
-    for name, parameter in model.tail.private[0].named_parameters():
+    for name, parameter in model.tail.narrow[0].named_parameters():
         assert name.endswith("k_proj.bias") or parameter.grad.any(), name
-    others = [*model.tail.private[1].parameters(), *model.tail.layers.parameters()]
+    others = [*model.tail.narrow[1].parameters(), *model.tail.layers.parameters()]
     assert all(parameter.grad is None for parameter in others)
 
 
@@ -381,7 +380,7 @@ def test_no_layer_is_dropped_in_training_and_masked_spans_leave_gradients(paths,
         routed.zero_grad()
         output = routed(**batch, labels=LABELS, all_widths=True)
         (output.loss + output.width_logits.square().sum()).backward()
-        assert all(parameter.grad.any() for norms in routed.tail.norms for parameter in norms.parameters())
+        assert all(parameter.grad.any() for part in routed.tail.narrow for parameter in part.norms.parameters())
 
 
 # What is refused, and by whom

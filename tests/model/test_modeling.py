@@ -31,9 +31,9 @@ from helpers.encoders import (
     save_plain,
 )
 from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification, SharcsOutput
-from sharcs.model.calls import trunk_layers
 from sharcs.model.cost import flops
 from sharcs.model.first_run import plain_answer, try_out
+from sharcs.model.layer_list import trunk_layers
 
 NARROW = range(len(WIDTHS) - 1)
 LENGTHS = [4, 9, 1, 6]
@@ -119,22 +119,24 @@ def test_segments_positions_and_embeddings_reach_the_encoder(paths, name):
 
 
 def test_wrapping_keeps_the_values_of_every_plain_weight(plain_path):
-    wrapped = SharcsForSequenceClassification.from_encoder(plain_path, widths=WIDTHS, router_layer=1).state_dict()
+    wrapped = SharcsForSequenceClassification.from_encoder(
+        plain_path, widths=WIDTHS, router_layer=1, weights="shared"
+    ).state_dict()
     for key, value in load_plain(plain_path).state_dict().items():
         assert torch.equal(wrapped[routed_key(key)], value)
 
 
 def test_private_norms_start_as_the_prefix_of_the_pretrained_ones_and_entry_norms_as_plain_ones(plain_path):
-    model = SharcsForSequenceClassification.from_encoder(plain_path, widths=WIDTHS, router_layer=1)
+    model = SharcsForSequenceClassification.from_encoder(plain_path, widths=WIDTHS, router_layer=1, weights="shared")
     later = plain_layers(load_plain(plain_path))[ROUTER_LAYER:]
     norms = [module for layer in later for module in layer.modules() if is_norm(module)]
     pretrained = [parameter for norm in norms for parameter in norm.parameters()]
     epsilon = getattr(norms[0], "eps", None) or norms[0].variance_epsilon
     for index in NARROW:
         size = Size().narrow(WIDTHS[index]).hidden
-        for private, full in zip(model.tail.norms[index].parameters(), pretrained, strict=True):
+        for private, full in zip(model.tail.narrow[index].norms.parameters(), pretrained, strict=True):
             assert torch.equal(private, full[:size])
-        entry = model.tail.entry_norms[index]
+        entry = model.tail.narrow[index].entry_norm
         assert entry.eps == epsilon
         assert torch.equal(entry.weight, torch.ones(size))
         assert torch.equal(entry.bias, torch.zeros(size))
@@ -154,7 +156,7 @@ def test_private_norms_start_as_the_prefix_of_the_pretrained_ones_and_entry_norm
 )
 def test_loss_of_every_problem_type_is_the_mean_over_inputs_of_all_widths(bert_path, problem_type, labels, loss):
     model = SharcsForSequenceClassification.from_encoder(
-        bert_path, widths=WIDTHS, router_layer=1, problem_type=problem_type
+        bert_path, widths=WIDTHS, router_layer=1, weights="shared", problem_type=problem_type
     ).eval()
     batch = make_batch(model.encoder.config, LENGTHS)
     output = run(model, batch, labels=labels, width_index=torch.tensor([0, 2, 1, 0]))
@@ -204,7 +206,7 @@ def test_gradients_are_those_of_the_sliced_copy_and_zero_behind_the_prefix(famil
     routed(**batch, labels=LABELS, width=WIDTHS[index]).loss.backward()
     expected = dense.gradients()
     checked = set()
-    for norm, private in [*dense.norm_pairs(routed), (dense.entry, routed.tail.entry_norms[index])]:
+    for norm, private in [*dense.norm_pairs(routed), (dense.entry, routed.tail.narrow[index].entry_norm)]:
         for own, theirs in zip(private.parameters(), norm.parameters(), strict=True):
             torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-8, atol=1e-10)
             assert own.grad.any()
@@ -257,9 +259,9 @@ def test_gradients_agree_with_finite_differences(family, plain_path):
 def test_only_the_private_norms_of_the_widths_that_ran_get_gradients(routed):
     batch = make_batch(routed.encoder.config, LENGTHS)
     routed(**batch, labels=LABELS, width_index=torch.tensor([1, 2, 1, 2])).loss.backward()
-    for norms in (routed.tail.entry_norms, routed.tail.norms):
-        assert all(parameter.grad is None or not parameter.grad.any() for parameter in norms[0].parameters())
-        assert all(parameter.grad.any() for parameter in norms[1].parameters())
+    idle, ran = ([*part.entry_norm.parameters(), *part.norms.parameters()] for part in routed.tail.narrow)
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in idle)
+    assert all(parameter.grad.any() for parameter in ran)
 
 
 def test_router_logits_train_the_router_and_the_layers_before_it_only(routed):
@@ -268,7 +270,8 @@ def test_router_logits_train_the_router_and_the_layers_before_it_only(routed):
     below = [parameter for layer in trunk_layers(routed.encoder) for parameter in layer.parameters()]
     has_to = {id(parameter) for parameter in [*routed.tail.router.parameters(), *below]}
     above = [parameter for layer in routed.tail.layers for parameter in layer.parameters()]
-    may_not = {id(parameter) for parameter in [*routed.tail.parameters(), *above]} - has_to
+    added = [*routed.router.parameters(), *routed.subnetworks.parameters()]
+    may_not = {id(parameter) for parameter in [*added, *above]} - has_to
     assert len(may_not) > 8 or len(trunk_layers(routed.encoder)[0].albert_layers) == 1
     for key, parameter in routed.named_parameters():
         has = parameter.grad is not None and bool(parameter.grad.any())
@@ -391,8 +394,9 @@ def test_a_checkpoint_has_each_weight_once_and_no_twins(family, plain_path, tmp_
     assert sum(saved[key].numel() for key in added) == norms + router
     for key in added:
         parts = key.split(".")
-        assert all(part.isidentifier() or int(part) < Size().layers for part in parts)
-        assert not re.search(r"twin|25|_5", key)
+        names = {"width-25", "width-50"}  # of the sub-networks
+        assert all(part in names or part.isidentifier() or int(part) < Size().layers for part in parts)
+        assert not re.search(r"twin|_5", key)
 
 
 def test_a_loaded_model_gives_equal_outputs(plain_path, routed, tmp_path):
@@ -430,7 +434,7 @@ def test_loading_in_half_precision_equals_converting(routed, tmp_path, dtype):
 def test_wrapping_in_half_precision_converts_what_is_added_too(bert_path, tmp_path, how):
     load_plain(bert_path, dtype=torch.bfloat16).save_pretrained(tmp_path)
     path, dtype = (bert_path, {"dtype": torch.bfloat16}) if how == "asked for" else (tmp_path, {})
-    model = SharcsForSequenceClassification.from_encoder(path, router_layer=1, **dtype).eval()
+    model = SharcsForSequenceClassification.from_encoder(path, router_layer=1, weights="shared", **dtype).eval()
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert run(model, make_batch(model.encoder.config, LENGTHS)).logits.isfinite().all()
 
@@ -497,7 +501,7 @@ def is_repeatable(model):
 def test_dropout_follows_the_mode_at_every_width(bert):
     batch = make_batch(bert.encoder.config, LENGTHS)
     assert is_repeatable(bert)
-    for module in (bert.tail, bert.tail.layers):
+    for module in (bert.tail, bert.subnetworks, bert.tail.layers):
         module.train()  # and not the layers before them, which would add noise of their own
     for width in WIDTHS:
         assert not torch.equal(*(run(bert, batch, width=width).logits for _ in range(2)))
@@ -506,7 +510,7 @@ def test_dropout_follows_the_mode_at_every_width(bert):
 
 
 def test_a_wrapped_or_loaded_model_is_in_evaluation_mode_as_from_pretrained_promises(bert_path, tmp_path):
-    model = SharcsForSequenceClassification.from_encoder(bert_path, widths=WIDTHS, router_layer=1)
+    model = SharcsForSequenceClassification.from_encoder(bert_path, widths=WIDTHS, router_layer=1, weights="shared")
     model.save_pretrained(tmp_path)
     for given_back in (SharcsForSequenceClassification.from_pretrained(tmp_path), model):
         assert not any(module.training for module in given_back.modules())

@@ -34,7 +34,9 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model(tokenizer):
     torch.manual_seed(0)
-    wrapped = SharcsForSequenceClassification.from_encoder(minilm_path(), widths=[0.25, 0.5, 1.0], id2label=NAMES)
+    wrapped = SharcsForSequenceClassification.from_encoder(
+        minilm_path(), widths=[0.25, 0.5, 1.0], id2label=NAMES, weights="shared"
+    )
     with torch.no_grad():
         # An untrained router prefers one width for everything; this one sends the texts to different ones.
         logits = wrapped.eval()(**tokenizer(TEXTS, padding=True, return_tensors="pt")).router_logits
@@ -102,7 +104,9 @@ def test_the_pipeline_knows_the_model_and_says_nothing(model, tokenizer):
 
 def test_tokens_are_classified_at_their_texts_width(tokenizer, tmp_path):
     torch.manual_seed(0)
-    wrapped = SharcsForTokenClassification.from_encoder(minilm_path(), widths=[0.25, 1.0], id2label=NAMES)
+    wrapped = SharcsForTokenClassification.from_encoder(
+        minilm_path(), widths=[0.25, 1.0], id2label=NAMES, weights="shared"
+    )
     wrapped.config.policy = {"cost_weight": 0.0, "escalation_threshold": 0.5, "blend": 0.3}
     wrapped.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -33,8 +33,8 @@ from sharcs import (
     SharcsForTokenClassification,
     SharcsOutput,
 )
-from sharcs.model.calls import trunk_layers
 from sharcs.model.cost import flops
+from sharcs.model.layer_list import trunk_layers
 
 LENGTHS = [4, 9, 1, 6]
 MIXED = torch.tensor([1, 0, 2, 0])

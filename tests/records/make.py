@@ -91,7 +91,7 @@ class PageText(HTMLParser):
 
     LEFT_OUT = ("svg", "style", "script", "picture", "title")
 
-    def __init__(self):  # noqa: D107
+    def __init__(self):
         super().__init__()
         self.words, self._depth = [], 0
 
@@ -148,13 +148,7 @@ def record(folder, work):
         config = read_json(work / "calibrated" / "config.json")
         calibration = {name: value for name, value in config["calibration"].items() if name != "data"}
         key = " ".join(map(str, limit))
-        shown = run.out.replace(f"{rows}", rows.name).split()
-        found["calibrate"][key] = {
-            "policy": config["policy"],
-            "calibration": calibration,
-            "code": run.code,
-            "shown": shown,
-        }
+        found["calibrate"][key] = {"policy": config["policy"], "calibration": calibration, "code": run.code}
     return found
 
 

@@ -42,7 +42,7 @@ def test_it_can_be_routed(ported):
     batch = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
     batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
     torch.manual_seed(0)
-    routed = SharcsForSequenceClassification.from_encoder(folder, num_labels=3)
+    routed = SharcsForSequenceClassification.from_encoder(folder, num_labels=3, weights="shared")
     torch.manual_seed(0)
     plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
     assert torch.equal(routed(**batch, width=1.0).logits, plain(**batch).logits)

@@ -50,9 +50,11 @@ def test_it_is_saved_loaded_and_routed(plain, tmp_path):
     assert torch.equal(
         AutoModelForSequenceClassification.from_pretrained(tmp_path)(**batch).logits, small(**batch).logits
     )
-    routed = SharcsForSequenceClassification.from_encoder(tmp_path, widths=(0.5, 1.0), router_layer=1)
+    routed = SharcsForSequenceClassification.from_encoder(
+        tmp_path, widths=(0.5, 1.0), router_layer=1, weights="shared"
+    )
     assert torch.equal(routed(**batch, width=1.0).logits, small(**batch).logits)
-    narrow = routed.tail.narrow_configs[0]
+    narrow = routed.tail.narrow[0].config
     assert (narrow.num_attention_heads, narrow.head_dim, narrow.hidden_size, narrow.intermediate_size) == (
         1,
         8,

@@ -17,8 +17,8 @@ from helpers.encoders import (
     save_plain,
 )
 from sharcs import InputError
-from sharcs.model import tail as subnetworks
-from sharcs.model.calls import trunk_layers
+from sharcs.model.layer_list import trunk_layers
+from sharcs.subnetworks import shared as subnetworks
 
 LENGTHS = [4, 9, 1, 6]
 MIXED = torch.tensor([0, 1, 2, 0])
@@ -77,17 +77,17 @@ def test_the_copies_are_contiguous_and_no_part_of_the_network(bert):
         [n for n, _ in bert.named_modules()],
     ]
     shared = {parameter.untyped_storage().data_ptr() for parameter in bert.parameters()}
-    copies = [p for layers in bert.tail.dense.layers[:-1] for layer in layers for p in layer.parameters()]
+    copies = [p for layers in bert.tail.fast.layers[:-1] for layer in layers for p in layer.parameters()]
     assert len(copies) == 2 * 2 * 16  # widths, layers, tensors of a BERT layer
     assert all(p.is_contiguous() and p.untyped_storage().data_ptr() not in shared for p in copies)
 
 
 def test_the_copies_are_made_once(bert):
     bert.prepare_for_inference()
-    made = bert.tail.dense
+    made = bert.tail.fast
     bert.eval()
     bert.prepare_for_inference()
-    assert bert.tail.dense is made
+    assert bert.tail.fast is made
 
 
 def step_in_evaluation_mode(model):
@@ -104,7 +104,7 @@ def write_by_hand(model):
 
 def norms_by_hand(model):
     with torch.no_grad():
-        for parameter in model.tail.norms.parameters():
+        for parameter in [p for part in model.tail.narrow for p in part.norms.parameters()]:
             parameter.mul_(1.5)
 
 
@@ -162,7 +162,7 @@ def test_a_prepared_network_can_be_copied_and_trained(bert):
     copied = copy.deepcopy(bert)
     write_by_hand(copied)
     never_prepared = copy.deepcopy(copied)
-    never_prepared.tail.dense = None
+    never_prepared.tail.fast = None
     expected = run(never_prepared, batch_of(bert), width=0.25)
     assert torch.equal(run(copied, batch_of(bert), width=0.25), expected)
     bert(**batch_of(bert), width=0.25).logits.sum().backward()

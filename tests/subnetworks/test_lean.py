@@ -12,6 +12,7 @@ from helpers.media import MEDIA
 from helpers.media import load_routed as load_media
 from helpers.media import make_batch as make_media_batch
 from helpers.media import save_plain as save_media
+from helpers.own import with_own_weights
 from sharcs.subnetworks import lean
 from sharcs.subnetworks.lean import LeanLayer
 from subnetworks.test_private import private
@@ -54,7 +55,7 @@ def run(model, batch, **kwargs):
 
 def layers_of(model):
     """List every layer that may run: the trunk's, the full network's, every narrow one's."""
-    narrow = [layer for own in model.tail.private for layer in own.layers]
+    narrow = [layer for own in model.tail.narrow for layer in own.layers]
     return [*model.tail.trunk, *model.tail.layers, *narrow]
 
 
@@ -67,7 +68,7 @@ def close(found, expected):
 def test_layers_of_the_common_build_run_without_their_modules(open_family, name, with_weights_of_its_own):
     model, batch = open_family(name)
     if with_weights_of_its_own:
-        model.tail.give_private_weights(model.encoder.config)
+        model = with_own_weights(model)
         model.eval()
     forced = [{"width": width} for width in WIDTHS] + [{"width_index": MIXED[: len(next(iter(batch.values())))]}]
     expected = [run(model, batch, **how) for how in forced]
@@ -91,7 +92,7 @@ def test_one_input_and_batches_of_one_length(bert, length):
         model.prepare_for_inference()
         for width, logits in zip(WIDTHS, expected, strict=True):
             close(run(model, given, width=width), logits)
-        model.tail.dense = None
+        model.tail.fast = None
 
 
 @torch.no_grad()
@@ -109,7 +110,7 @@ def test_other_weights_are_seen_wherever_they_are(bert):
     places = {
         "trunk": model.tail.trunk[0].attention.self.key.weight,
         "full": model.tail.layers[-1].output.dense.weight,
-        "narrow": model.tail.private[0].layers[0].attention.self.value.bias,
+        "narrow": model.tail.narrow[0].layers[0].attention.self.value.bias,
     }
     for name, weight in places.items():
         model.prepare_for_inference()
@@ -118,7 +119,7 @@ def test_other_weights_are_seen_wherever_they_are(bert):
             weight.mul_(1.5)
         found = run(model, batch, width_index=MIXED)
         assert (found - before).abs().max() > 1e-3, name
-        model.tail.dense = None
+        model.tail.fast = None
         assert torch.equal(found, run(model, batch, width_index=MIXED)), name
 
 
@@ -146,7 +147,7 @@ def test_layers_that_compute_something_else_run_as_they_are(bert, change):
     model.prepare_for_inference()
     close(run(model, given, width_index=MIXED), expected)
     close(run(model, given, width_index=MIXED), expected)
-    is_lean = any(isinstance(layer, LeanLayer) for layer in model.tail.dense.layers[0])
+    is_lean = any(isinstance(layer, LeanLayer) for layer in model.tail.fast.layers[0])
     assert is_lean == (change in ("scaling", "another activation", "causal"))  # what only a trial can tell
 
 
@@ -311,7 +312,7 @@ def test_products_that_nothing_packs_are_torchs(bert, monkeypatch, missing):
     monkeypatch.setattr(lean, "_packed_product", None)
     model.prepare_for_inference()
     close(run(model, batch, width_index=MIXED), expected)
-    assert isinstance(model.tail.dense.layers[0][0], LeanLayer)
+    assert isinstance(model.tail.fast.layers[0][0], LeanLayer)
 
 
 def test_products_that_fail_are_the_layers_own(bert, monkeypatch):
@@ -364,10 +365,10 @@ def test_eager_attention_stays_eager(bert):
     model.set_attn_implementation("eager")
     expected = run(model, batch, width_index=MIXED)
     model.prepare_for_inference()
-    assert not any(isinstance(layer, LeanLayer) for layer in [*model.tail.dense.trunk, *model.tail.dense.layers[0]])
+    assert not any(isinstance(layer, LeanLayer) for layer in [*model.tail.fast.trunk, *model.tail.fast.layers[0]])
     assert torch.equal(run(model, batch, width_index=MIXED), expected)
     model.set_attn_implementation("sdpa")
-    assert model.tail.dense is None
+    assert model.tail.fast is None
 
 
 def test_words_of_any_batch_give_what_the_modules_give(bert):

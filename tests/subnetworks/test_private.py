@@ -8,16 +8,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.encoders import WIDTHS, attention_implementations, leading_on, load_plain, make_batch, row_of
+from helpers.own import own_parameters, with_own_weights
 from helpers.tiny import CONFIGS, HEADS, HIDDEN, NEURONS, tiny_model, toy_rows, trainer_for
 from sharcs import SharcsForSequenceClassification
 from sharcs.errors import EncoderError, InputError
 from sharcs.model.cost import flops
-from sharcs.model.first_run import try_out_private
+from sharcs.model.first_run import try_out_own
 from sharcs.training.importance import Importance
 from training.test_importance import NAMES
 
 LENGTHS = [4, 9, 1, 6]
-PLUS = {"recipe": "sharcs+", "window": None, "bands": None, "num_train_epochs": 1, "subnetwork_epochs": 1}
+PLUS = {"recipe": "sharcs+", "num_train_epochs": 1, "subnetwork_epochs": 1}
 NARROW = range(len(WIDTHS) - 1)
 each_kind = pytest.mark.parametrize("kind", sorted(CONFIGS))
 
@@ -25,12 +26,10 @@ each_kind = pytest.mark.parametrize("kind", sorted(CONFIGS))
 def private(path, shaken=True, **options):
     """Wrap a plain classifier, with weights of its own for every narrow width; far from their start if shaken."""
     model = SharcsForSequenceClassification.from_encoder(path, widths=WIDTHS, router_layer=1, **options)
-    model.tail.give_private_weights(model.encoder.config)
-    model.config.private_weights = True
     if shaken:
         torch.manual_seed(3)
         with torch.no_grad():
-            for parameter in model.tail.private.parameters():
+            for parameter in own_parameters(model):
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 
@@ -57,10 +56,10 @@ def test_they_start_as_the_full_network_without_the_other_heads_and_neurons(plai
     layers, width = list(model.tail.layers), WIDTHS[index]
     importance = random_importance(len(layers))
     if ranked:
-        model.tail.private[index].fill(layers, importance)
+        model.tail.narrow[index].fill(layers, importance.orders())
     full = copy.deepcopy(model)
     # Each a layer of its own: some encoders run one several times.
-    full.tail._layers = (nn.ModuleList(copy.deepcopy(layer) for layer in layers),)
+    full.subnetworks["full"]._layers = (nn.ModuleList(copy.deepcopy(layer) for layer in layers),)
     for layer, heads, neurons in zip(full.tail.layers, importance.heads, importance.neurons, strict=True):
         for weight, scores in zip(leading_on(layer), (heads, neurons), strict=True):
             kept = best(scores, width) if ranked else range(round(width * len(scores)))
@@ -79,10 +78,10 @@ def test_they_are_cut_out_of_the_full_network_by_importance(kind):
         for name, parameter in model.encoder.named_parameters():
             if "norm" in name.lower():
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    model.tail.give_private_weights(model.encoder.config)
+    model = with_own_weights(model)
     scores = random_importance(2)
-    own = model.tail.private[0]
-    own.fill(list(model.tail.layers), scores)
+    own = model.tail.narrow[0]
+    own.fill(list(model.tail.layers), scores.orders())
     hidden, size = range(HIDDEN), HIDDEN // HEADS
     for position, (full, narrow) in enumerate(zip(model.tail.layers, own.layers, strict=True)):
         heads = best(scores.heads[position], 0.5)
@@ -103,11 +102,11 @@ def test_they_are_cut_out_of_the_full_network_by_importance(kind):
 
 
 def test_layers_that_were_changed_since_they_were_wrapped_are_refused():
-    model = tiny_model()
+    model = tiny_model(weights="own")
     query = model.tail.layers[0].attention.self
     query.query = nn.Sequential(nn.Linear(HIDDEN, 4), nn.Linear(4, HIDDEN))
     with pytest.raises(InputError, match="wrap the encoder as it was before"):
-        model.tail.give_private_weights(model.encoder.config)
+        model.tail.narrow[0].fill(list(model.tail.layers))
 
 
 @torch.no_grad()
@@ -115,36 +114,35 @@ def test_a_first_run_passes_what_was_just_cut_and_refuses_what_computes_somethin
     model = private(plain_path, shaken=False)
     batch = make_batch(model.config.encoder, LENGTHS)
     before = [model(**batch, width=width).logits for width in WIDTHS]
-    try_out_private(model.train())
+    try_out_own(model.train())
     assert model.training
     assert all(torch.equal(model.eval()(**batch, width=w).logits, b) for w, b in zip(WIDTHS, before, strict=True))
-    for parameter in model.tail.private[1].parameters():
+    for parameter in model.tail.narrow[1].parameters():
         parameter.mul_(2)
     with pytest.raises(EncoderError, match="computes something else with fewer heads"):
-        try_out_private(model)
+        try_out_own(model)
 
 
 @pytest.mark.parametrize("family", ["mpnet", "roformer", "deberta-v2"], indirect=True)
 def test_an_attention_that_counts_its_heads_by_another_name_is_refused(plain_path, monkeypatch):
-    monkeypatch.setattr("sharcs.subnetworks.own.COUNTS", ())
-    monkeypatch.setattr("sharcs.subnetworks.own.SIZES", ())
-    model = private(plain_path, shaken=False)
+    monkeypatch.setattr("sharcs.subnetworks.own.COUNT_ATTRIBUTES", ())
+    monkeypatch.setattr("sharcs.subnetworks.own.SIZE_ATTRIBUTES", ())
     with pytest.raises(EncoderError, match="with fewer heads"):
-        try_out_private(model)
+        private(plain_path, shaken=False)
 
 
-def test_a_training_refuses_an_attention_whose_heads_it_cant_count(tmp_path, monkeypatch):
-    monkeypatch.setattr("sharcs.subnetworks.own.COUNTS", ())
-    monkeypatch.setattr("sharcs.subnetworks.own.SIZES", ())
+def test_a_model_refuses_an_attention_whose_heads_it_cant_count(monkeypatch):
+    monkeypatch.setattr("sharcs.subnetworks.own.COUNT_ATTRIBUTES", ())
+    monkeypatch.setattr("sharcs.subnetworks.own.SIZE_ATTRIBUTES", ())
     with pytest.raises(EncoderError, match="with fewer heads"):
-        trainer_for(tmp_path, tiny_model("mpnet"), toy_rows(16), **PLUS)
+        tiny_model("mpnet", weights="own")
 
 
 def test_they_learn_where_the_full_network_is_frozen():
     model = tiny_model()
     model.tail.layers.requires_grad_(False)
-    model.tail.give_private_weights(model.encoder.config)
-    assert all(parameter.requires_grad for parameter in model.tail.private.parameters())
+    model = with_own_weights(model)
+    assert all(parameter.requires_grad for parameter in own_parameters(model))
 
 
 @torch.no_grad()
@@ -184,17 +182,17 @@ def test_they_follow_a_change_of_the_attention_implementation(family, plain_path
     expected = model(**batch, width=WIDTHS[0]).logits
     for implementation in attention_implementations(family):
         model.set_attn_implementation(implementation)
-        assert {own.config._attn_implementation for own in model.tail.private} == {implementation}
+        assert {own.config._attn_implementation for own in model.tail.narrow} == {implementation}
         torch.testing.assert_close(model(**batch, width=WIDTHS[0]).logits, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_they_are_saved_and_loaded(plain_path, tmp_path):
     model = private(plain_path)
-    for own in model.tail.private:
-        own.fill(list(model.tail.layers), random_importance(len(model.tail.layers)))
+    for own in model.tail.narrow:
+        own.fill(list(model.tail.layers), random_importance(len(model.tail.layers)).orders())
     model.save_pretrained(tmp_path)
     again = SharcsForSequenceClassification.from_pretrained(tmp_path)
-    assert again.config.private_weights
+    assert again.config.weights == "own"
     batch = make_batch(model.config.encoder, LENGTHS)
     for width in WIDTHS:
         with torch.no_grad():
@@ -203,7 +201,7 @@ def test_they_are_saved_and_loaded(plain_path, tmp_path):
 
 def test_a_model_with_random_weights_starts_with_slices_of_them(bert_path):
     fresh = SharcsForSequenceClassification(private(bert_path).config)
-    for own in fresh.tail.private:
+    for own in fresh.tail.narrow:
         whole, cut = fresh.tail.layers[0].output.dense, own.layers[0].output.dense
         assert torch.equal(cut.weight, whole.weight[: cut.weight.shape[0], : cut.weight.shape[1]])
 
@@ -212,22 +210,20 @@ def test_gradients_stay_with_the_width_that_ran(bert_path):
     model = private(bert_path)
     batch = make_batch(model.config.encoder, LENGTHS)
     model(**batch, width=WIDTHS[0]).logits.sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.tail.private[0].parameters())
-    others = [*model.tail.private[1].parameters(), *model.tail.layers.parameters()]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.tail.narrow[0].parameters())
+    others = [*model.tail.narrow[1].parameters(), *model.tail.layers.parameters()]
     assert all(parameter.grad is None for parameter in others)
 
 
-def test_only_the_recipe_plus_gives_them(tmp_path):
-    model = tiny_model()
-    trainer_for(tmp_path, model, toy_rows(16))
-    assert not model.config.private_weights
-    assert len(model.tail.private) == 0
-    trainer = trainer_for(tmp_path, model, toy_rows(16), **PLUS)
-    assert model.config.private_weights
-    assert len(model.tail.norms) == len(model.tail.entry_norms) == 0
-    trainer.train()
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    trainer_for(tmp_path, model, toy_rows(16), **PLUS)
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    with pytest.raises(ValueError, match="wrap it anew"):
-        trainer_for(tmp_path, model, toy_rows(16))
+def test_the_configuration_decides_which_weights_narrow_networks_have(tmp_path):
+    shared, own = tiny_model(), tiny_model(weights="own")
+    assert (shared.config.weights, own.config.weights) == ("shared", "own")
+    assert not any("layers" in name for name, _ in shared.subnetworks.named_parameters())
+    assert not any("norms" in name for name, _ in own.subnetworks.named_parameters())
+    weights = {name: value.clone() for name, value in own.state_dict().items()}
+    trainer_for(tmp_path, own, toy_rows(16), **PLUS)
+    assert all(torch.equal(value, weights[name]) for name, value in own.state_dict().items())
+    with pytest.raises(ValueError, match=r"train it with SharcsTrainer, or wrap .*weights='shared'"):
+        trainer_for(tmp_path, own, toy_rows(16))
+    with pytest.raises(ValueError, match=r"train it with PaperTrainer, or wrap .*weights='own'"):
+        trainer_for(tmp_path, shared, toy_rows(16), **PLUS)

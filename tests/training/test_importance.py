@@ -199,9 +199,9 @@ def test_gradients_hooks_and_training_mode_are_left_as_they_were(training):
     reorder_by_importance(model, batches(1))
     assert all((parameter.grad == 7).all() for parameter in model.parameters())
     assert {module.training for module in model.modules()} == {training}
-    assert {module.training for twins in model.tail.twins for twin in twins for module in twin.modules()} == {
-        training
-    }
+    assert {
+        module.training for subnetwork in model.tail.narrow for twin in subnetwork.twins for module in twin.modules()
+    } == {training}
     assert hook_counts(model) == hook_counts(tiny_model())
 
 

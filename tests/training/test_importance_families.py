@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers.encoders import Size, load_routed, make_batch
+from helpers.own import with_own_weights
 from sharcs.training.importance import Importance, measure_importance, reorder_by_importance
 
 UNITS = {"heads": Size().heads, "neurons": Size().feed_forward, "hidden": Size().hidden}
@@ -90,10 +91,10 @@ def test_reordering_leaves_the_full_network_of_every_family_as_it_is(model):
 @pytest.mark.parametrize("family", sorted(PLACES), indirect=True)
 @torch.no_grad()
 def test_weights_of_their_own_are_those_of_the_most_important_units(family, model):
-    model.tail.give_private_weights(model.encoder.config)
-    own, layers = model.tail.private[0], list(model.tail.layers)
+    model = with_own_weights(model)
+    own, layers = model.tail.narrow[0], list(model.tail.layers)
     scores = random_importance(len(layers))
-    own.fill(layers, scores)
+    own.fill(layers, scores.orders())
     for position, (full, narrow) in enumerate(zip(layers, own.layers, strict=True)):
         of = {"heads": scores.heads[position], "neurons": scores.neurons[position]}
         kept = {kind: sorted(range(len(s)), key=lambda i: -s[i])[: len(s) // 2] for kind, s in of.items()}

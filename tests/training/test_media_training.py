@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits
 from transformers import ViTConfig
 
 from helpers.media import frames, load_routed, make_batch, save_plain
+from helpers.own import with_own_weights
 from helpers.tiny import TRAINERS, arguments
 from sharcs import SharcsConfig, SharcsForImageClassification, SharcsTrainer
 from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
@@ -51,9 +52,7 @@ def test_a_small_vit_learns_digits_from_scratch_and_answers_most_of_them_narrow(
         num_channels=1,
         num_labels=10,
     )
-    config = SharcsConfig(
-        encoder=encoder, widths=[0.25, 1.0], router_layer=1, router_hidden_size=32, private_weights=True
-    )
+    config = SharcsConfig(encoder=encoder, widths=[0.25, 1.0], router_layer=1, router_hidden_size=32, weights="own")
     model = SharcsForImageClassification(config)
     settings = PLUS | {"num_train_epochs": 12, "subnetwork_epochs": 6, "per_device_train_batch_size": 32}
     trainer = SharcsTrainer(
@@ -89,6 +88,7 @@ def test_both_recipes_run_on_every_kind_of_input(tmp_path, kind, recipe):
     rows = [{name: value, "labels": number % 3} for number, value in enumerate(values)]
     torch.manual_seed(0)
     model = load_routed(kind, save_plain(kind, tmp_path / "plain"))
+    model = with_own_weights(model) if recipe == "sharcs+" else model
     before = {key: value.clone() for key, value in model.state_dict().items()}
     trainer = TRAINERS[recipe](
         model=model,
@@ -115,7 +115,7 @@ def test_both_recipes_run_on_every_kind_of_input(tmp_path, kind, recipe):
 
 def test_waves_of_like_length_share_a_batch(tmp_path):
     rows = [{"input_values": torch.randn(20 + number), "labels": number % 3} for number in range(16)]
-    model = load_routed("hubert", save_plain("hubert", tmp_path / "plain"))
+    model = with_own_weights(load_routed("hubert", save_plain("hubert", tmp_path / "plain")))
     settings = PLUS | {"train_sampling_strategy": "group_by_length", "num_train_epochs": 1, "subnetwork_epochs": 1}
     batches = []
 

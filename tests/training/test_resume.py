@@ -61,7 +61,7 @@ for folder in folders:
 def make_trainer(encoder, folder, rows=ROWS, **settings):
     """Build the trainer as a user's script does, from a saved encoder."""
     torch.manual_seed(0)
-    model = SharcsForSequenceClassification.from_encoder(encoder, router_layer=1)
+    model = SharcsForSequenceClassification.from_encoder(encoder, router_layer=1, weights="shared")
     return trainer_for(folder, model, toy_rows(rows), **SETTINGS | settings)
 
 

@@ -119,8 +119,6 @@ def test_arguments_of_the_other_recipe_are_refused(tmp_path, recipe):
 def test_a_model_of_the_other_recipe_is_refused_with_the_trainer_for_it(tmp_path, recipe):
     weights = {PLUS: "shared", PAPER: "own"}[recipe]
     other = {PLUS: "PaperTrainer", PAPER: "SharcsTrainer"}[recipe]
-    if weights == "shared" and "weights" not in SharcsConfig.__dataclass_fields__:
-        pytest.skip("the configuration does not decide yet")
     with pytest.raises(InputError, match=f"weights='{weights}'; train it with {other}, or wrap"):
         build(tmp_path, recipe, model=tiny_model(weights=weights))
     with pytest.raises(InputError, match=f"train it with {other}"):

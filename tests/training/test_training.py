@@ -150,10 +150,13 @@ def test_gradients_are_those_of_both_losses(tmp_path):
     # One step with a plain optimiser: weights move by the learning rate times the gradient of the summed loss.
     model = tiny_model()
     model.eval()  # the copy below has to see no dropout; the trainer switches to training mode, so take it out
-    for module in [*model.modules(), *(m for twins in model.tail.twins for twin in twins for m in twin.modules())]:
+    for module in [
+        *model.modules(),
+        *(m for subnetwork in model.tail.narrow for twin in subnetwork.twins for m in twin.modules()),
+    ]:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    for layer in [*model.encoder.bert.encoder.layer[:1], *model.tail.layers, *model.tail.twins[0]]:
+    for layer in [*model.encoder.bert.encoder.layer[:1], *model.tail.layers, *model.tail.narrow[0].twins]:
         layer.attention.self.dropout.p = 0.0
     rows = toy_rows(BATCH)
     trainer = trainer_for(

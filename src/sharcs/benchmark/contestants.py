@@ -15,7 +15,7 @@ from sharcs.encoders.layers import replace_layers
 from sharcs.export.bundle import export_model, quantise
 from sharcs.inference.engine import InferenceEngine, batch_tokens_on, tokens_of
 from sharcs.inference.folder import best_device, open_model
-from sharcs.model.calls import RoutedLayers
+from sharcs.model.layer_list import RoutedLayerList
 from sharcs_runtime.policy import RoutingPolicy
 from sharcs_runtime.scheduler import PooledEngine, Prediction, Routing, Tokens, WholeAnswers
 
@@ -120,7 +120,7 @@ def prepare(trained: TrainedModel, work: Path, on_graph: Callable[[int], None] |
 def plain_network(model: SharcsForSequenceClassification) -> PreTrainedModel:
     """Copy the full network out of the routed one, as the Hugging Face model that it was before."""
     encoder = copy.deepcopy(model.encoder)
-    (routed,) = [module for module in encoder.modules() if isinstance(module, RoutedLayers)]
+    (routed,) = [module for module in encoder.modules() if isinstance(module, RoutedLayerList)]
     replace_layers(encoder, routed, routed.plain())
     return encoder
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharcs.config import RoutingPolicy
-from sharcs.errors import InputError
+from sharcs.config import RoutingPolicy, policy_of
 
 if TYPE_CHECKING:
     from sharcs.calibration.trials import Trial
 
-__all__ = ["build_frontier", "policy_for_budget", "policy_of"]
+__all__ = ["build_frontier"]
 
 FRONTIER_POINTS = 33
 SURELY = 2.33  # standard deviations: one error in a hundred
@@ -59,11 +57,6 @@ def build_frontier(trial: Trial, policies: list[RoutingPolicy]) -> list[dict[str
     return _without_surely_worse(trial, [kept[index][1] for index in chosen])
 
 
-def policy_of(point: dict[str, Any]) -> RoutingPolicy:
-    """Read a frontier's point as the policy that it is."""
-    return RoutingPolicy(point["cost_weight"], point["escalation_threshold"], point["blend"])
-
-
 def _without_surely_worse(trial: Trial, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Drop points, by ascending cost, that are less accurate than one before, by a paired test (McNemar's)."""
     if trial.labels is None:
@@ -76,27 +69,3 @@ def _without_surely_worse(trial: Trial, points: list[dict[str, Any]]) -> list[di
         if not (ahead.sum(axis=1) > SURELY * np.sqrt(np.abs(ahead).sum(axis=1))).any():
             kept.append(index)
     return [points[index] for index in kept]
-
-
-def policy_for_budget(calibration: dict[str, Any] | None, budget: float) -> RoutingPolicy:
-    """Take from a stored calibration the policy that spends the most within a budget.
-
-    Args:
-        calibration: ``config.calibration``.
-        budget: Mean FLOPs over the full network's, on inputs such as those of the calibration.
-
-    Raises:
-        InputError: If there is no calibration, or the budget is no number or below the cheapest policy's cost.
-    """
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < math.inf:
-        raise InputError(f"budget {budget}: has to be a number above 0, like 0.5 for half of the FLOPs")
-    frontier = (calibration or {}).get("frontier")
-    if not frontier:
-        raise InputError("budget: the model was never calibrated; run 'sharcs calibrate' on texts like those to come")
-    within = [point for point in frontier if point["cost_ratio"] <= budget]
-    if not within:
-        least = frontier[0]["cost_ratio"]
-        raise InputError(
-            f"budget {budget:g}: the cheapest policy costs {least:.3f} of the full network; give at least that"
-        )
-    return policy_of(within[-1])

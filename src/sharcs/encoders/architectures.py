@@ -34,6 +34,17 @@ __all__ = [
 # What a module that leads to layer 1 returns: hidden states, the same transposed, or a pair that starts with them.
 STATES, CHANNELS_FIRST, PAIR = "hidden states", "channels first", "pair"
 
+# What configurations call the feed-forward size, which has no standard name in transformers' attribute maps.
+FEED_FORWARD_FIELDS = ("intermediate_size", "hidden_dim")
+FEED_FORWARD_RATIO = "mlp_ratio"  # of the hidden size: it scales by itself
+# What configurations call the term that keeps a norm from dividing by zero.
+EPSILON_FIELDS = ("layer_norm_eps", "norm_eps", "rms_norm_eps")
+# What attentions call the number of their heads, and the size of all of them together.
+COUNT_ATTRIBUTES = ("num_attention_heads", "num_heads", "n_heads")
+SIZE_ATTRIBUTES = ("all_head_size",)
+# Encoders that number positions from the padding token's id on.
+POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text")
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:

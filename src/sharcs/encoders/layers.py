@@ -178,6 +178,9 @@ def check_architecture(encoder: PreTrainedModel) -> None:
     inside = set(layers.modules())
     if any(layer_parts(layer, config) is None for layer in layers):
         raise refusal(encoder, "layers of another build than attention and feed-forward projections of their own")
+    if any(hasattr(module, "set_attention_type") for module in inside):
+        # The encoder switches its own layers between two kinds, and would not reach a sub-network's.
+        raise refusal(encoder, "attention of another kind for long inputs")
     hidden = layers_config(config).hidden_size
     words = None
     if encoder.main_input_name == "input_ids":

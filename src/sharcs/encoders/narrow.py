@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sharcs.encoders.architectures import head_groups, head_size, layers_config
+from sharcs.encoders.architectures import (
+    EPSILON_FIELDS,
+    FEED_FORWARD_FIELDS,
+    FEED_FORWARD_RATIO,
+    head_groups,
+    head_size,
+    layers_config,
+)
 from sharcs.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,10 +31,11 @@ if TYPE_CHECKING:
     from sharcs.encoders.architectures import Architecture
 
 __all__ = [
+    "ArgumentSlicer",
     "Arguments",
-    "Cut",
     "build_twin",
     "entry_norm",
+    "feed_forward_size",
     "is_norm",
     "map_arguments",
     "named_tensors",
@@ -40,12 +48,6 @@ __all__ = [
 
 # What an encoder hands to a layer besides the hidden states: by position, and by name.
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-
-# The feed-forward size has no standard name in transformers' attribute maps.
-FEED_FORWARD_FIELDS = ("intermediate_size", "hidden_dim")
-FEED_FORWARD_RATIO = "mlp_ratio"  # of the hidden size: it scales by itself
-# What architectures call the term that keeps a norm from dividing by zero.
-EPSILON_FIELDS = ("layer_norm_eps", "norm_eps", "rms_norm_eps")
 
 
 def narrow_config(config: PreTrainedConfig, width: float, *, keeps_hidden: bool = False) -> PreTrainedConfig:
@@ -74,10 +76,7 @@ def narrow_config(config: PreTrainedConfig, width: float, *, keeps_hidden: bool 
         narrow.hidden_size = round(full.hidden_size * fraction)
     if getattr(full, "num_key_value_heads", None) is not None:
         narrow.num_key_value_heads = kept
-    present = [name for name in FEED_FORWARD_FIELDS if isinstance(getattr(full, name, None), int)]
-    # A configuration keeps whatever a file names; what its class declares is what the layers are built from.
-    declared = [name for name in present if hasattr(type(full), name)]
-    field = next(iter(declared or present), None)
+    field = feed_forward_field(full)
     if field is not None:
         setattr(narrow, field, max(1, round(getattr(full, field) * fraction)))
     elif not hasattr(full, FEED_FORWARD_RATIO):
@@ -86,6 +85,22 @@ def narrow_config(config: PreTrainedConfig, width: float, *, keeps_hidden: bool 
             "so its layers can't be narrowed; choose another encoder"
         )
     return narrow
+
+
+def feed_forward_field(config: PreTrainedConfig) -> str | None:
+    """Name the field of a layers' configuration that holds the feed-forward size, if one does."""
+    present = [name for name in FEED_FORWARD_FIELDS if isinstance(getattr(config, name, None), int)]
+    # A configuration keeps whatever a file names; what its class declares is what the layers are built from.
+    declared = [name for name in present if hasattr(type(config), name)]
+    return next(iter(declared or present), None)
+
+
+def feed_forward_size(config: PreTrainedConfig) -> int:
+    """Count the feed-forward neurons of a layer, from the configuration that it is built from."""
+    field = feed_forward_field(config)
+    if field is not None:
+        return int(getattr(config, field))
+    return int(config.hidden_size * getattr(config, FEED_FORWARD_RATIO))
 
 
 def entry_norm(config: PreTrainedConfig) -> nn.LayerNorm:
@@ -152,7 +167,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class ArgumentSlicer:
     """What of the full network a narrow layer has, to cut what an encoder hands to each of its layers.
 
     Attributes:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sharcs.errors import InputError
-from sharcs.model.calls import RoutingCall
+from sharcs.model.context import RoutingContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Trunk(nn.Module):
         """Map tokens ``[batch, tokens]`` to router logits ``[batch, widths]`` and ``[batch, tokens, hidden]``."""
         # A pass at the narrowest width, whose answer is dropped, and with it all that leads to it: a tracer doesn't
         # survive the exception by which a pass of the trunk alone ends.
-        call = RoutingCall(attention_mask, choose=_never, width_index=0)
+        call = RoutingContext(attention_mask, choose=_never, width_index=0)
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         with call.active():
             self.model.encoder(input_ids=input_ids, attention_mask=attention_mask, **types)
@@ -169,7 +169,7 @@ def check_graph(part: Trunk | Tail | Dense, inputs: list[dict[str, Tensor]], fil
                 )
 
 
-def _never(_call: RoutingCall) -> Tensor:
+def _never(_call: RoutingContext) -> Tensor:
     raise AssertionError("the width is forced")
 
 

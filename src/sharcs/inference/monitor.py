@@ -23,7 +23,7 @@ from scipy import special
 from sharcs.calibration.trials import forcing_weight
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
-from sharcs.model.calls import select_rows
+from sharcs.model.context import select_rows
 from sharcs.tasks.labels import require_one_label
 
 if TYPE_CHECKING:

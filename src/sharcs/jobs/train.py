@@ -17,9 +17,11 @@ from sharcs.config import SharcsConfig
 from sharcs.data.columns import PAIR_COLUMN, Columns
 from sharcs.data.named import HUB_TIMEOUT_SECONDS, MINILM, minilm_path
 from sharcs.data.texts import TextData, fingerprint, label_names, load_texts, tokenise
+from sharcs.encoders.architectures import POSITIONS_AFTER_PADDING
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.inference import folder as artifacts
 from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.spec import OWN, SHARED
 from sharcs.tasks.labels import problem_type_of, require_one_label
 from sharcs.training.arguments import (
     PAPER,
@@ -119,6 +121,7 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
             encoder_path,
             widths=job.widths,
             router_layer=job.router_layer,
+            weights=SHARED if recipe == PAPER else OWN,
             id2label=id2label,
             problem_type="single_label_classification",
             use_safetensors=True,
@@ -283,9 +286,6 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
     max_length = min(job.max_length, positions - reserved, tokenizer.model_max_length)
     tokenizer.model_max_length = max_length
     return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
-
-
-POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"}
 
 
 def _check_same_shape(train: TextData, other: TextData) -> None:

@@ -6,26 +6,33 @@ import copy
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from sharcs.calibration.frontier import policy_for_budget
-from sharcs.config import SharcsConfig
-from sharcs.encoders.architectures import architecture_of, body_of, skipped_modules
+from sharcs.config import SharcsConfig, policy_for_budget
+from sharcs.encoders.architectures import architecture_of, body_of, layers_config, skipped_modules
 from sharcs.encoders.layers import check_architecture, find_layers, in_order, replace_layers
 from sharcs.errors import EncoderError, InputError
-from sharcs.model.calls import RoutedLayers, leave_out_when_continuing, own_where_narrow, skip_when_continuing
-from sharcs.model.first_run import plain_answer, try_out
+from sharcs.model.first_run import plain_answer, try_out, try_out_own
+from sharcs.model.formats import renamed_weights
+from sharcs.model.layer_list import RoutedLayerList, bypass_when_resuming, shrink_when_resuming, use_narrow_final_norm
 from sharcs.model.passes import RoutedPasses
+from sharcs.model.router import Router
 from sharcs.model.tail import RoutedTail
+from sharcs.spec import FULL, OWN
+from sharcs.subnetworks.full import FullSubnetwork
+from sharcs.subnetworks.own import OwnSubnetwork
+from sharcs.subnetworks.shared import SharedSubnetwork
 from sharcs.tasks.labels import task_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from torch import Tensor
     from transformers import PreTrainedConfig
 
+    from sharcs.spec import SubnetworkSpec
+    from sharcs.subnetworks.base import EncoderSubnetwork
     from sharcs.tasks.losses import BaseTask
 
 __all__ = ["EXAMPLE_TOKENS", "RoutedModel"]
@@ -78,24 +85,13 @@ class RoutedModel(RoutedPasses):
 
     plain_class: ClassVar[Any]  # of the plain classifiers that it can route
 
-    # What a subclass has to know of its inputs
-
-    @classmethod
-    def example(cls, encoder: PreTrainedModel) -> dict[str, Tensor]:
-        """Make a small input of random numbers for a first run, a batch of one."""
-        raise NotImplementedError
-
-    def token_count(self, row: Mapping[str, Any]) -> int:
-        """Count the tokens of a row of a data set, from the input alone."""
-        raise NotImplementedError
-
     def training_task(self, rows: Any, class_weights: str | Sequence[float] | None) -> BaseTask:
         """Find out what training on some rows minimises; see :func:`sharcs.tasks.labels.task_of`."""
         return task_of(self.config, rows, class_weights)
 
     def __init__(self, config: SharcsConfig, encoder: PreTrainedModel | None = None) -> None:
-        """Build or take over the encoder and put the routed tail in the place of its layers k+1..L."""
         super().__init__(config)
+        is_wrapped = encoder is not None
         if encoder is None:
             self._check_kind(config.encoder)  # type: ignore[arg-type]
             # Where several classes share a configuration, transformers looks for its name in there.
@@ -107,21 +103,56 @@ class RoutedModel(RoutedPasses):
         if getattr(config.encoder, "layerdrop", 0):
             config.encoder.layerdrop = 0.0
         check_architecture(self.encoder)
-        architecture, body = architecture_of(self.encoder.config), body_of(self.encoder)
+        architecture = architecture_of(self.encoder.config)
+        body = body_of(self.encoder)
         modules = find_layers(self.encoder)
-        layers, k = in_order(modules, self.encoder.config), int(config.router_layer or 0)
+        layers = in_order(modules, self.encoder.config)
+        k = int(config.router_layer or 0)
         final_norm = None if architecture.final_norm is None else body.get_submodule(architecture.final_norm)
-        self._tail = [RoutedTail(layers[k:], self.encoder.config, config, final_norm)]
+        size = layers_config(self.encoder.config).hidden_size
+        self.router = Router(size, int(config.router_hidden_size or 0), len(config.specs))
+        subnetworks = [self._subnetwork(spec, layers[k:], final_norm) for spec in config.specs]
+        self.subnetworks = nn.ModuleDict({part.spec.name: part for part in subnetworks})
+        reference = next(layers[-1].parameters())
+        for part in (self.router, self.subnetworks):
+            part.to(device=reference.device, dtype=reference.dtype)
+        self._tail = [RoutedTail(subnetworks, self.router, self.encoder.config, k)]
         repeated = architecture.repeated_layers is not None
-        replace_layers(self.encoder, modules, RoutedLayers(layers, self._tail[0], repeated=repeated))
+        replace_layers(self.encoder, modules, RoutedLayerList(layers, self._tail[0], repeated=repeated))
         if final_norm is not None:
-            own_where_narrow(final_norm)
-        for name, form in skipped_modules(self.encoder).items():
-            leave_out_when_continuing(body.get_submodule(name), form)
+            use_narrow_final_norm(final_norm)
+        for name, returned in skipped_modules(self.encoder).items():
+            bypass_when_resuming(body.get_submodule(name), returned)
         for name, module in body.named_children():
             if name == "embeddings" and self.main_input_name == "input_ids":
-                skip_when_continuing(module)
+                shrink_when_resuming(module)
         self.post_init()  # type: ignore[no-untyped-call]
+        if is_wrapped:
+            try_out_own(self)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a saved model, of this version's format or an earlier one; see ``PreTrainedModel.from_pretrained``."""
+        if pretrained_model_name_or_path is not None and "key_mapping" not in kwargs:
+            hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+            content, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub)
+            kwargs["key_mapping"] = renamed_weights(content) or None
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def _subnetwork(
+        self, spec: SubnetworkSpec, layers: list[nn.Module], final_norm: nn.Module | None
+    ) -> EncoderSubnetwork:
+        """Make a sub-network of layers k+1..L."""
+        encoder_config = self.encoder.config
+        if spec.kind == FULL:
+            return FullSubnetwork(spec, layers_config(encoder_config), layers)
+        if spec.kind == OWN:
+            return OwnSubnetwork(spec, layers, encoder_config)
+        return SharedSubnetwork(spec, layers, encoder_config, final_norm)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise the router as the encoder initialises its own modules."""
+        self.encoder._init_weights(module)
 
     @classmethod
     def _check_kind(cls, encoder_config: PreTrainedConfig) -> None:
@@ -153,6 +184,7 @@ class RoutedModel(RoutedPasses):
         *,
         widths: Sequence[float] = (0.25, 1.0),
         router_layer: int | None = None,
+        weights: str = OWN,
         num_labels: int | None = None,
         id2label: dict[int, str] | None = None,
         problem_type: str | None = None,
@@ -164,6 +196,8 @@ class RoutedModel(RoutedPasses):
             name_or_path: A name on the hub or a local directory, as for ``from_pretrained``.
             widths: Ascending fractions that end in 1.0.
             router_layer: k; by default the paper's, scaled to the encoder's depth.
+            weights: ``own`` gives each narrow sub-network weights of its own (the recipe ``sharcs+``), ``shared``
+                slices of the full network's (the paper's).
             num_labels: Number of classes; or give ``id2label``. By default what the checkpoint says.
             id2label: Class names by index.
             problem_type: As in Hugging Face configurations; by default from the labels' type.
@@ -194,6 +228,7 @@ class RoutedModel(RoutedPasses):
                 encoder=encoder,
                 widths=list(widths),
                 router_layer=router_layer,
+                weights=weights,
                 id2label=encoder.id2label,
                 label2id=encoder.label2id,
                 problem_type=encoder.problem_type,
@@ -231,4 +266,4 @@ class RoutedModel(RoutedPasses):
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
         """Switch the attention implementation, of the sub-networks too."""
         super().set_attn_implementation(*args, **kwargs)
-        self.tail.build_twins(self.encoder.config)
+        self.tail.follow(str(layers_config(self.encoder.config)._attn_implementation))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sharcs.encoders.architectures import architecture_of, body_of, head_size, layers_config, skipped_modules
-from sharcs.model.calls import trunk_layers
+from sharcs.model.layer_list import trunk_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,9 +47,9 @@ def cost_coefficients(encoder: PreTrainedModel, tail: RoutedTail, *, head_per_to
     router = sum(_linear(module) for module in tail.router.modules() if isinstance(module, nn.Linear))
     routed = torch.tensor([router, 0.0, 0.0], dtype=torch.float64)
     rows = []
-    for index in range(len(tail.narrow_widths) + 1):
-        size = full_size if index == len(tail.narrow_widths) else tail.narrow_configs[index]
-        rows.append(shared + routed + _layers(tail.running_at(index), size, len(tail.layers)))
+    for subnetwork in tail.subnetworks:
+        layers = _layers(subnetwork.modules_of_layers(), subnetwork.config, len(tail.layers))
+        rows.append(shared + routed + layers)
     rows.append(rows[-1] - routed)
     return torch.stack(rows)
 

@@ -12,9 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sharcs.encoders.layers import parts_of, refusal
+from sharcs.encoders.units import masked
 from sharcs.errors import first_line
 from sharcs.model.cost import flops
-from sharcs.training.importance import masked
+from sharcs.subnetworks.own import OwnSubnetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,10 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from sharcs.model.base import RoutedModel
-    from sharcs.subnetworks.own import PrivateSubnetwork
+    from sharcs.model.passes import RoutedPasses
 
-__all__ = ["plain_answer", "try_out", "try_out_private"]
+__all__ = ["plain_answer", "try_out", "try_out_own"]
 
 # Of the cost by formula from the counted one, and of an answer from what it should be.
 COST_TOLERANCE, TOLERANCE = 0.01, 0.05
@@ -58,7 +58,7 @@ def plain_answer(encoder: PreTrainedModel, inputs: dict[str, Tensor], answer_of:
 
 
 @torch.no_grad()
-def try_out(model: RoutedModel, inputs: dict[str, Tensor], expected: Tensor) -> None:
+def try_out(model: RoutedPasses, inputs: dict[str, Tensor], expected: Tensor) -> None:
     """Run the wrapped encoder at every width, from the start and from the kept output of layer k.
 
     Args:
@@ -99,7 +99,7 @@ def try_out(model: RoutedModel, inputs: dict[str, Tensor], expected: Tensor) -> 
 
 
 @torch.no_grad()
-def try_out_private(model: RoutedModel) -> None:
+def try_out_own(model: RoutedPasses) -> None:
     """Compare narrow networks that were just cut out with the full one, its other heads and neurons switched off.
 
     Raises:
@@ -110,13 +110,16 @@ def try_out_private(model: RoutedModel) -> None:
     model.train(False)
     try:
         hidden = model(**inputs, trunk_only=True).hidden
-        for width, own in zip(model.config.widths, model.tail.private, strict=False):
+        for subnetwork in model.tail.narrow:
+            if not isinstance(subnetwork, OwnSubnetwork):
+                continue
+            width = subnetwork.spec.width
             try:
                 narrow = model.answer_of(model(hidden=hidden, **mask, width=width))
             except Exception as error:  # whatever an unknown encoder's code may raise
                 reason = f"{type(error).__name__}: {first_line(error)}"
                 raise refusal(model.encoder, f"attention that fails with fewer heads ({reason})") from error
-            hooks = _switch_off_others(model, own)  # type: ignore[arg-type]
+            hooks = _switch_off_others(model, subnetwork)
             try:
                 expected = model.answer_of(model(hidden=hidden, **mask, width=1.0))
             finally:
@@ -128,10 +131,10 @@ def try_out_private(model: RoutedModel) -> None:
         model.train(was_training)
 
 
-def _switch_off_others(model: RoutedModel, own: PrivateSubnetwork) -> list[Any]:
+def _switch_off_others(model: RoutedPasses, subnetwork: OwnSubnetwork) -> list[Any]:
     """Let the full network's layers k+1..L run on the first heads and neurons alone, as many as a narrow one has."""
     hooks = []
-    for full, small in zip(model.tail.layers, own.layers, strict=True):
+    for full, small in zip(model.tail.layers, subnetwork.layers, strict=True):
         (parts,) = parts_of([full], model.encoder.config)
         for name, module in full.named_modules():
             if module is parts.output or module is parts.down:

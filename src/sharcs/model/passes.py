@@ -11,7 +11,7 @@ from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
 from sharcs.config import SharcsConfig
 from sharcs.errors import InputError
-from sharcs.model.calls import RoutingCall, TrunkDone, select_rows
+from sharcs.model.context import RoutingContext, TrunkDone, select_rows
 from sharcs.model.cost import continuation_coefficients, cost_coefficients, relative_cost
 from sharcs.model.outputs import SharcsOutput
 from sharcs.model.router import blended, choose_width, confidence, unsure
@@ -86,6 +86,15 @@ class RoutedPasses(PreTrainedModel):
 
     # What it knows of its inputs
 
+    @classmethod
+    def example(cls, encoder: PreTrainedModel) -> dict[str, Tensor]:
+        """Make a small input of random numbers for a first run, a batch of one."""
+        raise NotImplementedError
+
+    def token_count(self, row: Mapping[str, Any]) -> int:
+        """Count the tokens of a row of a data set, from the input alone."""
+        raise NotImplementedError
+
     def _placeholder(self, hidden: Tensor) -> dict[str, Tensor]:
         """Stand in for inputs that continue from ``hidden``, ``[batch, tokens, hidden]``: sizes are read alone."""
         raise NotImplementedError
@@ -127,36 +136,36 @@ class RoutedPasses(PreTrainedModel):
             )
         inputs = {name: value for name, value in inputs.items() if value is not None}
         real = self._real_tokens(inputs.get("attention_mask"), inputs, hidden)
-        call = RoutingCall(real, choose=self._choose)
-        call.trunk_only = trunk_only or narrow_only
+        context = RoutingContext(real, choose=self._choose)
+        context.trunk_only = trunk_only or narrow_only
         if hidden is not None:
             if width is None:
                 raise InputError("hidden: names no width to continue at; give one with width")
-            call.hidden = hidden
+            context.hidden = hidden
             inputs |= self._placeholder(hidden)
         if all_widths:
-            call.width_index = len(self.config.widths) - 1
+            context.width_index = len(self.config.widths) - 1
         elif width is not None:
-            call.width_index = self.config.index_of(width)
+            context.width_index = self.config.index_of(width)
         elif width_index is not None:
-            call.width_index = self._checked(width_index, inputs)
-        escalates = call.width_index is None and self.config.routing_policy.escalates
+            context.width_index = self._checked(width_index, inputs)
+        escalates = context.width_index is None and self.config.routing_policy.escalates
         given = {name: value for name, value in labels.items() if value is not None}
         given = given if len(given) == len(labels) else {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not narrow_only):
-            found, answer = self._run(call, inputs | given)
+            found, answer = self._run(context, inputs | given)
         if narrow_only:
-            assert call.hidden is not None
-            found["router_logits"] = self.tail.route(call.hidden, real)
+            assert context.hidden is not None
+            found["router_logits"] = self.tail.route(context.hidden, real)
         if all_widths:
-            found["width_logits"] = self._every_width(call, inputs, answer)
+            found["width_logits"] = self._every_width(context, inputs, answer)
         elif escalates and answer is not None:
-            found |= self._escalated(call, inputs, answer, found["width_index"], given)
+            found |= self._escalated(context, inputs, answer, found["width_index"], given)
         result = SharcsOutput(**found)
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return result if wants_dict else result.to_tuple()
 
-    def _run(self, call: RoutingCall, inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+    def _run(self, context: RoutingContext, inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
         """Run the encoder once.
 
         Returns:
@@ -164,39 +173,44 @@ class RoutedPasses(PreTrainedModel):
         """
         answer = None
         try:
-            with call.active():
+            with context.active():
                 outputs = self.encoder(**inputs, return_dict=True)
         except TrunkDone:
-            found = {"hidden": call.hidden}
+            found = {"hidden": context.hidden}
         else:
             answer = self.answer_of(outputs)
             found = {"loss": outputs.loss, **self._fields_of(answer)}
-        return found | {"router_logits": call.router_logits, "width_index": call.width_index}, answer
+        return found | {"router_logits": context.router_logits, "width_index": context.width_index}, answer
 
     def _continue(
-        self, call: RoutingCall, inputs: dict[str, Any], width_index: int, rows: Tensor | None = None
+        self, context: RoutingContext, inputs: dict[str, Any], width_index: int, rows: Tensor | None = None
     ) -> Tensor:
         """Run another width from the kept output of layer k, for its answer: ``[rows, ...]``."""
-        assert call.hidden is not None
-        batch = len(call.hidden)
+        assert context.hidden is not None
+        batch = len(context.hidden)
         if rows is not None:
             inputs = {name: select_rows(value, rows, batch) for name, value in inputs.items()}
-        with call.continued(width_index, rows).active():
+        with context.resumed(width_index, rows).active():
             return self.answer_of(self.encoder(**inputs, return_dict=True))
 
-    def _every_width(self, call: RoutingCall, inputs: dict[str, Any], full: Tensor | None) -> Tensor:
-        narrow = [self._continue(call, inputs, index) for index in range(len(self.config.widths) - 1)]
+    def _every_width(self, context: RoutingContext, inputs: dict[str, Any], full: Tensor | None) -> Tensor:
+        narrow = [self._continue(context, inputs, index) for index in range(len(self.config.widths) - 1)]
         return torch.stack(narrow if full is None else [*narrow, full])
 
     def _escalated(
-        self, call: RoutingCall, inputs: dict[str, Any], answer: Tensor, first: Tensor, labels: Mapping[str, Tensor]
+        self,
+        context: RoutingContext,
+        inputs: dict[str, Any],
+        answer: Tensor,
+        first: Tensor,
+        labels: Mapping[str, Tensor],
     ) -> dict[str, Tensor | None]:
         """Continue at full width where a sub-network is unsure of its answer."""
-        full, real = len(self.config.widths) - 1, call.attention_mask
+        full, real = len(self.config.widths) - 1, context.attention_mask
         goes_on = unsure(self._confidence(answer, real), first, full, self.config.routing_policy)
         rows = torch.nonzero(goes_on).squeeze(1)
         if len(rows):
-            wide, real = self._continue(call, inputs, full, rows), None if real is None else real[rows]
+            wide, real = self._continue(context, inputs, full, rows), None if real is None else real[rows]
             answer = answer.index_copy(0, rows, self._blended(wide, answer[rows], real))
         return {
             "loss": self._loss(answer, labels) if labels else None,
@@ -216,16 +230,16 @@ class RoutedPasses(PreTrainedModel):
             raise InputError(f"width_index: has an index outside 0 to {count - 1}; the network has {count} widths")
         return width_index
 
-    def _choose(self, call: RoutingCall) -> Tensor:
+    def _choose(self, context: RoutingContext) -> Tensor:
         """Apply the configured policy to the router's logits, with each input's own relative costs."""
-        policy, logits = self.config.routing_policy, call.router_logits
+        policy, logits = self.config.routing_policy, context.router_logits
         assert logits is not None
         if policy.cost_weight == 0:
             return choose_width(logits, logits, policy)
-        if call.attention_mask is not None:
-            lengths = (call.attention_mask != 0).sum(dim=1)
+        if context.attention_mask is not None:
+            lengths = (context.attention_mask != 0).sum(dim=1)
         else:
-            assert call.hidden is not None
-            lengths = torch.full((len(logits),), call.hidden.shape[1], device=logits.device)
-        coefficients = self.cost_coefficients() if self.tail.dense is None else self._counted
+            assert context.hidden is not None
+            lengths = torch.full((len(logits),), context.hidden.shape[1], device=logits.device)
+        coefficients = self.cost_coefficients() if self.tail.fast is None else self._counted
         return choose_width(logits, relative_cost(coefficients.to(lengths.device), lengths), policy)

@@ -2,133 +2,98 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sharcs.encoders.architectures import architecture_of, layers_config
-from sharcs.encoders.narrow import (
-    Cut,
-    build_twin,
-    entry_norm,
-    map_arguments,
-    narrow_config,
-    norm_names,
-    slice_parameters,
-    states_of,
-)
-from sharcs.model.calls import TrunkDone, current_call, select_rows
-from sharcs.model.router import Router
-from sharcs.subnetworks.fast import DenseLayers
-from sharcs.subnetworks.own import PrivateSubnetwork
+from sharcs.encoders.narrow import map_arguments
+from sharcs.model.context import TrunkDone, current_context, select_rows
+from sharcs.subnetworks.fast import FastLayers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Sequence
 
     from transformers import PreTrainedConfig
 
-    from sharcs.config import SharcsConfig
     from sharcs.encoders.narrow import Arguments
+    from sharcs.model.router import Router
+    from sharcs.subnetworks.base import EncoderSubnetwork
+
+    # A sub-network's index, and the rows of the batch that it runs on; None for all.
+    Group = tuple[int, Tensor | None]
 
 __all__ = ["RoutedTail"]
 
 
 class RoutedTail(nn.Module):
-    """Route each input after layer k and run layers k+1..L at its width.
+    """Route each input after layer k and run layers k+1..L by its sub-network.
 
-    All widths share the layers' weights, and private to each width below 1.0 are the norm at the cut and every norm
-    inside the layers; or, if the configuration says so, each narrow width has weights of its own
-    (:class:`~sharcs.subnetworks.own.PrivateSubnetwork`). Width 1.0 runs the layers as they are, so the full network
-    is the pretrained one.
-
-    The layers themselves stay registered with the encoder's own list (:class:`~sharcs.model.calls.RoutedLayers`).
+    It has no weights: the layers stay registered with the encoder's own list
+    (:class:`~sharcs.model.layer_list.RoutedLayerList`), router and sub-networks with the model.
 
     Args:
-        layers: Layers k+1..L of the full network; the encoder's own, not copied.
+        subnetworks: Those that run inside the encoder, the cheapest first, the full network last.
+        router: Scores them.
         encoder_config: The full encoder's configuration.
-        config: Widths, router layer and router size.
-        final_norm: The norm that the last layer's output goes through, of encoders that have one.
+        router_layer: k.
 
     Attributes:
-        trunk: Layers 1..k, which run elsewhere; filled by :class:`~sharcs.model.calls.RoutedLayers`.
+        trunk: Layers 1..k, which run elsewhere; filled by :class:`~sharcs.model.layer_list.RoutedLayerList`.
+        arity: What a layer returns, once one has shown it; see :func:`~sharcs.encoders.returned.output_arity`.
+        fast: The layers prepared for inference, or None.
     """
 
     def __init__(
         self,
-        layers: list[nn.Module],
+        subnetworks: Sequence[EncoderSubnetwork],
+        router: Router,
         encoder_config: PreTrainedConfig,
-        config: SharcsConfig,
-        final_norm: nn.Module | None = None,
+        router_layer: int,
     ) -> None:
-        """Keep the layers, create router and private norms."""
         super().__init__()
-        self._layers = (nn.ModuleList(layers),)  # in a tuple, so that they aren't registered a second time
-        self.trunk: list[nn.Module] = []
-        sizes = layers_config(encoder_config)
+        # In a tuple, so that they aren't registered a second time.
+        self._parts = (list(subnetworks), router)
         self.encoder_config = encoder_config
-        self.architecture = architecture_of(encoder_config)
-        self.hidden_size: int = sizes.hidden_size
-        self.num_heads: int = sizes.num_attention_heads
-        # What the layers return, once one has shown it: 0 for hidden states alone, else the length of a tuple.
-        self.form: int | None = None
-        self.dense: DenseLayers | None = None
-        self.narrow_widths = list(config.widths)[:-1]
-        self.narrow_configs: list[PreTrainedConfig]
-        self.router_layer = int(config.router_layer or 0)
-        self.router = Router(self.hidden_size, config.router_hidden_size, len(config.widths))
-        self.entry_norms, self.norms, self.exit_norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        self.private = nn.ModuleList()
-        self.build_twins(encoder_config)
-        if config.private_weights:
-            self.give_private_weights(encoder_config)
-        else:
-            self.entry_norms.extend(entry_norm(narrow) for narrow in self.narrow_configs)
-            self.norms.extend(
-                nn.ModuleList(
-                    nn.ModuleList(_private_norms(layer, twin)) for layer, twin in zip(self.layers, twins, strict=True)
-                )
-                for twins in self.twins
-            )
-            self.exit_norms.extend(
-                _narrow_norm(final_norm, narrow.hidden_size)
-                for narrow in self.narrow_configs
-                if final_norm is not None
-            )
-        for norm in [*self.entry_norms.modules(), *self.norms.modules(), *self.exit_norms.modules()]:
-            norm._is_hf_initialized = True  # type: ignore[assignment]  # else transformers resets them to ones
-        like = next(self.layers.parameters())
-        self.to(device=like.device, dtype=like.dtype)
+        self.router_layer = router_layer
+        self.hidden_size: int = layers_config(encoder_config).hidden_size
+        self.num_heads: int = layers_config(encoder_config).num_attention_heads
+        self.trunk: list[nn.Module] = []
+        self.arity: int | None = None
+        self.fast: FastLayers | None = None
 
     @property
-    def layers(self) -> nn.ModuleList:
-        """Layers k+1..L of the full network."""
-        return self._layers[0]
+    def subnetworks(self) -> list[EncoderSubnetwork]:
+        """The sub-networks, the full network last."""
+        return self._parts[0]
 
-    def build_twins(self, encoder_config: PreTrainedConfig) -> None:
-        """Build the parameterless twin of every layer at every narrow width; again after a config change."""
-        self.dense = None
-        if self.private:
-            for narrow in self.narrow_configs:
-                # Its layers read it whenever they run.
-                narrow._attn_implementation = layers_config(encoder_config)._attn_implementation
-            return
-        self.narrow_configs = [narrow_config(encoder_config, width) for width in self.narrow_widths]
-        # A plain list hides the twins from the state dict and the optimiser: their weights are slices.
-        self.twins: list[list[nn.Module]] = [
-            [build_twin(layer, narrow, self.router_layer + i) for i, layer in enumerate(self.layers)]
-            for narrow in self.narrow_configs
-        ]
-        self.train(self.training)
+    @property
+    def narrow(self) -> list[EncoderSubnetwork]:
+        """All but the full network."""
+        return self._parts[0][:-1]
+
+    @property
+    def router(self) -> Router:
+        """The router."""
+        return self._parts[1]
+
+    @property
+    def layers(self) -> nn.ModuleList | list[nn.Module]:
+        """Layers k+1..L of the full network."""
+        return self.subnetworks[-1].layers
+
+    def follow(self, attention: str) -> None:
+        """Let narrow sub-networks take over another attention implementation."""
+        self.fast = None
+        for subnetwork in self.narrow:
+            subnetwork.follow(attention)
 
     def prepare_for_inference(self) -> bool:
         """Bring all layers into a form that runs fast, unless that was done with these very weights.
 
-        Passes in evaluation mode without gradients then run it (:class:`~sharcs.subnetworks.fast.DenseLayers`), and
+        Passes in evaluation mode without gradients then run it (:class:`~sharcs.subnetworks.fast.FastLayers`), and
         are rounded otherwise. It costs the memory of the layers once more, so only who asks for it has it. Training,
         another device or dtype, a loaded state, another attention implementation and any other change of a weight
         drop it, and the modules run again, on slices of the shared weights.
@@ -136,118 +101,53 @@ class RoutedTail(nn.Module):
         Returns:
             Whether it was made anew.
         """
-        if self.dense is not None and self.dense.are_current():
+        if self.fast is not None and self.fast.are_current():
             return False
-        self.dense = DenseLayers(self)
+        self.fast = FastLayers(self.trunk, self.subnetworks, self.encoder_config)
         return True
 
+    def usable_fast_layers(self) -> FastLayers | None:
+        """Return what was made for inference, if a pass may run it now."""
+        if self.fast is None or torch.is_grad_enabled():
+            return None
+        if self.training or any(subnetwork.training for subnetwork in self.narrow):
+            return None
+        if not self.fast.are_current():
+            self.fast = None
+        return self.fast
+
     def train(self, mode: bool = True) -> RoutedTail:
-        """Switch the hidden twins along with the registered modules: their dropouts have to follow."""
+        """Drop what was made for inference where training begins."""
         super().train(mode)
         if mode:
-            self.dense = None
-        for twins in self.twins:
-            for twin in twins:
-                twin.train(mode)
+            self.fast = None
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what was made for inference out of copies, which make their own when they are asked to."""
-        return self.__dict__ | {"dense": None}
+        return self.__dict__ | {"fast": None}
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """Drop the copies, which are no submodules and would stay behind when the weights move."""
-        self.dense = None
+        self.fast = None
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Drop the copies: loading may put other tensors in the weights' places, whose versions nobody counts."""
-        self.dense = None
+        self.fast = None
         super()._load_from_state_dict(*args, **kwargs)
 
-    def ready(self) -> DenseLayers | None:
-        """Return what was made for inference, if a pass may run it now."""
-        if self.dense is None or self.training or torch.is_grad_enabled():
-            return None
-        if not self.dense.are_current():
-            self.dense = None
-        return self.dense
-
-    def give_private_weights(self, encoder_config: PreTrainedConfig) -> None:
-        """Give every narrow width weights of its own, in place of slices and private norms."""
-        like = next(self.layers.parameters())
-        self.narrow_configs = [
-            narrow_config(encoder_config, width, keeps_hidden=True) for width in self.narrow_widths
-        ]
-        self.private = nn.ModuleList(
-            PrivateSubnetwork(list(self.layers), narrow, encoder_config) for narrow in self.narrow_configs
-        )
-        self.private.to(device=like.device, dtype=like.dtype).train(self.training)
-        self.entry_norms, self.norms, self.exit_norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        self.twins = []
-        self.dense = None
-
-    def running_at(self, width_index: int) -> list[nn.Module]:
-        """List the modules that run at a width after the router, for their shapes."""
-        if width_index == len(self.narrow_widths):
-            return list(self.layers)
-        return [self.private[width_index]] if self.private else self.twins[width_index]
-
-    def parameters_at(self, width_index: int, position: int) -> dict[str, Tensor]:
-        """Collect the tensors of one sub-network's layer: shared slices, and private norms in their places.
+    def run(self, index: int, hidden: Tensor, arguments: list[Arguments]) -> Tensor:
+        """Run one sub-network on a whole batch: ``[batch, tokens, hidden]`` in and out.
 
         Args:
-            width_index: Index of a width below 1.0.
-            position: Position among the tail's layers, from 0.
-
-        Returns:
-            Values for every parameter and buffer name of the twin.
-        """
-        twin = self.twins[width_index][position]
-        values = slice_parameters(self.layers[position], twin, self.architecture)
-        norms: nn.ModuleList = self.norms[width_index][position]  # type: ignore[index]
-        for name, norm in zip(norm_names(twin), norms, strict=True):
-            for key, value in norm.named_parameters():
-                values[f"{name}.{key}"] = value
-        return values
-
-    def run(self, width_index: int, hidden: Tensor, arguments: list[Arguments]) -> Tensor:
-        """Run the sub-network at one width on a whole batch.
-
-        Args:
-            width_index: Index of the width.
-            hidden: Output of layer k, ``[batch, tokens, hidden]``.
+            index: Of the sub-network.
+            hidden: Output of layer k.
             arguments: What the encoder hands to each layer besides, by position and by name.
-
-        Returns:
-            ``[batch, tokens, hidden]``, zeros behind a narrow part that shares its weights.
         """
-        ready = self.ready()
-        dense = None if ready is None else ready.layers[width_index]
-        if width_index == len(self.narrow_widths):
-            running: Iterable[Callable[..., Any]] = dense or self.layers
-            for layer, (args, kwargs) in zip(running, arguments, strict=True):
-                hidden = states_of(layer(hidden, *args, **kwargs))
-            return hidden
-        if self.private:
-            return self.private[width_index](hidden, arguments, dense)  # type: ignore[no-any-return]
-        narrow = self.narrow_configs[width_index]
-        cut = Cut(
-            self.num_heads,
-            slice(narrow.num_attention_heads),
-            slice(narrow.hidden_size),
-            self.architecture.hidden_arguments,
-        )
-        hidden = self.entry_norms[width_index](hidden[..., : narrow.hidden_size])
-        for position, (twin, given) in enumerate(zip(self.twins[width_index], arguments, strict=True)):
-            args, kwargs = map_arguments(given, cut)
-            if dense is not None:
-                hidden = states_of(dense[position](hidden, *args, **kwargs))
-            else:
-                weights = self.parameters_at(width_index, position)
-                hidden = states_of(functional_call(twin, weights, (hidden, *args), kwargs))
-        # Zeros behind the narrow output equal cutting the inputs of the head's first Linear.
-        return F.pad(hidden, (0, self.hidden_size - narrow.hidden_size))
+        subnetwork = self.subnetworks[index]
+        fast = self.usable_fast_layers()
+        return subnetwork.run(hidden, arguments, None if fast is None else fast.layers[index])
 
     def route(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Run the router on the output of layer k: ``[batch, tokens, hidden]`` to logits ``[batch, widths]``."""
@@ -256,81 +156,80 @@ class RoutedTail(nn.Module):
         return self.router(hidden, attention_mask)  # type: ignore[no-any-return]
 
     def forward(self, hidden: Tensor, arguments: list[Arguments]) -> Tensor:
-        """Route, split the batch by width, run each group's sub-network and scatter the results back.
+        """Route, split the batch by sub-network, run each group and scatter the results back.
 
         Args:
-            hidden: Output of layer k, ``[batch, tokens, hidden]``; not read in a call that continues.
+            hidden: Output of layer k, ``[batch, tokens, hidden]``; not read in a pass that resumes.
             arguments: What the encoder hands to each layer besides, by position and by name.
 
         Returns:
             The last layers' outputs, ``[batch, tokens, hidden]``.
         """
-        call = current_call()
-        if call.hidden is not None:
-            hidden = call.hidden
+        context = current_context()
+        if context.hidden is not None:
+            hidden = context.hidden
         else:
-            call.hidden = hidden
-            call.router_logits = self.route(hidden, call.attention_mask)
-            if call.width_index is None:
-                call.width_index = call.choose(call)
-        assert call.width_index is not None
-        index = None
-        if isinstance(call.width_index, int):
-            index = call.width_index
-            call.width_index = torch.full(hidden.shape[:1], index, device=hidden.device)
-        if call.trunk_only:
+            context.hidden = hidden
+            context.router_logits = self.route(hidden, context.attention_mask)
+            if context.width_index is None:
+                context.width_index = context.choose(context)
+        assert context.width_index is not None
+        forced = context.width_index
+        if isinstance(forced, int):
+            context.width_index = torch.full(hidden.shape[:1], forced, device=hidden.device)
+        if context.trunk_only:
             raise TrunkDone
-        if index is None and len(hidden) == 1:
-            index = int(call.width_index)
-        if index is None:
-            # One sort, and one wait for the group sizes.
-            order = torch.argsort(call.width_index, stable=True)
-            counts = torch.bincount(call.width_index, minlength=len(self.narrow_widths) + 1).tolist()
-            if max(counts) == len(hidden):
-                index = counts.index(len(hidden))
-        groups: list[tuple[int, Tensor | None]]
-        if index is not None:
-            groups = [(index, None)]
-            merged = self.run(index, hidden, arguments)
-        else:
-            groups, outputs = [], []
-            for index, rows in enumerate(order.split(counts)):
-                if len(rows):
-                    chosen = _Rows(rows, len(hidden), self.architecture.hidden_arguments)
-                    own = [map_arguments(given, chosen) for given in arguments]
-                    outputs.append(self.run(index, hidden[rows], own))
-                    groups.append((index, rows))
-            merged = torch.cat(outputs)[torch.argsort(order)]
-        if self.exit_norms:
-            call.normalise = functools.partial(self._normalise, groups)
-        return merged
+        groups: list[Group] = [(forced, None)] if isinstance(forced, int) else self._groups(forced)
+        context.normalise = functools.partial(self._normalise, groups)
+        return self._run_groups(groups, hidden, arguments)
 
-    def _normalise(self, groups: list[tuple[int, Tensor | None]], hidden: Tensor, full: Tensor) -> Tensor:
+    def _groups(self, width_index: Tensor) -> list[Group]:
+        """Group inputs by sub-network, the cheapest first: one sort, and one wait for the groups' sizes."""
+        if len(width_index) == 1:
+            return [(int(width_index), None)]
+        order = torch.argsort(width_index, stable=True)
+        counts = torch.bincount(width_index, minlength=len(self.subnetworks)).tolist()
+        if max(counts) == len(width_index):
+            return [(counts.index(len(width_index)), None)]
+        return [(index, rows) for index, rows in enumerate(order.split(counts)) if len(rows)]
+
+    def _run_groups(self, groups: list[Group], hidden: Tensor, arguments: list[Arguments]) -> Tensor:
+        without_rows = architecture_of(self.encoder_config).hidden_arguments
+        outputs = []
+        for index, rows in groups:
+            if rows is None:
+                return self.run(index, hidden, arguments)
+            selection = _RowSelection(rows, len(hidden), without_rows)
+            of_rows = [map_arguments(full_arguments, selection) for full_arguments in arguments]
+            outputs.append(self.run(index, hidden[rows], of_rows))
+        order = torch.cat([rows for _, rows in groups if rows is not None])
+        return torch.cat(outputs)[torch.argsort(order)]
+
+    def _normalise(self, groups: list[Group], hidden: Tensor, full: Tensor) -> Tensor:
         """Put each sub-network's own final norm in the place of the full network's.
 
         Args:
-            groups: The widths that ran, and the rows that each ran on; None for all.
-            hidden: What the encoder's final norm was given, ``[batch, tokens, hidden]``.
+            groups: What ran.
+            hidden: What the encoder's final norm was handed, ``[batch, tokens, hidden]``.
             full: What it made of it.
 
         Returns:
-            ``full``, with the rows of narrow widths replaced: their narrow part normalised, zeros behind it.
+            ``full``, with the rows of sub-networks that have a norm of their own replaced.
         """
         for index, rows in groups:
-            if index == len(self.narrow_widths):
-                continue
-            size = self.narrow_configs[index].hidden_size
-            own = self.exit_norms[index](hidden[..., :size] if rows is None else hidden[rows, :, :size])
-            own = F.pad(own, (0, self.hidden_size - size))
-            full = own if rows is None else full.index_copy(0, rows, own)
+            narrow = self.subnetworks[index].normalise(hidden if rows is None else hidden[rows])
+            if narrow is not None:
+                full = narrow if rows is None else full.index_copy(0, rows, narrow)
         return full
 
 
-class _Rows:
+class _RowSelection:
     """Take some inputs' rows of what each layer is handed, once of what all of them are handed alike."""
 
     def __init__(self, rows: Tensor, batch: int, without_rows: tuple[str, ...]) -> None:
-        self.rows, self.batch, self.without_rows = rows, batch, without_rows
+        self.rows = rows
+        self.batch = batch
+        self.without_rows = without_rows
         self.taken: dict[int, Any] = {}
 
     def __call__(self, name: str | int, value: Any) -> Any:
@@ -339,20 +238,3 @@ class _Rows:
         if id(value) not in self.taken:
             self.taken[id(value)] = select_rows(value, self.rows, self.batch)
         return self.taken[id(value)]
-
-
-def _private_norms(layer: nn.Module, twin: nn.Module) -> list[nn.Module]:
-    """Create one sub-network's own norms of a layer, starting as the prefixes of the pretrained ones."""
-    full, narrow = dict(layer.named_modules()), dict(twin.named_modules())
-    return [_narrow_norm(full[name], len(next(narrow[name].parameters()))) for name in norm_names(twin)]
-
-
-@torch.no_grad()
-def _narrow_norm(norm: nn.Module, size: int) -> nn.Module:
-    """Copy a norm's first dimensions."""
-    own = copy.deepcopy(norm)
-    for name, parameter in own.named_parameters():
-        setattr(own, name, nn.Parameter(parameter[:size].clone()))
-    if isinstance(own, nn.LayerNorm):
-        own.normalized_shape = (size,)
-    return own

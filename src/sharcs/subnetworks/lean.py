@@ -14,7 +14,7 @@ from transformers.activations import GELUActivation
 
 from sharcs.encoders.layers import layer_parts
 from sharcs.encoders.narrow import is_norm, map_arguments, states_of
-from sharcs.model.calls import StandIn, form_of, in_form
+from sharcs.encoders.returned import LayerProxy, as_returned, output_arity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ KNOWN = (Tensor, NoneType, bool)  # of what an encoder hands to a layer besides 
 PACKS = platform.machine().lower() in ("x86_64", "amd64")
 
 
-class LeanLayer(StandIn):
+class LeanLayer(LayerProxy):
     """A layer of the common build, without its modules: query, key and value are one product.
 
     The common build is scaled dot-product attention and a feed-forward part without a gate, with a norm behind each
@@ -123,9 +123,9 @@ class LeanLayer(StandIn):
         way = self._ways[form]
         if way is None:
             return self.layer(hidden, *args, **kwargs)
-        order, output_form = way
+        order, arity = way
         mask = next((value for value in given if isinstance(value, Tensor)), None)
-        return in_form(self._run(order, hidden, mask), output_form)
+        return as_returned(self._run(order, hidden, mask), arity)
 
     def _tried(self, like: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Order, int] | None:
         """Find what answers to a made-up input as the layer does, handed what the encoder hands to it now."""
@@ -137,8 +137,8 @@ class LeanLayer(StandIn):
         probe = torch.randn((*PROBE, like.shape[-1]), generator=generator).to(like.device, like.dtype)
         args, kwargs = map_arguments((args, kwargs), lambda _, value: mask if isinstance(value, Tensor) else value)
         output = self.layer(probe, *args, **kwargs)
-        output_form = form_of(output)
-        if output_form and any(other is not None for other in output[1:]):
+        arity = output_arity(output)
+        if arity and any(other is not None for other in output[1:]):
             return None
         expected = states_of(output)
         bound = TOLERANCE.get(like.dtype, LOW_PRECISION) * float(expected.abs().max())
@@ -148,7 +148,7 @@ class LeanLayer(StandIn):
             except RuntimeError:  # of oneDNN, on a processor that it has no code for
                 return None
             if apart <= bound:
-                return order, output_form
+                return order, arity
         return None
 
     def _run(self, order: Order, hidden: Tensor, mask: Tensor | None) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 
 from sharcs.errors import InputError
 from sharcs.model.base import RoutedModel
-from sharcs.model.first_run import try_out_private
 from sharcs.tasks.losses import BaseTask, Task
 from sharcs.training.arguments import RECIPES, RoutedTrainingArguments
 from sharcs.training.checkpoints import check_complete, check_same, furthest_checkpoint, save_state
@@ -56,19 +55,6 @@ def _in_order(settings: TrainingArguments) -> Iterator[None]:
         yield
     finally:
         settings.train_sampling_strategy = strategy
-
-
-def _weights_of(model: RoutedModel) -> str:
-    """Tell which weights the narrow networks have, as the configuration names them."""
-    known: str | None = getattr(model.config, "weights", None)
-    return known or ("own" if model.config.private_weights else "shared")
-
-
-def _give_own_weights(model: RoutedModel) -> None:
-    """Until the configuration decides: what sharcs+ trains gets weights of its own here."""
-    model.tail.give_private_weights(model.encoder.config)
-    model.config.private_weights = True
-    try_out_private(model)
 
 
 class RoutedTrainer(NumberedTrainer):
@@ -161,12 +147,10 @@ class RoutedTrainer(NumberedTrainer):
                 "SharcsForSequenceClassification or one of its siblings"
             )
         weights = RECIPES[self._checked.recipe].weights
-        if weights == "own" and _weights_of(model) != "own" and not hasattr(model.config, "weights"):
-            _give_own_weights(model)
-        if _weights_of(model) != weights:
+        if model.config.weights != weights:
             raise InputError(
-                f"model: its narrow networks have weights={_weights_of(model)!r}; train it with "
-                f"{TRAINERS[_weights_of(model)]}, or wrap its encoder with from_encoder(..., weights={weights!r})"
+                f"model: its narrow networks have weights={model.config.weights!r}; train it with "
+                f"{TRAINERS[model.config.weights]}, or wrap its encoder with from_encoder(..., weights={weights!r})"
             )
         # Its layers can, if the encoder's can.
         model.supports_gradient_checkpointing = model.encoder.supports_gradient_checkpointing

@@ -8,21 +8,22 @@ its weights hold what is important. The recipe ``sharcs+`` cuts weights of their
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from sharcs.encoders.architectures import head_groups, layers_config
-from sharcs.encoders.layers import Projection, parts_of
-from sharcs.model.calls import trunk_layers
+from sharcs.encoders.layers import parts_of
+from sharcs.encoders.units import masked, permute
+from sharcs.model.layer_list import trunk_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sharcs.model.base import RoutedModel
 
-__all__ = ["Importance", "keep_units", "masked", "measure_importance", "reorder_by_importance"]
+__all__ = ["Importance", "measure_importance", "reorder_by_importance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,13 @@ class Importance:
 
     heads: list[Tensor]
     neurons: list[Tensor]
+
+    def orders(self) -> list[tuple[Tensor, Tensor]]:
+        """Sort the heads and the neurons of each layer, the most important first: int64 each."""
+        return [
+            (_descending(heads), _descending(neurons))
+            for heads, neurons in zip(self.heads, self.neurons, strict=True)
+        ]
 
 
 def measure_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor]]) -> Importance:
@@ -116,12 +124,12 @@ def reorder_by_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor
     layers = parts_of(tail.layers, config)
     bias = _shared_head_bias(model)
     if bias is None:
-        head_orders = [of_layer.argsort(descending=True, stable=True) for of_layer in scores.heads]
+        head_orders = [_descending(of_layer) for of_layer in scores.heads]
     else:
         # The heads of all layers share this bias, so they can only move together, those of layers 1..k included.
-        order = torch.stack(scores.heads).sum(dim=0).argsort(descending=True, stable=True)
+        order = _descending(torch.stack(scores.heads).sum(dim=0))
         for parts in parts_of(trunk_layers(model.encoder), config):
-            _permute(parts.inputs, parts.output, order)
+            permute(parts.inputs, parts.output, order)
         with torch.no_grad():
             bias.weight.copy_(bias.weight[:, order])
         head_orders = [order] * len(layers)
@@ -130,17 +138,8 @@ def reorder_by_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor
         if parts.down in done:
             continue  # a layer that the encoder runs several times
         done.add(parts.down)
-        _permute(parts.inputs, parts.output, order)
-        _permute(parts.up, parts.down, of_neurons.argsort(descending=True, stable=True))
-
-
-def masked(mask: Tensor) -> Any:
-    """Make a hook that scales what a linear layer is given, of which each number of ``mask`` has an equal part."""
-
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0] * mask.repeat_interleave(inputs[0].shape[-1] // len(mask)), *inputs[1:])
-
-    return hook
+        permute(parts.inputs, parts.output, order)
+        permute(parts.up, parts.down, _descending(of_neurons))
 
 
 def _shared_head_bias(model: RoutedModel) -> nn.Embedding | None:
@@ -151,24 +150,5 @@ def _shared_head_bias(model: RoutedModel) -> nn.Embedding | None:
     return None
 
 
-def keep_units(tensor: Tensor, dim: int, count: int, kept: Tensor, blocks: int = 1) -> Tensor:
-    """Take some of the units (heads, their groups, neurons) that one dimension of a weight or a bias is made of.
-
-    Args:
-        tensor: The weight, or the bias.
-        dim: The dimension.
-        count: How many units it has.
-        kept: Which ones to take, in order.
-        blocks: How many projections it holds behind each other, from each of which they are taken.
-    """
-    units: Tensor = tensor.unflatten(dim, (blocks, count, -1))
-    return units.index_select(dim + 1, kept.to(tensor.device)).flatten(dim, dim + 2)
-
-
-@torch.no_grad()
-def _permute(projections: list[Projection], back: nn.Linear, order: Tensor) -> None:
-    """Put the heads of a layer, their groups, or its neurons into another order, in place; it computes the same."""
-    for projection in projections:
-        for tensor in projection.linear.parameters():
-            tensor.copy_(keep_units(tensor, 0, len(order), order, projection.blocks))
-    back.weight.copy_(keep_units(back.weight, 1, len(order), order))
+def _descending(scores: Tensor) -> Tensor:
+    return scores.argsort(descending=True, stable=True)

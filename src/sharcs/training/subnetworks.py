@@ -50,7 +50,7 @@ def set_policy(config: SharcsConfig) -> None:
 
 def narrow_networks(model: RoutedModel) -> list[Any]:
     """List the sub-networks that learn from the full one."""
-    return list(model.tail.private)
+    return list(model.tail.narrow)
 
 
 def learning_parameters(model: RoutedModel) -> dict[str, list[nn.Parameter]]:
@@ -149,11 +149,11 @@ class SubnetworkTrainer(RoutedTrainer):
 
     def _cut(self) -> None:
         """Cut the narrow networks out of the full one."""
-        importance = None
+        orders = None
         if self.args.importance_samples:
-            importance = measure_importance(self.model, self.importance_batches())
+            orders = measure_importance(self.model, self.importance_batches()).orders()
         for network in narrow_networks(self.model):
-            network.fill(list(self.model.tail.layers), importance)
+            network.fill(list(self.model.tail.layers), orders)
 
     @torch.no_grad()
     def _answers(self) -> Tensor:
