@@ -20,32 +20,18 @@ from sharcs.data.texts import TextData, fingerprint, label_names, load_texts, to
 from sharcs.encoders.architectures import POSITIONS_AFTER_PADDING
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.inference import folder as artifacts
+from sharcs.jobs.arguments import TRAINERS, training_arguments
 from sharcs.model.media import SharcsForSequenceClassification
 from sharcs.spec import OWN, SHARED
 from sharcs.tasks.labels import problem_type_of, require_one_label
-from sharcs.training.arguments import (
-    PAPER,
-    PLUS,
-    RECIPES,
-    PaperTrainingArguments,
-    RoutedTrainingArguments,
-    SharcsTrainingArguments,
-    recipe_of,
-)
+from sharcs.training.arguments import PAPER, RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
 from sharcs.training.hardness import confidence_bands
-from sharcs.training.paper import PaperTrainer
-from sharcs.training.trainer import SharcsTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 __all__ = ["TrainingJob", "run_training"]
-
-# Checkpoints over a run, of which two are kept, since the newest may be half-written when the run is killed.
-SAVES = 20
-TRAINERS = {PLUS: SharcsTrainer, PAPER: PaperTrainer}
-STEPS_BETWEEN_SAVES = 25  # at least, so that a short run doesn't spend its time on writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +131,17 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
     checkpoints = artifacts.begin(job.output, _settings(given, train, columns), job.resume)
     trainer = TRAINERS[recipe](
         model=model,
-        args=_arguments(job, checkpoints, len(rows)),
+        args=training_arguments(
+            recipe,
+            len(rows),
+            window=job.window,
+            bands=job.bands,
+            output_dir=str(checkpoints),
+            seed=job.seed,
+            num_train_epochs=job.epochs,
+            learning_rate=job.learning_rate,
+            per_device_train_batch_size=job.batch_size,
+        ),
         train_dataset=rows,
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
@@ -156,33 +152,6 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
     artifacts.check_finite(model, f"{job.output}")
     artifacts.finish(job.output, model, tokenizer)
     return artifacts.TrainedModel(model.train(False), tokenizer, columns)
-
-
-def _arguments(job: TrainingJob, checkpoints: Path, rows: int) -> RoutedTrainingArguments:
-    """Make the trainer's settings of a job whose recipe, epochs and rate are filled in."""
-    common: dict[str, Any] = {
-        "output_dir": str(checkpoints),
-        "seed": job.seed,
-        "num_train_epochs": job.epochs,
-        "learning_rate": job.learning_rate,
-        "per_device_train_batch_size": job.batch_size,
-        "save_strategy": "steps",
-        "save_total_limit": 2,
-        "logging_strategy": "epoch",
-        "report_to": [],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": artifacts.best_device().type == "cuda",
-    }
-    settings: RoutedTrainingArguments
-    if job.recipe == PAPER:
-        window = RECIPES[PAPER].window if job.window is None else job.window
-        settings = PaperTrainingArguments(**common, window=window, bands=job.bands)
-    else:
-        settings = SharcsTrainingArguments(**common)
-    epochs = settings.num_train_epochs + RECIPES[settings.recipe].subnetwork_epochs
-    updates = epochs * math.ceil(rows / job.batch_size)
-    settings.save_steps = max(STEPS_BETWEEN_SAVES, int(updates) // SAVES)
-    return settings
 
 
 def encoder_location(model: str) -> str:
