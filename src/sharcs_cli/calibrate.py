@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,7 +142,7 @@ def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs
     trial = Trial.of(model, outputs, torch.tensor(rows["labels"]) if labelled else None, longest, BLEND)
     if constraint.kind != "latency_ms":
         return trial
-    times = measure_times(model, rows, collate, trial.forcing_weight)
+    times = measure_times(model, rows, collate)
     each = ", ".join(f"{time:.2f}" for time in times.widths)
     say(f"measured on this machine, milliseconds of one input at each width: {each}; no part of the guarantee")
     return replace(trial, times=times)
@@ -152,7 +152,7 @@ def _store(folder: Path, found: Calibration, record: dict[str, Any]) -> None:
     """Put policy and evidence into the model's configuration, and leave the rest of the file as it is."""
     file = folder / CONFIG_FILE
     content = json.loads(file.read_text(encoding="utf-8"))
-    write_json(content | {"policy": asdict(found.policy), "calibration": record}, file)
+    write_json(content | {"policy": found.policy.to_dict(), "calibration": record}, file)
 
 
 def _limit(constraint: Constraint) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharcs_runtime.errors import InputError, first_line
-from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.policy import RoutingPolicy, names_of_widths
 
 __all__ = ["DESCRIPTION_FILE", "FORMAT", "TOKENIZER_FILE", "Bundle"]
 
@@ -47,6 +47,11 @@ class Bundle:
     padding: dict[str, int]
     trunk: Path | None
     tails: list[Path]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the sub-networks, the full one last."""
+        return names_of_widths(self.widths)
 
     @property
     def tokenizer(self) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +214,7 @@ def _write_description(
         "widths": list(config.widths) if index is None else [config.widths[index]],
         "labels": [str(name) for name in names.values()],
         "problem_type": config.problem_type,
-        "policy": asdict(config.routing_policy if index is None else RoutingPolicy()),
+        "policy": (config.routing_policy if index is None else RoutingPolicy()).to_dict(),
         "cost_coefficients": costs if index is None else [costs[index], costs[-1]],
         "max_length": min(tokenizer.model_max_length, MOST_TOKENS),
         "padding": {name: padding[name] for name in _inputs_of(tokenizer)},

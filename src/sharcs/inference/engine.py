@@ -89,7 +89,7 @@ class InferenceEngine(PooledEngine[Tensor]):
 
     def _routing(self) -> Routing:
         config = self.model.config
-        return Routing(config.routing_policy, config.problem_type, len(config.widths) - 1)
+        return Routing(config.routing_policy, config.problem_type, config.names)
 
     def _pool(self) -> Pool:
         return Pool()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +85,7 @@ def build_report(
         "version": metadata.version("sharcs"),
         "classes": [_short(label, VALUE_LENGTH) for label in names],
         "labelled": labelled,
-        "policy": asdict(config.routing_policy),
+        "policy": config.routing_policy.to_dict(),
         "calibration": calibration,
         "evaluation": evaluation,
         "agreement": agreement(answers),
@@ -168,7 +167,7 @@ def _calibration(found: dict[str, Any] | None, policy: RoutingPolicy, data_sha25
         return None
     try:
         evidence = {key: found[key] for key in EVIDENCE}
-        of_this_policy = RoutingPolicy(**evidence["policy"]) == policy
+        of_this_policy = RoutingPolicy.from_dict(evidence["policy"]) == policy
     except (KeyError, TypeError) as error:
         raise InputError(
             f"config.json: its calibration can't be read ({error}); run 'sharcs calibrate' again"
