@@ -18,8 +18,14 @@ from sharcs.evaluation.answers import Answers, answer_at_all_widths
 from sharcs.evaluation.curve import curve_weights
 from sharcs.report.charts import bar_chart, ticks
 from sharcs.report.figures import percentage
-from sharcs.report.findings import agreement, example_rows, harm_by, overthinking_rows, wrong_label_rows
-from sharcs.report.reliability import reliability
+from sharcs.report.findings import (
+    agreement,
+    example_rows,
+    harm_by,
+    overthinking_rows,
+    reliability,
+    wrong_label_rows,
+)
 
 CLASSES = 4
 

@@ -140,7 +140,7 @@ def curve_chart(report: dict[str, Any], measure: str, limit: dict[str, float] | 
 
 
 def reliability_chart(routed: dict[str, Any], full: dict[str, Any]) -> LineChart:
-    """Draw two results of :func:`~sharcs.report.reliability.reliability`; a mark grows with its bin's answers."""
+    """Draw two results of :func:`~sharcs.report.findings.reliability`; a mark grows with its bin's answers."""
     scale = _Scale((0.0, 100.0), (0.0, 100.0))
     series = [Series("scores that mean what they say", "ideal", scale.line([(0, 0), (100, 100)]))]
     for name, style, mark, found in (
