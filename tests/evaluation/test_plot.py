@@ -166,7 +166,7 @@ def picture(report):
 
 def test_drawing_takes_no_setting_of_the_user_s_and_changes_none():
     expected = picture(made_up())
-    with mpl.rc_context({"font.size": 30, "lines.linewidth": 9, "axes.facecolor": "red", "text.parse_math": False}):
+    with mpl.rc_context({"font.size": 30, "xtick.labelsize": 30, "axes.facecolor": "red", "legend.fontsize": 5}):
         before = dict(mpl.rcParams)
         assert picture(made_up()) == expected
         assert dict(mpl.rcParams) == before
