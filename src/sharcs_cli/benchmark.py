@@ -12,7 +12,7 @@ from rich.text import Text
 from sharcs.benchmark.measure import BATCH_SIZES, run_benchmark
 from sharcs.data.texts import TextData
 from sharcs.errors import InputError
-from sharcs.evaluation.benchmark_plot import draw_benchmark
+from sharcs.evaluation.plot import draw_benchmark
 from sharcs.export.onnx import require_onnx
 from sharcs.inference.folder import TrainedModel, open_model, write_json
 from sharcs_cli.options import (

@@ -14,8 +14,14 @@ from sharcs.data.texts import fingerprint, tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import accuracy_report
 from sharcs.evaluation.answers import Answers, answer_at_all_widths
-from sharcs.report.findings import agreement, example_rows, harm_by, overthinking_rows, wrong_label_rows
-from sharcs.report.reliability import reliability
+from sharcs.report.findings import (
+    agreement,
+    example_rows,
+    harm_by,
+    overthinking_rows,
+    reliability,
+    wrong_label_rows,
+)
 from sharcs.tasks.labels import require_one_label
 
 if TYPE_CHECKING:
