@@ -16,7 +16,8 @@ from rich.text import Text
 from transformers import DataCollatorWithPadding
 
 from sharcs.data.tables import check_output_path
-from sharcs.data.texts import TextData, tokenise
+from sharcs.data.texts import TextData
+from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
 from sharcs.evaluation.plot import draw_curve
@@ -28,6 +29,7 @@ from sharcs_cli.calibrate import calibrate
 from sharcs_cli.export import export
 from sharcs_cli.options import (
     DataOption,
+    EncodingOption,
     LabelOption,
     ModelArgument,
     PairOption,
@@ -65,6 +67,7 @@ def train(
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
+    encoding: EncodingOption = None,
     widths: Annotated[str, typer.Option("--widths", help="Ascending, the last 1.0.")] = "0.25,1.0",
     router_layer: Annotated[
         int | None,
@@ -116,6 +119,7 @@ def train(
         max_length=max_length,
         max_train_samples=max_train_samples,
         seed=seed,
+        encoding=encoding,
         resume=resume,
     )
     say(f"training on {data}; model and checkpoints go to {output}")
@@ -127,7 +131,8 @@ def train(
         raise typer.Exit(130) from None
     say(f"the model is in {output}")
     if eval_data:
-        _report(trained, texts_of(trained, eval_data, job.columns, labelled=True), output / "evaluation.json", None)
+        texts = texts_of(trained, eval_data, job.columns, labelled=True, encoding=encoding)
+        _report(trained, texts, output / "evaluation.json", None)
 
 
 @app.command()
@@ -141,6 +146,7 @@ def evaluate(
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
+    encoding: EncodingOption = None,
 ) -> None:
     """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
     if json_file is not None:
@@ -149,7 +155,7 @@ def evaluate(
     if width is not None:
         trained.model.config.index_of(width)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    _report(trained, texts_of(trained, data, columns, labelled=True), json_file, width)
+    _report(trained, texts_of(trained, data, columns, labelled=True, encoding=encoding), json_file, width)
 
 
 @app.command()
@@ -161,6 +167,7 @@ def predict(
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
+    encoding: EncodingOption = None,
 ) -> None:
     """Classify every row: the input's columns, and prediction, score and width.
 
@@ -172,7 +179,7 @@ def predict(
     if width is not None:
         trained.model.config.index_of(width)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    stream = open_texts(data, columns)
+    stream = open_texts(data, columns, encoding)
     check_pairs(trained, data, stream.pair is not None)
     rows = stream.check()
     try:

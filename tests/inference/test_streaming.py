@@ -9,11 +9,8 @@ import time
 import tracemalloc
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from helpers.cli import (
     error_message,
@@ -25,9 +22,7 @@ from helpers.cli import (
     write_csv,
 )
 from sharcs.data import textfiles
-from sharcs.data.jsontypes import JsonTypes
 from sharcs.data.tables import open_table
-from sharcs.errors import InputError
 from sharcs.inference import predict as prediction
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.record import RecordedAnswers
@@ -56,60 +51,6 @@ def rows_of(count):
 
 def predict_command(toys, data, output, *options):
     return ("predict", toys.model, "--data", data, "--output", output, *options)
-
-
-# Types of JSON lines, a chunk at a time
-
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-5, 5),
-    st.sampled_from([2**53, 2**70]),
-    st.floats(-2, 2, width=16),
-    st.just(float("nan")),
-    st.text(max_size=2),
-)
-values = st.one_of(
-    scalars, st.lists(scalars, max_size=2), st.dictionaries(st.sampled_from("ab"), scalars, max_size=2)
-)
-columns = st.one_of(
-    *(st.lists(st.one_of(st.none(), kind), min_size=1, max_size=12) for kind in (st.integers(-5, 5), st.text())),
-    st.lists(st.sampled_from([None, float("nan"), "text", 1.5, 2]), min_size=1, max_size=12),
-    st.lists(values, min_size=1, max_size=12),
-)
-
-
-def arrow_infers(column):
-    """Let Arrow see all values at once; NaN counts as a missing value if there is no other way."""
-    for from_pandas in (False, True):
-        try:
-            return pa.array(column, from_pandas=from_pandas)
-        except (pa.ArrowException, OverflowError, UnicodeError):
-            continue
-    return None
-
-
-@settings(max_examples=300)
-@given(column=columns, size=st.integers(1, 5))
-def test_types_found_in_chunks_are_those_of_the_whole_column(column, size):
-    rows = [{"x": value} for value in column]
-    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    expected = arrow_infers(column)
-    types = JsonTypes("data.jsonl")
-    try:
-        for chunk in chunks:
-            types.add(chunk)
-        batches = [types.batch(chunk, number * size) for number, chunk in enumerate(chunks)]
-    except InputError as error:
-        assert expected is None
-        row = int(str(error).split("row ")[1].split(":")[0])
-        # What Arrow takes up to the row before, and doesn't up to this one.
-        assert arrow_infers(column[: row - 1]) is not None or 2**53 in str(column)
-        return
-    assert expected is not None
-    found = pa.Table.from_batches(batches)["x"].combine_chunks()
-    assert found.type == expected.type
-    assert str(found.to_pylist()) == str(expected.to_pylist())
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -329,7 +270,7 @@ def test_another_model_in_the_same_folder_begins_anew(toys, stopped, tmp_path, m
     [
         ("csv", "too,many,fields\n", "row 20001 (line 20002): 3 fields"),
         ("csv", " ,9\n", "row 20001: the text is empty"),
-        ("jsonl", '{"text": 3}\n', "row 20001: 'text' does not fit"),
+        ("jsonl", '{"text": 3}\n', "row 20001: the text '3' is no string"),
         ("jsonl", "{\n", "row 20001 (line 20001): not valid JSON"),
     ],
 )

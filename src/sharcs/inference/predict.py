@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sharcs.data.columns import Columns, checked_texts, pair_column
 from sharcs.data.tables import TableStream, open_table, table_writer
 from sharcs.data.textfiles import in_chunks
+from sharcs.data.texts import Columns, checked_texts, pair_column
 from sharcs.errors import InputError, first_line
 from sharcs.inference.engine import InferenceEngine, Prediction
 from sharcs.inference.record import RecordedAnswers, digest_of
@@ -71,17 +71,18 @@ class TextStream:
         return count
 
 
-def open_texts(source: str, columns: Columns) -> TextStream:
+def open_texts(source: str, columns: Columns, encoding: str | None = None) -> TextStream:
     """Open a table and find its texts.
 
     Args:
         source: What ``read_table`` takes: a file, a built-in data set or one of the hub.
         columns: The names of the columns to use.
+        encoding: That of a text file, as for ``read_table``.
 
     Raises:
         InputError: If the source can't be read, or a column is missing or holds no texts.
     """
-    table = open_table(source)
+    table = open_table(source, encoding)
     stream = TextStream(table, columns.text, pair_column(table.schema, columns))
     checked_texts(table.schema.empty_table(), stream.text, "text", source)
     if stream.pair is not None:
