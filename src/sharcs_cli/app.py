@@ -23,6 +23,7 @@ from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
 from sharcs.evaluation.plot import draw_curve
 from sharcs.inference.folder import TrainedModel, open_model, write_json
 from sharcs.inference.predict import open_texts, predict_table
+from sharcs.inference.record import check_unclaimed
 from sharcs.jobs.train import TrainingJob, run_training
 from sharcs_cli.benchmark import benchmark
 from sharcs_cli.calibrate import calibrate
@@ -175,6 +176,7 @@ def predict(
     folder beside the output, and the same command goes on from there.
     """
     check_output_path(output)
+    check_unclaimed(output)
     trained = open_model(folder)
     if width is not None:
         trained.model.config.index_of(width)

@@ -156,36 +156,30 @@ def is_string(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def check_column(schema: pa.Schema, name: str, kind: str, source: str) -> None:
-    """Check that a table has a column.
+def find_column(table: pa.Table, name: str, kind: str, source: str) -> pa.ChunkedArray:
+    """Take a column, categories decoded to their values.
 
     Args:
-        schema: The table's.
+        table: All rows of a source, or some in a row.
         name: The column's name.
         kind: What it is for: ``text``, ``text pair`` or ``label``.
         source: Where the table is from, for messages.
 
     Raises:
-        InputError: If it has not.
+        InputError: If there is no such column.
     """
-    if name not in schema.names:
-        names = ", ".join(repr(column) for column in schema.names[:20])
-        more = f" and {len(schema.names) - 20} more" if len(schema.names) > 20 else ""
+    columns = table.column_names
+    if name not in columns:
+        names = ", ".join(map(repr, columns[:20]))
+        more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
         option = f"--{kind.replace(' ', '-')}-column"
         raise InputError(f"{source}: no column {name!r}; it has {names}{more}; name the {kind} column with {option}")
-
-
-def find_column(table: pa.Table | pa.RecordBatch, name: str, kind: str, source: str) -> pa.Array | pa.ChunkedArray:
-    """Take a column, categories decoded to their values; arguments as for :func:`check_column`."""
-    check_column(table.schema, name, kind, source)
     column = table.column(name)
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
-def checked_texts(
-    table: pa.Table | pa.RecordBatch, name: str, kind: str, source: str, rows_before: int = 0
-) -> list[str]:
-    """Take a column of texts and check every one.
+def checked_texts(table: pa.Table, name: str, kind: str, source: str, rows_before: int = 0) -> list[str]:
+    """Take a column of texts, none of them empty.
 
     Args:
         table: All rows of a source, or some in a row.
@@ -193,9 +187,6 @@ def checked_texts(
         kind: ``text`` or ``text pair``.
         source: Where the table is from, for messages.
         rows_before: Rows of the source before the table's first, for messages.
-
-    Returns:
-        The texts; none is empty.
 
     Raises:
         InputError: If there is no such column, it holds no texts, or a row has none.
