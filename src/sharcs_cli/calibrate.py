@@ -19,12 +19,14 @@ from sharcs.calibration.choice import Constraint
 from sharcs.calibration.latency import measure_times
 from sharcs.calibration.trials import Trial
 from sharcs.config import BLEND
-from sharcs.data.texts import TextData, fingerprint, tokenise
+from sharcs.data.texts import TextData, fingerprint
+from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import run_all_widths
 from sharcs.inference.folder import CONFIG_FILE, TrainedModel, open_model, write_json
 from sharcs_cli.options import (
     DataOption,
+    EncodingOption,
     LabelOption,
     ModelArgument,
     PairOption,
@@ -75,6 +77,7 @@ def calibrate(
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
+    encoding: EncodingOption = None,
 ) -> None:
     """Choose the cheapest routing policy that keeps a limit, or the best within a budget, and store it in DIR.
 
@@ -90,7 +93,7 @@ def calibrate(
     trained = open_model(folder)
     needs_labels = constraint.kind == "max_accuracy_drop"
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    texts = texts_of(trained, data, columns, labelled=needs_labels)
+    texts = texts_of(trained, data, columns, labelled=needs_labels, encoding=encoding)
     groups = None if group_column is None else groups_of(texts, group_column)
     trial = _trial(trained, texts, constraint, needs_labels)
     names = [str(name) for _, name in sorted((trained.model.config.id2label or {}).items())]

@@ -22,8 +22,7 @@ from helpers.cli import (
     toys_fixture,  # noqa: F401
     write_csv,
 )
-from sharcs.data.columns import Columns
-from sharcs.data.texts import load_texts
+from sharcs.data.texts import Columns, load_texts
 from sharcs.inference.folder import TrainedModel, load_tokenizer
 from sharcs.model.media import SharcsForSequenceClassification
 from sharcs.report import page as report_page

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sharcs.calibration.trials import Times
-from sharcs.data.texts import model_inputs
+from sharcs.evaluation.inputs import model_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized

@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from sharcs.config import RoutingPolicy
-from sharcs.data.texts import model_inputs
 from sharcs.errors import InputError
 from sharcs.evaluation.curve import curve_policies
+from sharcs.evaluation.inputs import model_inputs
 from sharcs.evaluation.label_sets import label_set, look_up, number_sets
 from sharcs.model.cost import flops
 from sharcs.tasks.losses import MULTI_LABEL, SINGLE_LABEL

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sharcs.data.texts import encode, token_limit
+from sharcs.data.tokens import encode, token_limit
 from sharcs.inference.pool import Pool
 from sharcs.tasks.labels import require_one_label
 from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Prediction, Routing, Tokens, WholeAnswers

@@ -10,7 +10,8 @@ import torch
 from transformers import DataCollatorWithPadding
 
 from sharcs.config import RoutingPolicy
-from sharcs.data.texts import fingerprint, tokenise
+from sharcs.data.texts import fingerprint
+from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import accuracy_report
 from sharcs.evaluation.answers import Answers, answer_at_all_widths
