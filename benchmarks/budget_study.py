@@ -27,7 +27,8 @@ from sharcs import DriftMonitor, SharcsForSequenceClassification
 from sharcs.calibration.choice import Constraint, choose
 from sharcs.calibration.trials import Trial, policy_paths
 from sharcs.config import BLEND, RoutingPolicy
-from sharcs.data.texts import load_texts, tokenise
+from sharcs.data.texts import load_texts
+from sharcs.data.tokens import tokenise
 from sharcs.evaluation.accuracy import Costs, WidthOutputs, run_all_widths
 from sharcs.inference.monitor import log_evidence
 

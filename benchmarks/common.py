@@ -20,7 +20,8 @@ from sklearn.model_selection import train_test_split
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from sharcs.data.named import minilm_path
-from sharcs.data.texts import load_texts, tokenise
+from sharcs.data.texts import load_texts
+from sharcs.data.tokens import tokenise
 from sharcs.inference.folder import best_device
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

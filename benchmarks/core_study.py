@@ -25,8 +25,8 @@ from transformers import AutoModelForSequenceClassification, Trainer
 from common import RESULTS, collator, machine, peak_megabytes, processor_seconds, run_processes, save, splits
 from sharcs import PaperTrainer, PaperTrainingArguments, SharcsForSequenceClassification
 from sharcs.data.named import minilm_path
-from sharcs.data.texts import model_inputs
 from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
+from sharcs.evaluation.inputs import model_inputs
 
 SETS = ("sst2", "sick", "banking77", "mrpc")
 METHODS = ("plain", "paper")

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import transformers
+from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from transformers import ViTConfig, default_data_collator
@@ -25,7 +26,6 @@ from common import RESULTS, machine, processor_seconds, save
 from peers.outputs import Outputs, at_budgets, curve
 from sharcs import SharcsConfig, SharcsForImageClassification, SharcsTrainer, SharcsTrainingArguments
 from sharcs.evaluation.accuracy import Costs, accuracy_report, run_all_widths
-from sharcs.evaluation.plot import pyplot, save_picture
 from sharcs.model.router import blended, choose_width
 
 TEST, HELD_OUT = 0.3, 0.1
@@ -119,7 +119,6 @@ def study(seed: int, epochs: float, subnetwork_epochs: float, rate: float, tune:
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
     """Draw the mean over the seeds, and each seed's routed curve behind it."""
-    plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
 
     def mean(read: Any) -> float:
@@ -150,7 +149,8 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     axes.set_title(f"ViT on digits from scratch, mean of {len(runs)} seeds")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    save_picture(figure, path)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def main() -> None:

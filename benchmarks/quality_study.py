@@ -36,7 +36,8 @@ from common import (
 from peers import cost, early_exit, lexical, ours, static
 from peers.outputs import Outputs, at_budgets, curve, metric_of
 from sharcs import SharcsForSequenceClassification
-from sharcs.data.texts import load_texts, tokenise
+from sharcs.data.texts import load_texts
+from sharcs.data.tokens import tokenise
 from sharcs.inference.folder import best_device
 
 SETS = ("sst2", "sick", "banking77", "cola", "agnews", "mrpc", "rte")

@@ -16,8 +16,8 @@ from sharcs.benchmark.contestants import contestants, prepare
 from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.trials import policy_paths
 from sharcs.config import SharcsConfig, policy_for_budget
-from sharcs.data.columns import Columns
-from sharcs.data.texts import load_texts, tokenise
+from sharcs.data.texts import Columns, load_texts
+from sharcs.data.tokens import tokenise
 from sharcs.evaluation.accuracy import Costs, route, run_all_widths
 from sharcs.evaluation.curve import curve_policies
 from sharcs.inference.folder import TrainedModel, open_model

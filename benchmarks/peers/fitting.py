@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from common import collator, on_gpu, training_precision
-from sharcs.data.texts import model_inputs
+from sharcs.evaluation.inputs import model_inputs
 from sharcs.inference.folder import best_device
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

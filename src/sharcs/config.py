@@ -37,7 +37,9 @@ def default_router_layer(num_layers: int) -> int:
 
 def policy_of(point: dict[str, Any]) -> RoutingPolicy:
     """Read a point of a calibration's frontier as the policy that it is."""
-    return RoutingPolicy(point["cost_weight"], point["escalation_threshold"], point["blend"])
+    return RoutingPolicy.from_dict(
+        {name: point[name] for name in RoutingPolicy.__dataclass_fields__ if name in point}
+    )
 
 
 def policy_for_budget(calibration: dict[str, Any] | None, budget: float) -> RoutingPolicy:
@@ -176,7 +178,7 @@ class SharcsConfig(PreTrainedConfig):
     @property
     def routing_policy(self) -> RoutingPolicy:
         """The policy as an object."""
-        return RoutingPolicy(**(self.policy or {}))
+        return RoutingPolicy.from_dict(self.policy or {})
 
     @property
     def class_indices(self) -> dict[str, int]:
@@ -245,6 +247,7 @@ class SharcsConfig(PreTrainedConfig):
         if self.subnetworks is not None and self.subnetworks != written:
             raise InputError("subnetworks: don't fit the encoder's configuration; train again")
         self.subnetworks = written
+        self.routing_policy.check_names(self.names)
 
     def _validate_widths(self) -> None:
         widths = list(self.widths)
@@ -278,21 +281,8 @@ class SharcsConfig(PreTrainedConfig):
             )
         if type(self.router_hidden_size) is not int or self.router_hidden_size < 1:
             raise InputError(f"router_hidden_size {self.router_hidden_size}: has to be a whole number, at least 1")
-        try:
-            policy = RoutingPolicy(**(self.policy or {}))
-        except TypeError as error:
-            known = ", ".join(RoutingPolicy.__dataclass_fields__)
-            raise InputError(f"policy {self.policy}: unknown setting; known are {known}") from error
-        if not isinstance(policy.cost_weight, int | float) or not math.isfinite(policy.cost_weight):
-            raise InputError(f"policy cost_weight {policy.cost_weight}: has to be a finite number")
-        if isinstance(policy.blend, bool) or not isinstance(policy.blend, int | float) or not 0 <= policy.blend <= 1:
-            raise InputError(f"policy blend {policy.blend}: has to be from 0 to 1")
-        threshold = policy.escalation_threshold
-        if threshold is None:
-            return
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-            raise InputError(f"policy escalation_threshold {threshold}: has to be from 0 to 1, or None")
-        if self.problem_type == "regression":
+        policy = self.routing_policy
+        if policy.escalates and self.problem_type == "regression":
             raise InputError("policy escalation_threshold: a regression has no confidence; leave it None")
 
 

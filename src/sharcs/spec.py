@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Any
 from sharcs.encoders.architectures import layers_config
 from sharcs.encoders.narrow import feed_forward_size, narrow_config
 from sharcs.errors import InputError
+from sharcs_runtime.policy import names_of_widths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from transformers import PreTrainedConfig
 
-__all__ = ["FULL", "OWN", "SHARED", "SubnetworkSpec", "name_of_width", "spec_of_width"]
+__all__ = ["FULL", "OWN", "SHARED", "SubnetworkSpec", "spec_of_width"]
 
 # Kinds: the encoder as it is; slices of its layers, as in the paper; layers with weights of their own, as in sharcs+.
 FULL, SHARED, OWN = "full", "shared", "own"
-
-
-def name_of_width(width: float) -> str:
-    """Name the narrow sub-network of a width: ``width-25`` for 0.25. Names are part of weights' names: no dots."""
-    return f"width-{100 * width:g}".replace(".", "_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +84,7 @@ def spec_of_width(encoder_config: PreTrainedConfig, width: float, weights: str, 
     narrow = narrow_config(encoder_config, width, keeps_hidden=is_full or weights == OWN)
     fraction = narrow.num_attention_heads / full.num_attention_heads
     return SubnetworkSpec(
-        name="full" if is_full else name_of_width(width),
+        name=names_of_widths([width])[0],
         kind=FULL if is_full else weights,
         width=width,
         layers=int(full.num_hidden_layers),

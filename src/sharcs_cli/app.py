@@ -16,18 +16,21 @@ from rich.text import Text
 from transformers import DataCollatorWithPadding
 
 from sharcs.data.tables import check_output_path
-from sharcs.data.texts import TextData, tokenise
+from sharcs.data.texts import TextData
+from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
 from sharcs.evaluation.plot import draw_curve
 from sharcs.inference.folder import TrainedModel, open_model, write_json
 from sharcs.inference.predict import open_texts, predict_table
+from sharcs.inference.record import check_unclaimed
 from sharcs.jobs.train import TrainingJob, run_training
 from sharcs_cli.benchmark import benchmark
 from sharcs_cli.calibrate import calibrate
 from sharcs_cli.export import export
 from sharcs_cli.options import (
     DataOption,
+    EncodingOption,
     LabelOption,
     ModelArgument,
     PairOption,
@@ -65,6 +68,7 @@ def train(
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
+    encoding: EncodingOption = None,
     widths: Annotated[str, typer.Option("--widths", help="Ascending, the last 1.0.")] = "0.25,1.0",
     router_layer: Annotated[
         int | None,
@@ -116,6 +120,7 @@ def train(
         max_length=max_length,
         max_train_samples=max_train_samples,
         seed=seed,
+        encoding=encoding,
         resume=resume,
     )
     say(f"training on {data}; model and checkpoints go to {output}")
@@ -127,7 +132,8 @@ def train(
         raise typer.Exit(130) from None
     say(f"the model is in {output}")
     if eval_data:
-        _report(trained, texts_of(trained, eval_data, job.columns, labelled=True), output / "evaluation.json", None)
+        texts = texts_of(trained, eval_data, job.columns, labelled=True, encoding=encoding)
+        _report(trained, texts, output / "evaluation.json", None)
 
 
 @app.command()
@@ -141,6 +147,7 @@ def evaluate(
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
+    encoding: EncodingOption = None,
 ) -> None:
     """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
     if json_file is not None:
@@ -149,7 +156,7 @@ def evaluate(
     if width is not None:
         trained.model.config.index_of(width)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    _report(trained, texts_of(trained, data, columns, labelled=True), json_file, width)
+    _report(trained, texts_of(trained, data, columns, labelled=True, encoding=encoding), json_file, width)
 
 
 @app.command()
@@ -161,6 +168,7 @@ def predict(
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
+    encoding: EncodingOption = None,
 ) -> None:
     """Classify every row: the input's columns, and prediction, score and width.
 
@@ -168,11 +176,12 @@ def predict(
     folder beside the output, and the same command goes on from there.
     """
     check_output_path(output)
+    check_unclaimed(output)
     trained = open_model(folder)
     if width is not None:
         trained.model.config.index_of(width)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    stream = open_texts(data, columns)
+    stream = open_texts(data, columns, encoding)
     check_pairs(trained, data, stream.pair is not None)
     rows = stream.check()
     try:

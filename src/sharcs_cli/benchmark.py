@@ -12,11 +12,12 @@ from rich.text import Text
 from sharcs.benchmark.measure import BATCH_SIZES, run_benchmark
 from sharcs.data.texts import TextData
 from sharcs.errors import InputError
-from sharcs.evaluation.benchmark_plot import draw_benchmark
+from sharcs.evaluation.plot import draw_benchmark
 from sharcs.export.onnx import require_onnx
 from sharcs.inference.folder import TrainedModel, open_model, write_json
 from sharcs_cli.options import (
     DataOption,
+    EncodingOption,
     LabelOption,
     ModelArgument,
     PairOption,
@@ -45,6 +46,7 @@ def benchmark(
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
+    encoding: EncodingOption = None,
 ) -> None:
     """Measure what routing saves in seconds here, against what else could run the network, and advise.
 
@@ -57,7 +59,7 @@ def benchmark(
     require_onnx()
     trained = open_model(folder)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    texts = texts_of(trained, data, columns, labelled=False)
+    texts = texts_of(trained, data, columns, labelled=False, encoding=encoding)
     given = list(texts.texts) if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
     report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar, seconds=seconds)
     _print_table(report, f"{data}: under 1 to 128, time of such a batch over that of full")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +19,14 @@ from sharcs.calibration.choice import Constraint
 from sharcs.calibration.latency import measure_times
 from sharcs.calibration.trials import Trial
 from sharcs.config import BLEND
-from sharcs.data.texts import TextData, fingerprint, tokenise
+from sharcs.data.texts import TextData, fingerprint
+from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import run_all_widths
 from sharcs.inference.folder import CONFIG_FILE, TrainedModel, open_model, write_json
 from sharcs_cli.options import (
     DataOption,
+    EncodingOption,
     LabelOption,
     ModelArgument,
     PairOption,
@@ -75,6 +77,7 @@ def calibrate(
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
+    encoding: EncodingOption = None,
 ) -> None:
     """Choose the cheapest routing policy that keeps a limit, or the best within a budget, and store it in DIR.
 
@@ -90,7 +93,7 @@ def calibrate(
     trained = open_model(folder)
     needs_labels = constraint.kind == "max_accuracy_drop"
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    texts = texts_of(trained, data, columns, labelled=needs_labels)
+    texts = texts_of(trained, data, columns, labelled=needs_labels, encoding=encoding)
     groups = None if group_column is None else groups_of(texts, group_column)
     trial = _trial(trained, texts, constraint, needs_labels)
     names = [str(name) for _, name in sorted((trained.model.config.id2label or {}).items())]
@@ -142,7 +145,7 @@ def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs
     trial = Trial.of(model, outputs, torch.tensor(rows["labels"]) if labelled else None, longest, BLEND)
     if constraint.kind != "latency_ms":
         return trial
-    times = measure_times(model, rows, collate, trial.forcing_weight)
+    times = measure_times(model, rows, collate)
     each = ", ".join(f"{time:.2f}" for time in times.widths)
     say(f"measured on this machine, milliseconds of one input at each width: {each}; no part of the guarantee")
     return replace(trial, times=times)
@@ -152,7 +155,7 @@ def _store(folder: Path, found: Calibration, record: dict[str, Any]) -> None:
     """Put policy and evidence into the model's configuration, and leave the rest of the file as it is."""
     file = folder / CONFIG_FILE
     content = json.loads(file.read_text(encoding="utf-8"))
-    write_json(content | {"policy": asdict(found.policy), "calibration": record}, file)
+    write_json(content | {"policy": found.policy.to_dict(), "calibration": record}, file)
 
 
 def _limit(constraint: Constraint) -> str:

@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sharcs.data.columns import Columns
-from sharcs.data.texts import TextData, load_texts
+from sharcs.data.texts import Columns, TextData, load_texts
 from sharcs.errors import InputError
 from sharcs.inference.folder import TrainedModel
 
 __all__ = [
     "DataOption",
+    "EncodingOption",
     "LabelOption",
     "ModelArgument",
     "PairOption",
@@ -43,6 +43,9 @@ DATA_HELP = (
     "or owner/name:split for the datasets library."
 )
 DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
+EncodingOption = Annotated[
+    str | None, typer.Option("--encoding", help="Encoding of text files that are not UTF-8, like cp1252.")
+]
 TextOption = Annotated[str | None, typer.Option("--text-column", help="Column with the texts.")]
 PairOption = Annotated[
     str | None, typer.Option("--text-pair-column", help="Column with the second texts of text pairs.")
@@ -68,9 +71,11 @@ def columns_of(text: str | None, pair: str | None, label: str | None, trained: C
     return Columns(text or base.text, pair or base.text_pair, label or base.label)
 
 
-def texts_of(trained: TrainedModel, data: str, columns: Columns, labelled: bool) -> TextData:
+def texts_of(
+    trained: TrainedModel, data: str, columns: Columns, labelled: bool, encoding: str | None = None
+) -> TextData:
     """Read a command's data, and refuse text pairs where the model knows single texts."""
-    texts = load_texts(data, columns, labelled=labelled)
+    texts = load_texts(data, columns, labelled=labelled, encoding=encoding)
     check_pairs(trained, data, texts.pairs is not None)
     return texts
 

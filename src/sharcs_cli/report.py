@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from sharcs.data.columns import Columns
-from sharcs.data.texts import TextData, load_texts
+from sharcs.data.texts import Columns, TextData, load_texts
 from sharcs.inference.folder import TrainedModel, open_model
 from sharcs.report.content import build_report
 from sharcs.report.page import check_report_path, write_report
 from sharcs_cli.options import (
     DataOption,
+    EncodingOption,
     LabelOption,
     ModelArgument,
     PairOption,
@@ -39,6 +39,7 @@ def report(
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
+    encoding: EncodingOption = None,
 ) -> None:
     """Write a page that a manager can read: what routing saves, whom it harms, and what to look at.
 
@@ -47,7 +48,7 @@ def report(
     check_report_path(output)
     trained = open_model(folder)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    texts = _texts(trained, data, columns, labelled=label_column is not None)
+    texts = _texts(trained, data, columns, label_column is not None, encoding)
     check_pairs(trained, data, texts.pairs is not None)
     group = None if group_column is None else (group_column, groups_of(texts, group_column))
     with progress_bar("measuring", len(texts)) as advance:
@@ -58,9 +59,9 @@ def report(
     say(f"wrote {page} and {len(pictures)} pictures beside it")
 
 
-def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool) -> TextData:
+def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool, encoding: str | None) -> TextData:
     """Read the data; its labels are missing if the column is, or holds nothing, and wrong if some of them are."""
-    texts = load_texts(data, columns, labelled=labelled)
+    texts = load_texts(data, columns, labelled=labelled, encoding=encoding)
     if columns.label in texts.table.column_names:
         values = texts.table.column(columns.label).unique().to_pylist()
         # -1 is how `datasets` says that a label is withheld.
@@ -68,5 +69,5 @@ def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool) -
         if all(str(value).strip() in nothing for value in values):
             return replace(texts, labels=None)
         if texts.labels is None:
-            return load_texts(data, columns, labelled=True)  # says which row is wrong
+            return load_texts(data, columns, labelled=True, encoding=encoding)  # says which row is wrong
     return texts

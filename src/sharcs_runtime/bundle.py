@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharcs_runtime.errors import InputError, first_line
-from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.policy import RoutingPolicy, names_of_widths
 
 __all__ = ["DESCRIPTION_FILE", "FORMAT", "TOKENIZER_FILE", "Bundle"]
 
 DESCRIPTION_FILE = "sharcs.json"
 TOKENIZER_FILE = "tokenizer.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Bundle:
 
     Attributes:
         folder: Where it lies.
+        names: Of the sub-networks, the full one last.
         widths: Ascending; of a dense model the one that it was cut to.
         labels: Class names by index.
         problem_type: As in Hugging Face configurations.
@@ -38,6 +39,7 @@ class Bundle:
     """
 
     folder: Path
+    names: list[str]
     widths: list[float]
     labels: list[str]
     problem_type: str | None
@@ -68,32 +70,51 @@ class Bundle:
             )
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
+            if content["format"] not in (1, FORMAT):
                 raise InputError(
-                    f"{file}: has format {content['format']}, and this version reads {FORMAT}; export again"
+                    f"{file}: has format {content['format']}, and this version reads up to {FORMAT}; export again"
                 )
+            content = _of_format_1(content) if content["format"] == 1 else content
             bundle = cls._of(folder, content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{file}: is no description of an exported network ({first_line(error)})") from error
-        for name in content["files"]["all"]:
+        for name in content["files"]:
             if not (folder / name).is_file():
                 raise InputError(f"{folder}: lacks {name}; export again")
         return bundle
 
     @classmethod
     def _of(cls, folder: Path, content: dict[str, Any]) -> Bundle:
-        files = content["files"]
+        trunk, subnetworks = content["trunk"], content["subnetworks"]
+        costs = [*(entry["cost"] for entry in subnetworks), content["full_cost"]]
         return cls(
             folder=folder,
-            widths=[float(width) for width in content["widths"]],
+            names=[str(entry["name"]) for entry in subnetworks],
+            widths=[float(entry["width"]) for entry in subnetworks],
             labels=[str(name) for name in content["labels"]],
             problem_type=content["problem_type"],
             policy=RoutingPolicy(**content["policy"]),
-            cost_coefficients=np.array(content["cost_coefficients"], np.float64),
+            cost_coefficients=np.array(costs, np.float64),
             max_length=int(content["max_length"]),
             padding={str(name): int(value) for name, value in content["padding"].items()},
-            trunk=None if files["trunk"] is None else folder / files["trunk"],
-            tails=[folder / name for name in files["tails"]],
+            trunk=None if trunk is None else folder / trunk["graph"],
+            tails=[folder / entry["graph"] for entry in subnetworks],
         )
+
+
+def _of_format_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Bring a description of the first format into today's, as far as it is read."""
+    files = content["files"]
+    *costs, full_cost = content["cost_coefficients"]
+    names = names_of_widths(content["widths"])
+    return content | {
+        "trunk": None if files["trunk"] is None else {"graph": files["trunk"]},
+        "subnetworks": [
+            {"name": name, "width": width, "graph": graph, "cost": cost}
+            for name, width, graph, cost in zip(names, content["widths"], files["tails"], costs, strict=True)
+        ],
+        "full_cost": full_cost,
+        "files": files["all"],
+    }

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from sharcs_runtime.bundle import Bundle
 from sharcs_runtime.errors import InputError, first_line
-from sharcs_runtime.policy import choose_width, relative_cost
+from sharcs_runtime.policy import RoutingPolicy, choose_width, relative_cost
 from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Routing, Tokens, WholeAnswers
 from sharcs_runtime.truncation import check_limit, shortened
 
@@ -75,7 +75,9 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         self._whole_tokenizer: Tokenizer | None = None
 
     def _routing(self) -> Routing:
-        return Routing(self.policy, self._bundle.problem_type, len(self.widths) - 1)
+        names = self._bundle.names
+        policy = self.policy if self._index is None else RoutingPolicy(start=names[self._index])
+        return Routing(policy, self._bundle.problem_type, names)
 
     def _tokenise(self, window: list[Text]) -> Tokens:
         limit, pairs = self._bundle.max_length, any(isinstance(text, tuple) for text in window)
@@ -105,12 +107,11 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
     def _trunk(self, inputs: dict[str, Numbers]) -> tuple[NDArray[np.float32], Numbers]:
         assert self._trunk_session is not None  # a dense model has nothing to pool
         router_logits, hidden = self._trunk_session.run(["router_logits", "hidden"], inputs)
-        if self._index is not None:
-            return hidden, np.full(len(hidden), self._index)
+        policy = self._routing().policy
         relative = None
-        if self.policy.cost_weight != 0:
+        if policy.cost_weight != 0:
             relative = relative_cost(self._bundle.cost_coefficients, inputs["attention_mask"].sum(axis=1))
-        return hidden, choose_width(router_logits, relative, self.policy)
+        return hidden, choose_width(router_logits, relative, policy, self._bundle.names)
 
     def _tail(self, index: int, hidden: NDArray[np.float32], real: Flags) -> Floats:
         feed = {"hidden": hidden, "attention_mask": real.astype(np.int64)}
@@ -122,11 +123,13 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
             only = np.zeros(len(real), np.int64)
             return WholeAnswers(self._tail_sessions[0].run(["logits"], inputs)[0], only, only)
         hidden, first = self._trunk(inputs)
-        logits, routing = self._tail(int(first[0]), hidden, real), self._routing()
-        if self._index is None and routing.goes_on(logits, first).any():  # the one input
-            full = self._tail(routing.full_index, hidden, real)
-            return WholeAnswers(routing.blended(full, logits), np.full_like(first, routing.full_index), first)
-        return WholeAnswers(logits, first, first)
+        cascade = self._routing().cascade(len(first))
+        cascade.begin(np.arange(len(first)), first)
+        while pending := cascade.pending():
+            for index, rows in pending.items():
+                cascade.put(index, rows, self._tail(index, hidden[rows], real[rows]))
+        assert cascade.logits is not None
+        return WholeAnswers(cascade.logits, cascade.answered_by, cascade.start)
 
 
 def _session(file: Path, threads: int | None, providers: Sequence[str]) -> Any:

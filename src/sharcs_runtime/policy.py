@@ -1,42 +1,183 @@
-"""The routing policy in NumPy: what :mod:`sharcs.model.router` computes, for answers that are arrays."""
+"""The routing policy: from scores to the sub-network that an input runs first, and to whether its answer stands.
+
+Written once against the array API, for NumPy's arrays and torch's tensors alike.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-__all__ = ["Floats", "RoutingPolicy", "blended", "choose_width", "confidence", "relative_cost", "softmax", "unsure"]
+from sharcs_runtime.errors import InputError
+
+__all__ = [
+    "ROUTER",
+    "SIGNALS",
+    "Array",
+    "Floats",
+    "RoutingPolicy",
+    "blended",
+    "choose_width",
+    "confidence",
+    "names_of_widths",
+    "relative_cost",
+    "softmax",
+    "unsure",
+]
 
 Floats = NDArray[np.float32]
+Array = Any  # of NumPy, torch or another library of the array API standard
 MULTI_LABEL = "multi_label_classification"
+ROUTER = "router"
+
+
+def names_of_widths(widths: Sequence[float]) -> list[str]:
+    """Name the sub-networks of some widths: ``width-25`` for 0.25, and ``full`` for 1.0.
+
+    Names are part of weights' and files' names, so there are no dots in them.
+    """
+    return ["full" if width == 1.0 else f"width-{100 * width:g}".replace(".", "_") for width in widths]
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingPolicy:
-    """How router logits become a width.
+    """Which sub-network an input runs first, and when its answer stands.
 
     Attributes:
         cost_weight: λ. The width is the argmax of (router score − λ · relative cost), where the score is the
             sigmoid of the router's logit and the relative cost is a width's cost over the full network's, for an
             input of the same length. 0 is the paper's policy: the router's argmax. Positive values save cost, and
             negative ones spend more than the router asked for.
-        escalation_threshold: An input whose sub-network is less sure of its answer than this (the probability of the
-            class that it names) continues at full width from the kept output of layer k. None, the paper's policy,
-            lets every answer stand; an input then never runs more than one sub-network.
-        blend: Weight of the narrow answer in that of an input that continued, from 0 to 1: the probabilities of both
-            networks are averaged, which costs nothing and is right more often than the full network alone.
+        escalation_threshold: An input whose sub-network is less sure of its answer than this escalates. A number
+            holds for every sub-network, and leads straight to the full one; a mapping from names gives each its own,
+            and leads to the next one that it names, at last to the full one; what it doesn't name, stands. None, the
+            paper's policy, lets every answer stand; an input then never runs more than one sub-network.
+        blend: Weight of the answer at hand in that of an input that escalated, from 0 to 1: the probabilities of both
+            are averaged, which costs nothing and is right more often than the full network alone.
+        start: ``router``, or the name of the sub-network that every input runs first, whatever the router says.
+        signal: How sure an answer is of itself: one of :data:`SIGNALS`.
+
+    Raises:
+        InputError: If a setting is out of range; the message names it.
     """
 
     cost_weight: float = 0.0
-    escalation_threshold: float | None = None
+    escalation_threshold: float | Mapping[str, float] | None = None
     blend: float = 0.0
+    start: str = ROUTER
+    signal: str = "probability"
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        if not _is_number(self.cost_weight) or not math.isfinite(self.cost_weight):
+            raise InputError(f"policy cost_weight {self.cost_weight}: has to be a finite number")
+        if not _is_number(self.blend) or not 0 <= self.blend <= 1:
+            raise InputError(f"policy blend {self.blend}: has to be from 0 to 1")
+        threshold = self.escalation_threshold
+        if isinstance(threshold, Mapping):
+            object.__setattr__(self, "escalation_threshold", _Thresholds(threshold))
+        for value in threshold.values() if isinstance(threshold, Mapping) else (threshold,):
+            if value is not None and (not _is_number(value) or not 0 <= value <= 1):
+                raise InputError(f"policy escalation_threshold {value}: has to be from 0 to 1, or None")
+        if not isinstance(self.start, str):
+            raise InputError(f"policy start {self.start!r}: has to be {ROUTER}, or a sub-network's name")
+        if self.signal not in SIGNALS:
+            raise InputError(f"policy signal {self.signal!r}: there is none; choose {' or '.join(SIGNALS)}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RoutingPolicy:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            InputError: If a setting is unknown or out of range.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            known = ", ".join(cls.__dataclass_fields__)
+            raise InputError(f"policy {values}: unknown setting; known are {known}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write it as plain values; start and signal only where they are not the default."""
+        threshold = self.escalation_threshold
+        values: dict[str, Any] = {
+            "cost_weight": self.cost_weight,
+            "escalation_threshold": dict(threshold) if isinstance(threshold, Mapping) else threshold,
+            "blend": self.blend,
+        }
+        if self.start != ROUTER:
+            values["start"] = self.start
+        if self.signal != "probability":
+            values["signal"] = self.signal
+        return values
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """See that a network has the sub-networks that the policy names.
+
+        Raises:
+            InputError: If it lacks one.
+        """
+        threshold = self.escalation_threshold
+        named = [
+            *(threshold if isinstance(threshold, Mapping) else ()),
+            *([self.start] if self.start != ROUTER else []),
+        ]
+        missing = [name for name in named if name not in names]
+        if missing:
+            raise InputError(f"policy {missing[0]}: the network has {', '.join(names)}; name one of these")
 
     @property
     def escalates(self) -> bool:
         """Whether an answer of a narrow sub-network has to be sure enough to stand."""
         return self.escalation_threshold is not None
+
+    def step_after(self, index: int, names: Sequence[str]) -> tuple[float, int] | None:
+        """Tell below which score an answer escalates, and to which sub-network.
+
+        Args:
+            index: Of the sub-network that answered.
+            names: Of the sub-networks, the cheapest first, the full one last.
+
+        Returns:
+            The threshold and the next one's index, or None where the answer stands.
+        """
+        full = len(names) - 1
+        threshold = self.escalation_threshold
+        if index >= full or threshold is None:
+            return None
+        if not isinstance(threshold, Mapping):
+            return threshold, full
+        if names[index] not in threshold:
+            return None
+        later = [later for later in range(index + 1, full) if names[later] in threshold]
+        return threshold[names[index]], next(iter(later), full)
+
+    def label(self) -> str:
+        """Describe it in a few words, for tables and charts."""
+        threshold = self.escalation_threshold
+        if isinstance(threshold, Mapping):
+            limits = ", ".join(f"{name} {value:.6g}" for name, value in threshold.items())
+        else:
+            limits = "none" if threshold is None else f"{threshold:.6g}"
+        first = f"cost weight {self.cost_weight:.6g}" if self.start == ROUTER else f"start {self.start}"
+        return f"{first}, escalation threshold {limits}"
+
+
+class _Thresholds(dict[str, float]):
+    """A mapping of thresholds that a frozen policy can hash."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted(self.items())))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def relative_cost(coefficients: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -57,63 +198,113 @@ def relative_cost(coefficients: NDArray[np.float64], lengths: NDArray[np.int64])
 
 
 def choose_width(
-    router_logits: Floats, relative: NDArray[np.float64] | None, policy: RoutingPolicy
-) -> NDArray[np.int64]:
-    """Apply the policy; ties go to the cheaper width.
+    router_logits: Array, relative: Array | None, policy: RoutingPolicy, names: Sequence[str] = ()
+) -> Array:
+    """Choose what each input runs first; ties go to the cheaper width.
 
     Args:
         router_logits: ``[batch, widths]``.
-        relative: From :func:`relative_cost`; not needed if the cost weighs nothing.
-        policy: The cost weight λ.
+        relative: Cost of each width over the full network's, ``[batch, widths]`` or ``[widths]``; not needed if the
+            cost weighs nothing.
+        policy: The cost weight λ, or where to start.
+        names: Of the sub-networks, where the policy starts at one of them.
 
     Returns:
-        The index of each input's width, ``[batch]``.
+        The index of each input's width, int64 ``[batch]``.
     """
+    xp = array_namespace(router_logits)
+    if policy.start != ROUTER:
+        where = {"dtype": xp.int64, "device": device(router_logits)}
+        return xp.full(router_logits.shape[:1], list(names).index(policy.start), **where)
     if policy.cost_weight == 0 or relative is None:
-        return np.asarray(router_logits.argmax(axis=-1))
+        # The sigmoid saturates in single precision, and the order of the logits doesn't.
+        return xp.argmax(router_logits, axis=-1)
     # The two halves of the sigmoid, so that no exponential overflows.
-    decay = np.exp(-np.abs(router_logits))
-    scores = np.where(router_logits >= 0, 1.0, decay) / (1.0 + decay)
-    return np.asarray((scores - policy.cost_weight * relative).argmax(axis=-1))
+    decay = xp.exp(-xp.abs(router_logits))
+    scores = xp.where(router_logits >= 0, xp.ones_like(decay), decay) / (1.0 + decay)
+    return xp.argmax(scores - policy.cost_weight * relative, axis=-1)
 
 
-def softmax(logits: Floats) -> Floats:
+def softmax(logits: Array) -> Array:
     """Turn logits ``[..., labels]`` into probabilities."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+    xp = array_namespace(logits)
+    powers = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
+    return powers / xp.sum(powers, axis=-1, keepdims=True)
 
 
-def confidence(logits: Floats, problem_type: str | None = None) -> Floats:
-    """Measure how sure an answer is of itself: ``[batch, labels]`` to ``[batch]``, from 0 to 1."""
+def _probability(logits: Array, problem_type: str | None) -> Array:
+    """Score the probability of the class that is named; of several labels, the least sure one's."""
+    xp = array_namespace(logits)
     if problem_type == MULTI_LABEL:
-        # The larger one of a label's two probabilities; of several labels, the least sure one's.
-        return np.asarray((1 / (1 + np.exp(-np.abs(logits)))).min(axis=-1), np.float32)
-    return np.asarray(softmax(logits).max(axis=-1))
+        # The larger one of a label's two probabilities.
+        return xp.min(1 / (1 + xp.exp(-xp.abs(logits))), axis=-1)
+    return xp.max(softmax(logits), axis=-1)
 
 
-def unsure(
-    confidences: Floats, width_index: NDArray[np.int64], full_index: int, policy: RoutingPolicy
-) -> NDArray[np.bool_]:
-    """Tell which inputs, of confidences and widths ``[batch]``, continue at full width."""
-    if policy.escalation_threshold is None:
-        return np.zeros(width_index.shape, np.bool_)
-    below: NDArray[np.bool_] = (width_index < full_index) & (confidences < np.float32(policy.escalation_threshold))
+# How sure an answer is of itself: logits ``[..., labels]`` and the problem type to scores ``[...]`` from 0 to 1.
+SIGNALS: dict[str, Callable[[Array, str | None], Array]] = {"probability": _probability}
+
+
+def confidence(logits: Array, problem_type: str | None = None, signal: str = "probability") -> Array:
+    """Measure how sure answers are of themselves: ``[..., labels]`` to ``[...]`` in single precision, from 0 to 1.
+
+    Args:
+        logits: ``[..., labels]``.
+        problem_type: As in Hugging Face configurations.
+        signal: One of :data:`SIGNALS`.
+    """
+    xp = array_namespace(logits)
+    return xp.astype(SIGNALS[signal](xp.astype(logits, xp.float32), problem_type), xp.float32)
+
+
+def unsure(confidences: Array, width_index: Array, policy: RoutingPolicy, names: Sequence[str]) -> Array:
+    """Tell which answers, of confidences and widths ``[batch]``, don't stand: bool ``[batch]``."""
+    xp = array_namespace(confidences)
+    below = xp.zeros(width_index.shape, dtype=xp.bool, device=device(confidences))
+    for index in range(len(names)):
+        step = policy.step_after(index, names)
+        if step is not None:
+            below = below | ((width_index == index) & (confidences < step[0]))
     return below
 
 
-def blended(full: Floats, narrow: Floats, policy: RoutingPolicy, problem_type: str | None = None) -> Floats:
-    """Average the answers of inputs that went on with their narrow ones: logits ``[..., labels]``, like both."""
+def blended(later: Array, earlier: Array, policy: RoutingPolicy, problem_type: str | None = None) -> Array:
+    """Average the answers of inputs that escalated with those that they had.
+
+    Args:
+        later: Logits of the sub-network that ran last, ``[..., labels]``.
+        earlier: The answers at hand before.
+        policy: How much the latter weigh.
+        problem_type: As in Hugging Face configurations.
+
+    Returns:
+        Logits of the averaged probabilities, like ``later``; the very same if nothing is to be blended.
+    """
     if policy.blend == 0:
-        return full
-    with np.errstate(divide="ignore"):  # a weight of nothing has the logarithm −∞
-        weights = np.log(np.array([1 - policy.blend, policy.blend], np.float32))
-    both = np.stack([full, narrow])
-    shares = weights.reshape(2, *[1] * full.ndim)
+        return later
+    if policy.blend == 1:
+        return earlier
+    xp = array_namespace(later)
+    of_later = math.log(1 - policy.blend)
+    of_earlier = math.log(policy.blend)
+    answers = [xp.astype(logits, xp.float32) for logits in (later, earlier)]
     if problem_type == MULTI_LABEL:
-        positive, negative = -np.logaddexp(0, -both), -np.logaddexp(0, both)
-        mixed = np.logaddexp(*(positive + shares)) - np.logaddexp(*(negative + shares))
+        positive = [_log_sigmoid(logits) for logits in answers]
+        negative = [_log_sigmoid(-logits) for logits in answers]
+        mixed = xp.logaddexp(positive[0] + of_later, positive[1] + of_earlier)
+        mixed = mixed - xp.logaddexp(negative[0] + of_later, negative[1] + of_earlier)
     else:
-        highest = both.max(axis=-1, keepdims=True)
-        normaliser = highest + np.log(np.exp(both - highest).sum(axis=-1, keepdims=True))
-        mixed = np.logaddexp(*(both - normaliser + shares))
-    return np.asarray(mixed, np.float32)
+        logs = [_log_softmax(logits) for logits in answers]
+        mixed = xp.logaddexp(logs[0] + of_later, logs[1] + of_earlier)
+    return xp.astype(mixed, later.dtype)
+
+
+def _log_softmax(logits: Array) -> Array:
+    xp = array_namespace(logits)
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+
+def _log_sigmoid(logits: Array) -> Array:
+    xp = array_namespace(logits)
+    return -xp.logaddexp(xp.zeros_like(logits), -logits)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import closing
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple
 
 import numpy as np
 
 from sharcs_runtime.background import in_background
-from sharcs_runtime.policy import blended, confidence, softmax, unsure
+from sharcs_runtime.cascade import Cascade
+from sharcs_runtime.policy import softmax
 from sharcs_runtime.pool import Array, Flags, Numbers, Pool, padded
 
 if TYPE_CHECKING:
@@ -52,22 +53,16 @@ class Routing(NamedTuple):
     Attributes:
         policy: The routing policy.
         problem_type: As in Hugging Face configurations.
-        full_index: Index of the full width, the last one.
+        names: Of the sub-networks, the cheapest first, the full one last.
     """
 
     policy: RoutingPolicy
     problem_type: str | None
-    full_index: int
+    names: list[str]
 
-    def goes_on(self, logits: Floats, first: Numbers) -> Flags:
-        """Tell which answers, logits ``[batch, labels]`` of widths ``[batch]``, are not sure enough to stand."""
-        if not self.policy.escalates:
-            return np.zeros(first.shape, np.bool_)
-        return unsure(confidence(logits, self.problem_type), first, self.full_index, self.policy)
-
-    def blended(self, full: Floats, narrow: Floats) -> Floats:
-        """Answer inputs that went on: logits ``[batch, labels]``, from both of theirs."""
-        return blended(full, narrow, self.policy, self.problem_type)
+    def cascade(self, count: int) -> Cascade:
+        """Begin to decide for some inputs."""
+        return Cascade(self.policy, self.names, count, self.problem_type)
 
 
 class WholeAnswers(NamedTuple):
@@ -194,9 +189,9 @@ class PooledEngine(ABC, Generic[Array]):
 
     def _answer(self, tokens: Tokens) -> list[Prediction]:
         routing = self._routing()
-        answers = _Answers(len(tokens.lengths), routing)
+        cascade = routing.cascade(len(tokens.lengths))
         order = np.argsort(-tokens.lengths, kind="stable")
-        pools = [self._pool() for _ in range(routing.full_index + 1)]
+        pools = [self._pool() for _ in routing.names]
         start = 0
         while start < len(order):
             count = max(1, self.batch_tokens // max(1, int(tokens.lengths[order[start]])))
@@ -205,71 +200,35 @@ class PooledEngine(ABC, Generic[Array]):
             inputs, real = tokens.batch(rows)
             if self._forced or len(order) == 1:
                 whole = self._whole(inputs)
-                answers.begin(rows, whole.first)
-                answers.put(rows, whole.logits, whole.last)
+                cascade.settle(rows, whole.logits, whole.last, whole.first)
                 continue
             hidden, widths = self._trunk(inputs)
-            answers.begin(rows, widths)
+            cascade.begin(rows, widths)
             for index in np.unique(widths):
                 pools[index].add(rows, hidden, real, widths == index)
-                self._run_pool(pools, index, answers)
-        for index in range(len(pools)):  # the full width last: others add to it
-            self._run_pool(pools, index, answers, to_the_end=True)
-        return answers.as_list()
+                self._run_pool(pools, int(index), cascade)
+        for index in range(len(pools)):  # the full network last: others add to it
+            self._run_pool(pools, index, cascade, to_the_end=True)
+        return _predictions(cascade)
 
-    def _run_pool(self, pools: list[Pool[Array]], index: int, answers: _Answers, to_the_end: bool = False) -> None:
+    def _run_pool(self, pools: list[Pool[Array]], index: int, cascade: Cascade, to_the_end: bool = False) -> None:
         """Run a pool's inputs in batches, as long as they fill one."""
-        full = len(pools) - 1
         while len(pools[index]) and (to_the_end or pools[index].padded_tokens >= self.batch_tokens):
             rows, hidden, real = pools[index].take(self.batch_tokens)
-            logits = self._tail(index, hidden, real)
-            if index == full:
-                answers.put(rows, answers.blended(rows, logits), np.full(rows.shape, index))
-                continue
-            answers.put(rows, logits, np.full(rows.shape, index))
-            goes_on = answers.routing.goes_on(logits, np.full(rows.shape, index))
-            if goes_on.any():
-                answers.keep(rows[goes_on], logits[goes_on])
-                pools[full].add(rows, hidden, real, goes_on)
-                self._run_pool(pools, full, answers)
+            escalates = cascade.put(index, rows, self._tail(index, hidden, real))
+            if escalates.any():
+                later = cascade.next_after(index)
+                pools[later].add(rows, hidden, real, escalates)
+                self._run_pool(pools, later, cascade)
 
 
-class _Answers:
-    """The answers to a window, as they come."""
-
-    def __init__(self, count: int, routing: Routing) -> None:
-        self.routing = routing
-        self._classes, self._widths, self._first = (np.zeros(count, np.int64) for _ in range(3))
-        self._scores = np.zeros(count, np.float64)
-        self._narrow: Any = None  # logits of the inputs that go on, where they are to be blended
-
-    def begin(self, rows: Numbers, widths: Numbers) -> None:
-        """Note at which width inputs begin."""
-        self._first[rows] = widths
-
-    def put(self, rows: Numbers, logits: Floats, widths: Numbers) -> None:
-        """Note answers; later ones replace them."""
-        probabilities = softmax(logits)
-        self._classes[rows] = probabilities.argmax(axis=-1)
-        self._scores[rows] = probabilities.max(axis=-1)
-        self._widths[rows] = widths
-
-    def keep(self, rows: Numbers, logits: Floats) -> None:
-        """Keep the narrow answers of inputs that go on."""
-        if self.routing.policy.blend == 0:
-            return
-        if self._narrow is None:
-            self._narrow = np.zeros((len(self._classes), logits.shape[1]), np.float32)
-        self._narrow[rows] = logits
-
-    def blended(self, rows: Numbers, logits: Floats) -> Floats:
-        """Blend full answers with the narrow ones of the inputs that had one."""
-        if self._narrow is None:
-            return logits
-        went_on = (self._first[rows] < self.routing.full_index)[:, None]
-        return np.where(went_on, self.routing.blended(logits, self._narrow[rows]), logits)
-
-    def as_list(self) -> list[Prediction]:
-        """List them in input order."""
-        columns = (self._classes, self._scores, self._widths, self._first)
-        return [Prediction(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+def _predictions(cascade: Cascade) -> list[Prediction]:
+    """List the answers in input order."""
+    assert cascade.logits is not None
+    probabilities = softmax(cascade.logits)
+    classes = probabilities.argmax(axis=-1).tolist()
+    scores = probabilities.max(axis=-1).astype(np.float64).tolist()
+    return [
+        Prediction(*row)
+        for row in zip(classes, scores, cascade.answered_by.tolist(), cascade.start.tolist(), strict=True)
+    ]

@@ -15,8 +15,8 @@ from sharcs.calibration.calibrate import calibrate, losses_by
 from sharcs.calibration.choice import Constraint
 from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.latency import measure_times
-from sharcs.calibration.trials import Times, Trial, forcing_weight, policy_paths
-from sharcs.config import policy_for_budget
+from sharcs.calibration.trials import Times, Trial, policy_paths
+from sharcs.config import policy_for_budget, policy_of
 from sharcs.evaluation.accuracy import run_all_widths
 
 
@@ -141,7 +141,7 @@ def test_the_frontier_holds_what_nothing_beats(trial, constraint):
     assert costs == sorted(costs)
     risks = []
     for point in frontier:
-        policy = RoutingPolicy(point["cost_weight"], point["escalation_threshold"])
+        policy = replace(policy_of(point), blend=0.0)
         assert point["blend"] == (trial.blend if policy.escalates else 0)
         applied = trial.apply([policy])
         risks.append(trial.unblended().apply([policy]).disagrees.mean())
@@ -189,8 +189,7 @@ def test_a_budget_picks_what_spends_the_most_within_it(bert_path, found):
         model.set_budget(budget)
         within = [point for point in found.frontier if point["cost_ratio"] <= budget]
         best = max(within, key=lambda point: point["cost_ratio"])
-        names = ("cost_weight", "escalation_threshold", "blend")
-        assert model.config.policy == {name: best[name] for name in names}
+        assert model.config.policy == policy_of(best).to_dict()
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), "half", True])
@@ -233,30 +232,30 @@ def network():
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_forcing_weights_send_every_input_to_one_width(full, network):
+def test_a_policy_starts_at_a_named_sub_network_whatever_the_router_says(full, network):
     model, rows, outputs = network
     trial = Trial.of(model, outputs, None, 40)
     with torch.no_grad():
         bias = model.tail.router.output.bias.clone()
         model.tail.router.output.bias.copy_(torch.tensor([50.0, -50.0] if full else [-50.0, 50.0]))  # against it
-        model.config.policy = {"cost_weight": trial.policy_of_one_width(full).cost_weight}
+        model.config.policy = trial.policy_of_one_width(full).to_dict()
         batch = collate(rows[:20])
         assert model(input_ids=batch["input_ids"]).width_index.tolist() == [int(full)] * 20
         model.tail.router.output.bias.copy_(bias)
-    assert forcing_weight(model, 40) == trial.forcing_weight
+    assert trial.apply([trial.policy_of_one_width(full)]).last.tolist() == [[int(full)] * len(trial)]
 
 
 def test_no_input_spends_more_than_the_largest_cost(network):
     model, _, outputs = network
     trial = Trial.of(model, outputs, None, int(outputs.lengths.max()))
-    always = trial.apply([RoutingPolicy(trial.forcing_weight, 1.0)])
+    always = trial.apply([RoutingPolicy(0.0, 1.0, start="width-25")])
     assert always.flops.max() <= trial.largest <= 1.001 * always.flops.max()
 
 
 def test_measured_times_leave_the_policy_alone(network):
     model, rows, _ = network
     model.config.policy = {"cost_weight": 0.25}
-    times = measure_times(model, rows, collate, forcing_weight(model, 40))
+    times = measure_times(model, rows, collate)
     assert model.config.policy == {"cost_weight": 0.25}
     assert times.widths.shape == (2,)
     assert (times.widths > 0).all()

@@ -100,12 +100,13 @@ def test_along_a_path_no_input_gets_dearer_or_better():
 
 def test_paths_are_of_all_three_kinds():
     paths = [path[1:-1] for path in policy_paths(make_population(400))]
-    assert {policy.cost_weight for policy in paths[0]} == {3.0}  # every input starts narrow
+    assert {policy.start for policy in paths[0]} == {"width-25"}
     assert all(policy.escalates for policy in paths[0])
     assert not any(policy.escalates for policy in paths[1])
     assert len({policy.cost_weight for policy in paths[1]}) > 30
     for path in paths[2:]:
         assert len({policy.cost_weight for policy in path}) == 1
+        assert {policy.start for policy in path} == {"router"}
         assert all(policy.escalates for policy in path)
 
 

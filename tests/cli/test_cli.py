@@ -1,9 +1,9 @@
 """The command ``sharcs`` on good input: what it writes, and that it agrees with plain loops over plain tables."""
 
-import contextlib
 import gzip
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -643,9 +643,9 @@ def french_rows(toys):
     return [{"text": f"un café naïf, {row['text']}", "label": f"{row['label']} é"} for row in read_csv(toys.test)]
 
 
-def train_and_predict(toys, data, folder):
-    succeeds("train", "--data", data, "--model", toys.encoder, "--output", folder / "model", *ONE_EPOCH)
-    succeeds("predict", folder / "model", "--data", data, "--output", folder / "out.csv")
+def train_and_predict(toys, data, folder, *options):
+    succeeds("train", "--data", data, "--model", toys.encoder, "--output", folder / "model", *ONE_EPOCH, *options)
+    succeeds("predict", folder / "model", "--data", data, "--output", folder / "out.csv", *options)
     files = ("model/model.safetensors", "model/config.json", "out.csv")
     return {name: (folder / name).read_bytes() for name in files}
 
@@ -662,19 +662,31 @@ def from_utf_8(toys, tmp_path_factory):
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
 def test_encodings(encoding, from_utf_8, toys, tmp_path):
     data = write_csv(tmp_path / "data.csv", french_rows(toys), encoding=encoding)
-    warns = pytest.warns(UserWarning, match="Windows-1252") if encoding == "cp1252" else contextlib.nullcontext()
-    with warns:
-        assert train_and_predict(toys, data, tmp_path) == from_utf_8
+    options = ("--encoding", encoding) if encoding == "cp1252" else ()
+    assert train_and_predict(toys, data, tmp_path, *options) == from_utf_8
+
+
+def test_every_command_that_reads_data_takes_an_encoding(toys, tmp_path):
+    """Two rows suffice to see whether the file is read: others were refused for their labels only later."""
+    data = write_csv(tmp_path / "data.csv", [{"text": "café", "label": "né"}] * 2, encoding="cp1252")
+    commands = {
+        "evaluate": (),
+        "calibrate": ("--max-accuracy-drop", 0.1),
+        "report": ("--output", tmp_path / "page.html", "--label-column", "label"),
+    }
+    for name, options in commands.items():
+        message = error_message(sharcs(name, toys.model, "--data", data, *options, "--encoding", "cp1252"))
+        assert "row 1: the label 'né' is not a class of the model" in message
 
 
 def test_a_warning_is_one_line(toys, tmp_path):
-    data = write_csv(tmp_path / "data.csv", french_rows(toys), encoding="cp1252")
-    command = [sys.executable, "-m", "sharcs_cli.app", "predict", str(toys.model), "--data", str(data)]
-    run = subprocess.run(
-        [*command, "--output", str(tmp_path / "out.csv")], capture_output=True, text=True, check=True, timeout=120
-    )
-    lines = [line for line in run.stderr.splitlines() if "rows are in" not in line and "predicting" not in line]
-    assert lines == [f"sharcs: note: {data}: not UTF-8 (line 2); read as Windows-1252"]
+    rows = [{"text": f"it is {number}", "label": f"class {number}"} for number in range(9)]
+    data = write_csv(tmp_path / "data.csv", rows)
+    command = [sys.executable, "-m", "sharcs_cli.app", "train", "--data", data, "--model", toys.encoder, *ONE_EPOCH]
+    options = ["--max-train-samples", 8, "--output", tmp_path / "model"]
+    run = subprocess.run([*map(str, [*command, *options])], capture_output=True, text=True, check=True, timeout=120)
+    (line,) = [line for line in run.stderr.splitlines() if "note" in line]
+    assert re.fullmatch(rf"sharcs: note: {data}: no row of the classes 'class \d' is among the 8 taken", line)
 
 
 def test_very_long_texts(toys, tmp_path):

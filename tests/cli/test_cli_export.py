@@ -41,7 +41,8 @@ def test_a_routed_export_answers_as_transformers_does(toys, tmp_path):
     config = json.loads((toys.model / "config.json").read_text())
     assert content["policy"] == {"cost_weight": 0.0, "escalation_threshold": None, "blend": 0.0} | config["policy"]
     assert content["labels"] == [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
-    assert (content["widths"], content["int8"], content["max_length"]) == ([0.25, 1.0], False, MAX_LENGTH)
+    assert (content["format"], content["int8"], content["max_length"]) == (2, False, MAX_LENGTH)
+    assert [(entry["name"], entry["width"]) for entry in content["subnetworks"]] == [("width-25", 0.25), ("full", 1.0)]
     tokenizer = Tokenizer.from_file(str(output / "tokenizer.json"))
     assert len(tokenizer.encode(texts[-1]).ids) == MAX_LENGTH
 

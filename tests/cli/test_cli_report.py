@@ -22,8 +22,7 @@ from helpers.cli import (
     toys_fixture,  # noqa: F401
     write_csv,
 )
-from sharcs.data.columns import Columns
-from sharcs.data.texts import load_texts
+from sharcs.data.texts import Columns, load_texts
 from sharcs.inference.folder import TrainedModel, load_tokenizer
 from sharcs.model.media import SharcsForSequenceClassification
 from sharcs.report import page as report_page
@@ -345,21 +344,30 @@ def test_a_wrong_label_is_no_missing_label(toys, data, tmp_path):
     assert set(files_in(tmp_path)) == {"broken.csv"}
 
 
-@pytest.mark.parametrize("place", ["draw_figure", "write_text"])
+@pytest.mark.parametrize("place", ["write_bytes", "write_text"])
 def test_a_full_disk_leaves_the_report_before(toys, data, tmp_path, monkeypatch, place):
     make(toys.model, data, tmp_path / "report.html")
     before = files_in(tmp_path)
 
-    def full_disk(first, second, **_):
-        path = second if place == "draw_figure" else first
-        path.write_bytes(b"half")
+    def full_disk(path, *_, **__):
+        with path.open("wb") as file:
+            file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    target = report_page if place == "draw_figure" else report_page.Path
-    monkeypatch.setattr(target, place, full_disk)
+    monkeypatch.setattr(report_page.Path, place, full_disk)
     run = sharcs("report", toys.model, "--data", data, "--output", tmp_path / "report.html")
     assert "No space left" in error_message(run)
     assert files_in(tmp_path) == before
+
+
+def test_a_full_disk_at_evaluate_s_picture_leaves_the_numbers(toys, data, tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report_page.Path, "write_bytes", full_disk)
+    run = sharcs("evaluate", toys.model, "--data", data, "--json", tmp_path / "e.json")
+    assert "e.png: can't be written" in error_message(run)
+    assert set(files_in(tmp_path)) == {"e.json"}
 
 
 def test_a_regression_is_refused(toys, data, tmp_path):

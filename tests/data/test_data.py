@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections import Counter
 
 import datasets
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sharcs.data.named import minilm_path
-from sharcs.data.texts import Columns, TextData, label_names, load_texts, tokenise
+from sharcs.data.texts import Columns, TextData, label_names, load_texts
+from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 
 
@@ -145,6 +147,46 @@ def test_labels_are_optional_when_unlabelled(tmp_path):
     assert load_texts(save(tmp_path, text=["a", "b"], label=["x", "y"]), labelled=False).labels == ["x", "y"]
 
 
+def jsonl(tmp_path, *rows):
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(rows), encoding="utf-8")
+    return str(path)
+
+
+def test_texts_and_labels_of_jsonl_are_taken_by_key(tmp_path):
+    """What stands under other keys doesn't matter, whatever it is."""
+    odd = ["9223372036854775808", '"A8"', "1.5", '{"a": 1}', r'"\ud800"', "null", "[1]"]
+    labels = ['"x"', "1", "true", "2.0", r'"\u00e9"', "1" * 20, "-3"]
+    rows = [f'{{"id": {value}, "text": "t", "label": {label}}}' for value, label in zip(odd, labels, strict=True)]
+    data = load_texts(jsonl(tmp_path, *rows))
+    assert data.labels == ["x", "1", "True", "2", "é", "1" * 20, "-3"]
+    assert data.table["id"].to_pylist() == ["9223372036854775808", "A8", "1.5", '{"a": 1}', r'"\ud800"', None, "[1]"]
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ('{"text": 3, "label": "a"}', "row 2: the text '3' is no string (column 'text'); correct it or drop the row"),
+        ('{"text": ["a"], "label": "a"}', "row 2: the text '[\"a\"]' is no string"),
+        (r'{"text": "a \ud800", "label": "a"}', "row 2: the text"),
+        ('{"text": null, "label": "a"}', "row 2: the text is missing"),
+        ('{"label": "a"}', "row 2: the text is missing"),
+        ('{"text": NaN, "label": "a"}', "row 2: the text is missing"),
+        ('{"text": " ", "label": "a"}', "row 2: the text is empty"),
+        ('{"text": "t", "label": null}', "row 2: the label is missing"),
+        ('{"text": "t", "label": NaN}', "row 2: the label is missing"),
+        ('{"text": "t"}', "row 2: the label is missing"),
+        ('{"text": "t", "label": 0.5}', "row 2: the label 0.5 (column 'label') is not a class; regression"),
+        ('{"text": "t", "label": Infinity}', "row 2: the label inf (column 'label') is not a class"),
+        ('{"text": "t", "label": {"a": 1}}', "row 2: the label '{\"a\": 1}' is no string"),
+        (r'{"text": "t", "label": "\udfff"}', "row 2: the label"),
+    ],
+)
+def test_bad_rows_of_jsonl(tmp_path, row, part):
+    source = jsonl(tmp_path, '{"text": "t", "label": "a"}', row)
+    refuses(lambda: load_texts(source), f"{source}: {part}")
+
+
 def test_class_labels_of_datasets_become_their_names(tmp_path):
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
@@ -175,13 +217,57 @@ def test_subset_is_stratified_in_order_and_seeded(tmp_path):
     assert load_texts(source, max_samples=40, seed=2).texts != data.texts
 
 
-@pytest.mark.parametrize("labels", [["a"] * 9 + ["b"], [f"c{i // 2}" for i in range(10)]])
-def test_subset_of_classes_too_small_to_stratify(tmp_path, labels):
-    data = load_texts(save(tmp_path, text=[f"t{i}" for i in range(10)], label=labels), max_samples=4)
-    numbers = [int(text[1:]) for text in data.texts]
-    assert len(numbers) == 4
-    assert numbers == sorted(set(numbers))
-    assert data.labels == [labels[i] for i in numbers]
+def imbalanced(tmp_path):
+    """Write a class of one row beside large ones, and a middling one; the numbers are those of a user's report."""
+    labels = ["a"] * 500 + ["b"] * 484 + ["c"] * 15 + ["d"]
+    return save(tmp_path, text=[f"t{i}" for i in range(1000)], label=labels)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_class_of_one_row_does_not_spoil_the_others_shares(tmp_path, seed):
+    counts = Counter(load_texts(imbalanced(tmp_path), max_samples=100, seed=seed).labels)
+    assert counts in [{"a": 49 + more, "b": 49 - more, "c": 1, "d": 1} for more in (0, 1)]
+    counts = Counter(load_texts(imbalanced(tmp_path), max_samples=60, seed=seed).labels)
+    assert counts in [{"a": 30 - less, "b": 28 + less, "c": 1, "d": 1} for less in (0, 1)]
+
+
+def test_every_row_is_drawn_about_as_often_as_any_other_of_its_class(tmp_path):
+    source = save(tmp_path, text=[f"t{i}" for i in range(12)], label=["a"] * 8 + ["b"] * 4)
+    drawn = Counter(text for seed in range(600) for text in load_texts(source, max_samples=3, seed=seed).texts)
+    assert set(drawn) == {f"t{i}" for i in range(12)}
+    # Of 600 draws each row is in a fourth; four standard deviations of a binomial count.
+    assert all(abs(count - 150) < 4 * (600 * 0.25 * 0.75) ** 0.5 for count in drawn.values())
+
+
+@pytest.mark.parametrize("count", [1, 4, 19])
+def test_more_classes_than_rows(tmp_path, count):
+    """Which classes get a row is drawn, and the others are named."""
+    source = save(tmp_path, text=[f"t{i}" for i in range(40)], label=[f"c{i // 2:02}" for i in range(40)])
+    drawn = set()
+    for seed in range(40):
+        with pytest.warns(UserWarning, match=f"no row of the classes 'c.*is among the {count} taken"):
+            labels = load_texts(source, max_samples=count, seed=seed).labels
+        assert len(set(labels)) == len(labels) == count
+        drawn |= set(labels)
+    assert len(drawn) > 10
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels=st.lists(st.sampled_from("aaaabbc"), min_size=2, max_size=60), data=st.data())
+def test_subsets_have_each_class_by_its_share(tmp_path_factory, labels, data):
+    count = data.draw(st.integers(1, len(labels)))
+    source = save(tmp_path_factory.mktemp("t"), text=[f"t{i}" for i in range(len(labels))], label=labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        subset = load_texts(source, max_samples=count)
+    sizes, drawn = Counter(labels), Counter(subset.labels)
+    assert len(subset) == len(set(subset.texts)) == count
+    assert [labels[int(text[1:])] for text in subset.texts] == subset.labels
+    if count >= len(sizes):
+        assert set(drawn) == set(sizes)
+    for name, size in sizes.items():
+        # A row that another class needs to be there at all may be missing, beside rounding.
+        assert -len(sizes) < drawn[name] - size * count / len(labels) <= 1
 
 
 def test_subset_sizes(tmp_path):

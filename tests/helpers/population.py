@@ -1,7 +1,5 @@
 """A made-up population of inputs, whose risk under any policy is known: it is the mean over all of them."""
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 
@@ -52,11 +50,9 @@ def make_population(size, seed=0, widths=(0.35, 1.01), rare=False):
         torch.tensor(np.stack([share * flops for share in widths], 1)),
         torch.tensor(flops),
         torch.tensor(0.67 * flops),
+        ("width-25", "width-50", "full")[-len(widths) :] if len(widths) > 2 else ("width-25", "full"),
     )
-    gap = min(high - low for low, high in pairwise(widths))
-    return Trial(
-        outputs, costs, torch.tensor(labels), 60_000.0 * (widths[-1] + 0.67), float(np.ceil(1.5 / gap)), BLEND
-    )
+    return Trial(outputs, costs, torch.tensor(labels), 60_000.0 * (widths[-1] + 0.67), BLEND)
 
 
 def resample(population, rows, generator):

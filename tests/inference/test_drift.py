@@ -188,5 +188,5 @@ def test_after_an_alarm(model):
     assert torch.equal(falls_back.predict(model, batch).logits, full)
     assert falls_back.seen == 0
     assert goes_on.predict(model, batch).width_index.tolist() == [0] * len(LENGTHS)
-    model.config.policy = {"cost_weight": goes_on.policy(model).cost_weight}
+    model.config.policy = goes_on.policy(model).to_dict()
     assert torch.equal(model(**batch).logits, full)

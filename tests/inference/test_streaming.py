@@ -1,8 +1,12 @@
 """Tables of any size through ``sharcs predict``: streams against whole tables, kills, changed inputs, memory."""
 
+import contextlib
+import fcntl
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +16,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from helpers.cli import (
     error_message,
@@ -25,13 +27,13 @@ from helpers.cli import (
     write_csv,
 )
 from sharcs.data import textfiles
-from sharcs.data.jsontypes import JsonTypes
 from sharcs.data.tables import open_table
 from sharcs.errors import InputError
 from sharcs.inference import predict as prediction
 from sharcs.inference.engine import InferenceEngine
-from sharcs.inference.record import RecordedAnswers
+from sharcs.inference.record import LOCK_FILE, AnswerRecord, claimed
 from sharcs.subnetworks.onednn import without_shape_cache
+from sharcs_cli import app as cli
 
 PARTIAL = ".out.csv.sharcs-partial"
 WINDOW = 8
@@ -40,12 +42,19 @@ WINDOW = 8
 @pytest.fixture
 def small_windows(monkeypatch):
     """Answer a few rows at a time."""
+    set_window(monkeypatch, WINDOW)
 
+
+def set_window(monkeypatch, size):
     class Small(InferenceEngine):
         def __init__(self, *args, **kwargs):
-            super().__init__(*args, window=WINDOW, **kwargs)
+            super().__init__(*args, window=size, **kwargs)
 
     monkeypatch.setattr(prediction, "InferenceEngine", Small)
+
+
+def parts_in(folder):
+    return sorted(Path(folder).glob("part-*.parquet"))
 
 
 def rows_of(count):
@@ -56,60 +65,6 @@ def rows_of(count):
 
 def predict_command(toys, data, output, *options):
     return ("predict", toys.model, "--data", data, "--output", output, *options)
-
-
-# Types of JSON lines, a chunk at a time
-
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-5, 5),
-    st.sampled_from([2**53, 2**70]),
-    st.floats(-2, 2, width=16),
-    st.just(float("nan")),
-    st.text(max_size=2),
-)
-values = st.one_of(
-    scalars, st.lists(scalars, max_size=2), st.dictionaries(st.sampled_from("ab"), scalars, max_size=2)
-)
-columns = st.one_of(
-    *(st.lists(st.one_of(st.none(), kind), min_size=1, max_size=12) for kind in (st.integers(-5, 5), st.text())),
-    st.lists(st.sampled_from([None, float("nan"), "text", 1.5, 2]), min_size=1, max_size=12),
-    st.lists(values, min_size=1, max_size=12),
-)
-
-
-def arrow_infers(column):
-    """Let Arrow see all values at once; NaN counts as a missing value if there is no other way."""
-    for from_pandas in (False, True):
-        try:
-            return pa.array(column, from_pandas=from_pandas)
-        except (pa.ArrowException, OverflowError, UnicodeError):
-            continue
-    return None
-
-
-@settings(max_examples=300)
-@given(column=columns, size=st.integers(1, 5))
-def test_types_found_in_chunks_are_those_of_the_whole_column(column, size):
-    rows = [{"x": value} for value in column]
-    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    expected = arrow_infers(column)
-    types = JsonTypes("data.jsonl")
-    try:
-        for chunk in chunks:
-            types.add(chunk)
-        batches = [types.batch(chunk, number * size) for number, chunk in enumerate(chunks)]
-    except InputError as error:
-        assert expected is None
-        row = int(str(error).split("row ")[1].split(":")[0])
-        # What Arrow takes up to the row before, and doesn't up to this one.
-        assert arrow_infers(column[: row - 1]) is not None or 2**53 in str(column)
-        return
-    assert expected is not None
-    found = pa.Table.from_batches(batches)["x"].combine_chunks()
-    assert found.type == expected.type
-    assert str(found.to_pylist()) == str(expected.to_pylist())
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -135,7 +90,7 @@ def test_the_output_does_not_depend_on_windows_and_chunks(toys, tmp_path, monkey
     data = write_csv(tmp_path / "data.csv", rows_of(60))
     succeeds(*predict_command(toys, data, tmp_path / "whole.csv"))
     monkeypatch.setattr(textfiles.in_chunks, "__defaults__", (7,))
-    monkeypatch.setattr(prediction, "in_chunks", lambda rows, size: textfiles.in_chunks(rows, 5))
+    set_window(monkeypatch, 5)
     succeeds(*predict_command(toys, data, tmp_path / "parts.csv"))
     whole, parts = read_csv(tmp_path / "whole.csv"), read_csv(tmp_path / "parts.csv")
     assert len(whole) == 60
@@ -188,8 +143,8 @@ cli.main()
 """
 
 
-def kill_in_the_middle(command, record, windows):
-    """Start the command in another process and kill it when so many windows are on the disk."""
+def start_slowly(command, folder, windows):
+    """Start the command in another process, and wait until so many windows are on the disk."""
     process = subprocess.Popen(
         [sys.executable, "-c", SLOWLY, *map(str, command)],
         stdout=subprocess.DEVNULL,
@@ -197,11 +152,15 @@ def kill_in_the_middle(command, record, windows):
         env=os.environ | {"OMP_NUM_THREADS": "1"},  # as the tests: other threads round otherwise
     )
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if record.exists() and record.read_bytes().count(b"\n") > windows:
-            break
+    while process.poll() is None and time.monotonic() < deadline and len(parts_in(folder)) < windows:
         time.sleep(0.005)
     assert process.poll() is None
+    return process
+
+
+def kill_in_the_middle(command, folder, windows):
+    """Start the command in another process and kill it when so many windows are on the disk."""
+    process = start_slowly(command, folder, windows)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 
@@ -213,11 +172,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(toys, tmp_path, suffix, small_wi
     succeeds(*predict_command(toys, data, whole))
     before = set(os.listdir(tmp_path))
     command = predict_command(toys, data, output)
-    record = tmp_path / f".out.{suffix}.sharcs-partial" / "answers.jsonl"
-    kill_in_the_middle(command, record, windows=3)
+    folder = tmp_path / f".out.{suffix}.sharcs-partial"
+    kill_in_the_middle(command, folder, windows=3)
     assert not output.exists()
-    kill_in_the_middle(command, record, windows=9)
-    answered = record.read_bytes().count(b"\n") - 1
+    kill_in_the_middle(command, folder, windows=9)
+    answered = len(parts_in(folder))
     assert 9 <= answered < 50
     run, asked = InferenceEngine._answer, []
     monkeypatch.setattr(InferenceEngine, "_answer", lambda self, tokens: asked.append(1) or run(self, tokens))
@@ -268,13 +227,11 @@ def test_an_interrupted_run_goes_on(stopped, toys, tmp_path):
     assert finish(command, tmp_path, toys, asked) == 5
 
 
-@pytest.mark.parametrize("cut", [1, 40, -1])
-def test_a_line_that_was_cut_short_is_answered_again(stopped, toys, tmp_path, cut):
+@pytest.mark.parametrize("cut", [0, 1, 40, -1])
+def test_a_part_that_was_cut_short_is_answered_again(stopped, toys, tmp_path, cut):
     command, asked = stopped
-    record = tmp_path / PARTIAL / "answers.jsonl"
-    content = record.read_bytes()
-    begin = content.rstrip(b"\n").rfind(b"\n") + 1
-    record.write_bytes(content[: begin + cut] if cut > 0 else content[:cut])
+    part = parts_in(tmp_path / PARTIAL)[3]
+    part.write_bytes(part.read_bytes()[:cut])
     assert finish(command, tmp_path, toys, asked) == 6
 
 
@@ -295,7 +252,7 @@ def insert_row(rows):
 
 
 @pytest.mark.parametrize(
-    ("change", "again"), [(change_first_text, 10), (change_later_text, 8), (change_other_column, 5), (insert_row, 10)]
+    ("change", "again"), [(change_first_text, 6), (change_later_text, 6), (change_other_column, 5), (insert_row, 10)]
 )
 def test_a_changed_input_gets_answers_of_its_own(stopped, toys, tmp_path, change, again):
     command, asked = stopped
@@ -329,7 +286,7 @@ def test_another_model_in_the_same_folder_begins_anew(toys, stopped, tmp_path, m
     [
         ("csv", "too,many,fields\n", "row 20001 (line 20002): 3 fields"),
         ("csv", " ,9\n", "row 20001: the text is empty"),
-        ("jsonl", '{"text": 3}\n', "row 20001: 'text' does not fit"),
+        ("jsonl", '{"text": 3}\n', "row 20001: the text '3' is no string"),
         ("jsonl", "{\n", "row 20001 (line 20001): not valid JSON"),
     ],
 )
@@ -347,22 +304,110 @@ def test_few_rows_are_in_memory_however_slow_the_network_is(toys, tmp_path, smal
     data = write_csv(tmp_path / "data.csv", rows_of(400))
     monkeypatch.setattr(textfiles.in_chunks, "__defaults__", (8,))
     read, answered, most = [0], [0], [0]
-    batches, append = prediction.TextStream.batches, RecordedAnswers.append
+    windows, write_part = prediction.TextStream.windows, AnswerRecord.write
 
-    def counted(self):
-        for batch, texts in batches(self):
+    def counted(self, size):
+        for rows, texts in windows(self, size):
             read[0] += len(texts)
-            yield batch, texts
+            yield rows, texts
 
-    def slow(self, digest, answers):
+    def slow(self, window, fingerprint, answers):
         time.sleep(0.002)
         most[0] = max(most[0], read[0] - answered[0])
         answered[0] += len(answers)
-        append(self, digest, answers)
+        write_part(self, window, fingerprint, answers)
 
     monkeypatch.setattr(prediction.TextStream, "check", lambda self: 400)
-    monkeypatch.setattr(prediction.TextStream, "batches", counted)
-    monkeypatch.setattr(RecordedAnswers, "append", slow)
+    monkeypatch.setattr(prediction.TextStream, "windows", counted)
+    monkeypatch.setattr(AnswerRecord, "write", slow)
     succeeds(*predict_command(toys, data, tmp_path / "out.csv"))
     assert answered[0] == 400
     assert most[0] <= 5 * WINDOW
+
+
+def test_a_file_that_changes_meanwhile_is_refused(stopped, tmp_path, monkeypatch):
+    command, _ = stopped
+    join = prediction._join
+
+    def changed(*args):
+        rows = rows_of(80)
+        rows[70]["text"] = "another text"
+        write_csv(tmp_path / "data.csv", rows)
+        join(*args)
+
+    monkeypatch.setattr(prediction, "_join", changed)
+    message = error_message(sharcs(*command))
+    assert message == f"{tmp_path / 'data.csv'}: has changed while its rows were answered; run it again"
+    assert not (tmp_path / "out.csv").exists()
+    monkeypatch.setattr(prediction, "_join", join)
+    succeeds(*command)
+    assert read_csv(tmp_path / "out.csv")[70]["text"] == "another text"
+
+
+# Two runs on one output
+
+
+def test_a_second_run_on_one_output_is_refused_at_once(toys, tmp_path, monkeypatch):
+    first, second = (write_csv(tmp_path / f"{name}.csv", rows_of(count)) for name, count in (("a", 1200), ("b", 9)))
+    output = tmp_path / "out.csv"
+    process = start_slowly(predict_command(toys, first, output), tmp_path / PARTIAL, windows=3)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, "open_model", None)  # nothing is opened before
+            message = error_message(sharcs(*predict_command(toys, second, output)))
+        assert message == (
+            f"{output}: process {process.pid} on {socket.gethostname()} is writing it; wait for that run, or name "
+            "another output"
+        )
+        assert process.poll() is None
+        with pytest.raises(InputError, match=f"process {process.pid} on "), claimed(output):
+            pass
+        succeeds(*predict_command(toys, second, tmp_path / "other.csv"))
+    finally:
+        assert process.wait(120) == 0
+    assert [row["text"] for row in read_csv(output)] == [row["text"] for row in rows_of(1200)]
+    assert set(os.listdir(tmp_path)) == {"a.csv", "b.csv", "out.csv", "other.csv"}
+
+
+def test_the_lock_of_a_dead_process_does_not_stay(toys, tmp_path, small_windows):
+    data = write_csv(tmp_path / "data.csv", rows_of(400))
+    command = predict_command(toys, data, tmp_path / "out.csv")
+    kill_in_the_middle(command, tmp_path / PARTIAL, windows=3)
+    assert (tmp_path / PARTIAL / LOCK_FILE).read_text().startswith("process ")
+    succeeds(*command)
+    assert not (tmp_path / PARTIAL).exists()
+
+
+def claim_again_and_again(output):
+    """Claim an output many times; a second claim at the same time finds the file of the first."""
+    claims = 0
+    while claims < 100:
+        with contextlib.suppress(InputError), claimed(output) as record:
+            marker = output.with_name("claimed")
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            record.write(claims % 2, "fingerprint", pa.table({"x": [claims]}))
+            assert record.read(claims % 2, "fingerprint")["x"].to_pylist() == [claims]
+            marker.unlink()
+            claims += 1
+
+
+def test_one_process_at_a_time_has_an_output(tmp_path):
+    """Also while whoever has it removes the folder in which the lock is."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=claim_again_and_again, args=(tmp_path / "out.csv",)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_system_without_locks(toys, tmp_path, monkeypatch):
+    def unsupported(*args):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    data = write_csv(tmp_path / "data.csv", rows_of(9))
+    succeeds(*predict_command(toys, data, tmp_path / "out.csv"))
+    assert len(read_csv(tmp_path / "out.csv")) == 9

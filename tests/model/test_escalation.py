@@ -14,7 +14,7 @@ from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification
 from sharcs.config import RoutingPolicy
 from sharcs.model.cost import flops
 from sharcs.model.layer_list import trunk_layers
-from sharcs.model.router import blended, confidence, unsure
+from sharcs_runtime.policy import blended, confidence, unsure
 
 LENGTHS = [4, 9, 1, 6, 12]
 LABELS = torch.tensor([0, 2, 1, 2, 0])
@@ -205,7 +205,9 @@ def test_blends_that_are_none_are_refused(bert, blend):
 
 
 def test_a_confidence_at_the_threshold_stands():
-    found = unsure(torch.tensor([0.5, 0.4, 0.4]), torch.tensor([0, 0, 1]), 1, RoutingPolicy(0.0, 0.5))
+    found = unsure(
+        torch.tensor([0.5, 0.4, 0.4]), torch.tensor([0, 0, 1]), RoutingPolicy(0.0, 0.5), ["narrow", "full"]
+    )
     assert found.tolist() == [False, True, False]
 
 

@@ -16,10 +16,15 @@ from sharcs.config import RoutingPolicy
 from sharcs.evaluation.accuracy import Costs, WidthOutputs, route, run_all_widths
 from sharcs.evaluation.answers import Answers, answer_at_all_widths
 from sharcs.evaluation.curve import curve_weights
-from sharcs.report.charts import bar_chart, ticks
 from sharcs.report.figures import percentage
-from sharcs.report.findings import agreement, example_rows, harm_by, overthinking_rows, wrong_label_rows
-from sharcs.report.reliability import reliability
+from sharcs.report.findings import (
+    agreement,
+    example_rows,
+    harm_by,
+    overthinking_rows,
+    reliability,
+    wrong_label_rows,
+)
 
 CLASSES = 4
 
@@ -245,27 +250,9 @@ def test_answers_and_scores_are_the_model_s_own(kind):
 # How numbers are shown
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
-def test_ticks_are_round_and_inside(low, size):
-    found = ticks(low, low + size)
-    assert 1 <= len(found) <= 8
-    assert all(low - 1e-6 * size - 1e-9 <= tick <= low + size * (1 + 1e-6) + 1e-9 for tick in found)
-    assert found == sorted(set(found))
-
-
 def test_percentages():
     assert [percentage(value) for value in (0.951, 0, -0.0, -0.0001, -0.0123, None)] == [
         *("95.1%", "0.0%", "0.0%", "0.0%"),
         "\u22121.2%",
         "\u2013",
     ]
-
-
-def test_bars_are_as_long_as_their_values():
-    chart = bar_chart([("a", 0.3), ("b", -0.1), ("c", 0.0)], ["", "", ""])
-    lengths = [bar["width"] for bar in chart.bars]
-    assert lengths == [pytest.approx(0.75 * 560), pytest.approx(0.25 * 560), 0]
-    assert [bar["x"] for bar in chart.bars] == [pytest.approx(140), 0, pytest.approx(140)]
-    assert chart.zero == pytest.approx(140)
-    assert [bar["width"] for bar in bar_chart([("a", 0.01)], [""], least=0.05).bars] == [pytest.approx(112)]
-    assert bar_chart([("a", 0.0)], [""]).bars[0]["width"] == 0

@@ -158,9 +158,9 @@ def test_marks_lie_where_the_numbers_say(browser, server, home):
         """const chart = document.querySelector('#curve-chart .chart');
            const place = one => { const box = one.getBBox(); return [box.x + box.width / 2, box.y + box.height / 2] };
            const words = [...chart.querySelectorAll('text')].filter(one => /^[0-9.]+$/.test(one.textContent)
-             && !one.classList.contains('mark-label'));
-           return [words.map(one => [Number(one.textContent), one.getAttribute('text-anchor'), ...place(one)]),
-                   place(chart.querySelector('.mark.chosen'))]"""
+             && !one.closest('.width-name'));
+           return [words.map(one => [Number(one.textContent), one.style.textAnchor, ...place(one)]),
+                   place(chart.querySelector('.series.chosen'))]"""
     )
     for axis, anchor, key in ((2, "middle", "flops_ratio"), (3, "end", "accuracy")):
         first, *_, last = (tick for tick in ticks if tick[1] == anchor)
@@ -196,8 +196,8 @@ def test_lines_and_bars_stand_out(browser, server, dark):
     page, *colors = browser.execute_script(
         """const color = (one, what) => getComputedStyle(one)[what].match(/[0-9.]+/g).slice(0, 3).map(Number);
            return [color(document.body, 'backgroundColor'),
-             ...[...document.querySelectorAll('.series')].map(one => color(one, 'stroke')),
-             ...[...document.querySelectorAll('.bar, .mark')].map(one => color(one, 'fill'))]"""
+             ...[...document.querySelectorAll('.series > path')].map(one => color(one, 'stroke')),
+             ...[...document.querySelectorAll('.bar path, .series use, .mark use')].map(one => color(one, 'fill'))]"""
     )
     behind = luminance([part / 255 for part in page])
     assert (behind < 0.1) == dark

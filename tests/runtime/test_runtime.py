@@ -26,7 +26,6 @@ from inference.test_engine import (
 )
 from sharcs.errors import InputError
 from sharcs.export.bundle import export_model, quantise
-from sharcs.model import router
 from sharcs_runtime import OnnxRunner, RoutingPolicy, policy
 
 
@@ -148,11 +147,19 @@ def test_int8_graphs_are_others_and_answer_about_the_same(exported, tmp_path):
         assert differences.mean() < 0.2
 
 
-# What the runtime computes in NumPy, and the model in PyTorch
+# What the policy computes, of NumPy's arrays and of tensors, beside PyTorch's own functions
 
 arrays = st.integers(0, 2**32 - 1).map(
     lambda seed: 4 * np.random.default_rng(seed).standard_normal((3, 7, 4)).astype(np.float32)
 )
+
+
+def blend_of_probabilities(full, narrow, weight, problem):
+    """Average two answers' probabilities, and return logits that have them."""
+    if problem == "multi_label_classification":
+        mean = (1 - weight) * full.sigmoid() + weight * narrow.sigmoid()
+        return (mean / (1 - mean)).log()
+    return ((1 - weight) * full.softmax(-1) + weight * narrow.softmax(-1)).log()
 
 
 @given(
@@ -160,26 +167,37 @@ arrays = st.integers(0, 2**32 - 1).map(
     setting=policies,
     problem=st.sampled_from([None, "single_label_classification", "multi_label_classification"]),
 )
-def test_the_policy_in_numpy_is_that_in_torch(logits, setting, problem):
+def test_the_policy_is_the_same_for_arrays_and_tensors(logits, setting, problem):
     full, narrow, scores = logits
-    own = RoutingPolicy(**setting)
+    own, names = RoutingPolicy(**setting), ["a", "b", "c", "full"]
     costs = np.linspace(0.2, 1.0, 4)[None].repeat(7, axis=0)
     tensors = [torch.from_numpy(array) for array in (full, narrow, scores)]
-    np.testing.assert_array_equal(
-        policy.choose_width(scores, costs, own),
-        router.choose_width(tensors[2], torch.from_numpy(costs), own).numpy(),
+    chosen = tensors[2].double().sigmoid() - own.cost_weight * torch.from_numpy(costs)
+    expected = (tensors[2] if own.cost_weight == 0 else chosen).argmax(-1).numpy()
+    np.testing.assert_array_equal(policy.choose_width(scores, costs, own), expected)
+    np.testing.assert_array_equal(policy.choose_width(tensors[2], torch.from_numpy(costs), own).numpy(), expected)
+    sigmoid = tensors[1].sigmoid()
+    sure = (
+        torch.maximum(sigmoid, 1 - sigmoid).amin(-1)
+        if problem and "multi" in problem
+        else tensors[1].softmax(-1).amax(-1)
     )
-    sure = router.confidence(tensors[1], problem)
-    np.testing.assert_allclose(policy.confidence(narrow, problem), sure.numpy(), rtol=1e-5)
+    for found in (policy.confidence(narrow, problem), policy.confidence(tensors[1], problem).numpy()):
+        np.testing.assert_allclose(found, sure.numpy(), rtol=1e-5)
     widths = np.arange(7) % 4
-    np.testing.assert_array_equal(
-        policy.unsure(sure.numpy(), widths, 3, own), router.unsure(sure, torch.from_numpy(widths), 3, own).numpy()
-    )
-    np.testing.assert_allclose(
-        policy.blended(full, narrow, own, problem),
-        router.blended(tensors[0], tensors[1], own, problem).numpy(),
-        rtol=1e-4, atol=1e-4,
-    )  # fmt: skip
+    limit = -1.0 if own.escalation_threshold is None else np.float32(own.escalation_threshold)
+    below = (widths < 3) & (sure.numpy() < limit)
+    np.testing.assert_array_equal(policy.unsure(sure.numpy(), widths, own, names), below)
+    np.testing.assert_array_equal(policy.unsure(sure, torch.from_numpy(widths), own, names).numpy(), below)
+    mixed = full if own.blend == 0 else blend_of_probabilities(*tensors[:2], own.blend, problem).numpy()
+    for found in (policy.blended(full, narrow, own, problem), policy.blended(*tensors[:2], own, problem).numpy()):
+        if own.blend == 0:
+            assert np.array_equal(found, full)
+        elif problem == "multi_label_classification":
+            np.testing.assert_allclose(found, mixed, rtol=1e-3, atol=1e-3)
+        else:
+            probabilities = torch.from_numpy(np.asarray(found)).softmax(-1)
+            np.testing.assert_allclose(probabilities, np.exp(mixed), rtol=1e-3, atol=1e-5)
 
 
 # What a user can put right

@@ -148,7 +148,7 @@ class PlainEngine(PooledEngine[Any]):
         return tokens_of(window, self.tokenizer)
 
     def _routing(self) -> Routing:
-        return Routing(RoutingPolicy(), self.model.config.problem_type, 0)
+        return Routing(RoutingPolicy(), self.model.config.problem_type, ["full"])
 
     @torch.inference_mode()
     def _whole(self, inputs: dict[str, Numbers]) -> WholeAnswers:

@@ -66,7 +66,7 @@ class Calibration:
         """Write it as plain values, for ``config.calibration``."""
         left_out = ("constraint", "policy", "applied", "tested")
         plain = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
-        return {**asdict(self.constraint), "policy": asdict(self.policy), **plain}
+        return {**asdict(self.constraint), "policy": self.policy.to_dict(), **plain}
 
 
 def calibrate(trial: Trial, constraint: Constraint, classes: int, seed: int = 0) -> Calibration:

@@ -41,9 +41,7 @@ def build_frontier(trial: Trial, policies: list[RoutingPolicy]) -> list[dict[str
         drops = applied.lost.mean(axis=1) - applied.gained.mean(axis=1)
         for index, policy in enumerate(piece):
             point = {
-                "cost_weight": policy.cost_weight,
-                "escalation_threshold": policy.escalation_threshold,
-                "blend": policy.blend,
+                **policy.to_dict(),
                 "cost_ratio": float(applied.flops[index].mean()) / full,
                 "disagreement": float(applied.disagrees[index].mean()),
                 "accuracy_drop": None if trial.labels is None else float(drops[index]),

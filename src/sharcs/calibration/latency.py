@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sharcs.calibration.trials import Times
-from sharcs.data.texts import model_inputs
+from sharcs.evaluation.inputs import model_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
@@ -22,7 +22,6 @@ __all__ = ["measure_times"]
 
 TEXTS = 32
 WARM_UP = 3
-ALWAYS_UNSURE = 2.0  # above any confidence, also one that rounds to 1
 
 
 @torch.inference_mode()
@@ -30,7 +29,6 @@ def measure_times(
     model: SharcsForSequenceClassification,
     rows: Sized,
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
-    forcing_weight: float,
 ) -> Times:
     """Measure the median time of a batch of one, over texts of the rows' lengths.
 
@@ -40,24 +38,18 @@ def measure_times(
         model: The routed network, in evaluation mode.
         rows: Tokenised inputs.
         collate: Pads rows into a batch.
-        forcing_weight: The cost weight that sends every input to the narrowest width.
     """
     by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))  # type: ignore[index]
     picked = np.linspace(0, len(by_length) - 1, min(TEXTS, len(by_length))).round().astype(int)
     widths = list(model.config.widths)
     measured: list[list[float]] = []
-    policy = model.config.policy
-    try:
-        # The last column is narrow first and then on to full width.
-        model.config.policy = {"cost_weight": forcing_weight, "escalation_threshold": ALWAYS_UNSURE}
-        for number, index in enumerate([*picked[:1].repeat(WARM_UP), *picked]):
-            batch = collate([model_inputs(rows[by_length[index]])])  # type: ignore[index]
-            batch = {name: value.to(model.device) for name, value in batch.items()}
-            taken = [_milliseconds(model, batch, width) for width in [*widths, None]]
-            if number >= WARM_UP:
-                measured.append(taken)
-    finally:
-        model.config.policy = policy
+    for number, index in enumerate([*picked[:1].repeat(WARM_UP), *picked]):
+        batch = collate([model_inputs(rows[by_length[index]])])  # type: ignore[index]
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        # The last one is the narrowest width first and then on to full width.
+        taken = [_milliseconds(model, batch, width) for width in [*widths, None]]
+        if number >= WARM_UP:
+            measured.append(taken)
     medians = np.median(np.array(measured), axis=0)
     return Times(medians[:-1], max(0.0, float(medians[-1] - medians[0])))
 
@@ -65,7 +57,12 @@ def measure_times(
 def _milliseconds(model: SharcsForSequenceClassification, batch: dict[str, Tensor], width: float | None) -> float:
     _wait(model)
     start = time.perf_counter()
-    model(**batch, width=width)
+    if width is not None:
+        model(**batch, width=width)
+    else:
+        trunk = model(**batch, trunk_only=True)
+        for step in (model.config.widths[0], 1.0):
+            model(hidden=trunk.hidden, attention_mask=batch["attention_mask"], width=step)
     _wait(model)
     return 1000 * (time.perf_counter() - start)
 

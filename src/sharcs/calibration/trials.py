@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
-from sharcs.evaluation.accuracy import Costs, WidthOutputs
+from sharcs.evaluation.accuracy import Costs, WidthOutputs, check_steps
 from sharcs.evaluation.curve import curve_weights
-from sharcs.model.cost import relative_cost
-from sharcs.model.router import choose_width
 from sharcs.tasks.labels import require_one_label
+from sharcs_runtime.policy import choose_width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from sharcs.model.media import SharcsForSequenceClassification
 
-__all__ = ["Applied", "Times", "Trial", "forcing_weight", "policy_paths"]
+__all__ = ["Applied", "Times", "Trial", "policy_paths"]
 
 THRESHOLDS = 61  # of a path
 ANSWERS_AT_ONCE = 4_000_000
@@ -54,7 +53,6 @@ class Trial:
         costs: FLOPs of every row.
         labels: True classes, int64 ``[rows]``, or None.
         largest_cost: FLOPs that no input can exceed under any policy.
-        forcing_weight: A cost weight that sends every input to the narrowest width; its negative sends all to full.
         blend: With which the outputs were taken, and which the policies have.
         times: In place of FLOPs, if what an input takes is to be counted in milliseconds.
     """
@@ -63,7 +61,6 @@ class Trial:
     costs: Costs
     labels: Tensor | None
     largest_cost: float
-    forcing_weight: float
     blend: float = 0.0
     times: Times | None = None
 
@@ -91,11 +88,12 @@ class Trial:
             InputError: If the network has one width only, or doesn't name one class for each input.
         """
         require_one_label(model.problem_type, "calibration")
-        weight = forcing_weight(model, max_length)
+        if len(model.config.widths) < 2:
+            raise InputError("the network has the width 1.0 only, so nothing can be chosen; train it with two widths")
         longest = Costs.of(model, torch.tensor([max_length]))
         largest = _largest(longest.widths[0].numpy(), float(longest.continuation[0]))
         costs = Costs.of(model, outputs.lengths)
-        return cls(outputs, costs, labels, largest, weight, blend, times)
+        return cls(outputs, costs, labels, largest, blend, times)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -124,7 +122,7 @@ class Trial:
         return replace(
             self,
             outputs=self.outputs.take(kept),
-            costs=Costs(costs.widths[kept], costs.full[kept], costs.continuation[kept]),
+            costs=Costs(costs.widths[kept], costs.full[kept], costs.continuation[kept], costs.names),
             labels=None if self.labels is None else self.labels[kept],
         )
 
@@ -136,15 +134,22 @@ class Trial:
     def apply(self, policies: Sequence[RoutingPolicy]) -> Applied:
         """Try policies; the same as :func:`sharcs.evaluation.accuracy.route` with one after the other."""
         logits, relative = self.outputs.router_logits, self.costs.relative
-        weights = list(dict.fromkeys(policy.cost_weight for policy in policies))
-        choices = [choose_width(logits, relative, RoutingPolicy(weight)) for weight in weights]
+        names = self.costs.names
+        starts = list(dict.fromkeys((policy.start, policy.cost_weight) for policy in policies))
+        choices = [choose_width(logits, relative, RoutingPolicy(weight, start=at), names) for at, weight in starts]
         sure = [self.outputs.scores.gather(1, first.unsqueeze(1)).squeeze(1) for first in choices]
-        position = {weight: index for index, weight in enumerate(weights)}
-        of = [position[policy.cost_weight] for policy in policies]
-        firsts, scores = torch.stack(choices).numpy()[of], torch.stack(sure).numpy()[of]  # [policies, rows]
+        position = {start: index for index, start in enumerate(starts)}
+        choice_of_policy = [position[policy.start, policy.cost_weight] for policy in policies]
+        firsts = torch.stack(choices).numpy()[choice_of_policy]  # [policies, rows]
+        scores = torch.stack(sure).numpy()[choice_of_policy]
         # Below any confidence where a policy doesn't escalate.
-        limits = [-1.0 if policy.escalation_threshold is None else policy.escalation_threshold for policy in policies]
-        goes_on = (firsts < relative.shape[1] - 1) & (scores < np.array(limits, scores.dtype)[:, None])
+        limits = np.full((len(policies), len(names)), -1.0, scores.dtype)  # [policies, widths]
+        for row, policy in enumerate(policies):
+            check_steps(policy, names)
+            for index in range(len(names) - 1):
+                step = policy.step_after(index, names)
+                limits[row, index] = -1.0 if step is None else step[0]
+        goes_on = scores < np.take_along_axis(limits, firsts, axis=1)
         return Applied(self, firsts, goes_on)
 
     def in_pieces(self, policies: Sequence[RoutingPolicy]) -> Iterator[Sequence[RoutingPolicy]]:
@@ -155,7 +160,7 @@ class Trial:
 
     def policy_of_one_width(self, full: bool) -> RoutingPolicy:
         """Send every input to the full network, or to the narrowest width."""
-        return RoutingPolicy(-self.forcing_weight if full else self.forcing_weight)
+        return RoutingPolicy(start=self.costs.names[-1 if full else 0])
 
 
 class Applied:
@@ -240,20 +245,6 @@ def _largest(widths: NDArray[np.float64], continuation: float) -> float:
     return float(max(widths[-1], widths[:-1].max() + continuation))
 
 
-def forcing_weight(model: SharcsForSequenceClassification, max_length: int) -> float:
-    """Find a cost weight that no router's score can outweigh, on inputs of up to ``max_length`` tokens.
-
-    Scores differ by at most 1, so the weight times the least difference between two widths' costs has to be above 1.
-
-    Raises:
-        InputError: If the network has one width only.
-    """
-    if len(model.config.widths) < 2:
-        raise InputError("the network has the width 1.0 only, so nothing can be chosen; train it with two widths")
-    relative = relative_cost(model.cost_coefficients().cpu(), torch.arange(1, max_length + 1))
-    return float(torch.ceil(1.5 / relative.diff(dim=1).min()))
-
-
 def policy_paths(trial: Trial) -> list[list[RoutingPolicy]]:
     """Make the sequences of policies to choose from, out of rows that nothing is going to be tested on.
 
@@ -264,15 +255,20 @@ def policy_paths(trial: Trial) -> list[list[RoutingPolicy]]:
     full, narrow = trial.policy_of_one_width(full=True), trial.policy_of_one_width(full=False)
     weights = curve_weights(trial.outputs.router_logits, trial.costs.relative)
     inner = np.linspace(0, len(weights) - 1, FIRST_CHOICES + 2).round().astype(int)[1:-1]
-    first_choices = [narrow.cost_weight, *sorted({weights[index] for index in inner} | {0.0})]
+    first_choices = [
+        narrow,
+        *(RoutingPolicy(weight) for weight in sorted({weights[index] for index in inner} | {0.0})),
+    ]
     paths = [[full, *(RoutingPolicy(weight) for weight in weights), narrow]]
-    for weight in first_choices:
-        first = choose_width(trial.outputs.router_logits, trial.costs.relative, RoutingPolicy(weight))
+    for choice in first_choices:
+        first = choose_width(trial.outputs.router_logits, trial.costs.relative, choice, trial.costs.names)
         scores = trial.outputs.scores.gather(1, first.unsqueeze(1)).squeeze(1)
         scores = scores[first < trial.costs.widths.shape[1] - 1].double()
         if len(scores):
             # In the scores' own precision, so that a threshold means the same wherever it is compared.
             inside = torch.quantile(scores, torch.linspace(0, 1, THRESHOLDS).double()).float().tolist()
             thresholds = sorted({0.0, *inside, 1.0}, reverse=True)
-            paths.append([full, *(RoutingPolicy(weight, limit, trial.blend) for limit in thresholds), narrow])
+            paths.append(
+                [full, *(replace(choice, escalation_threshold=t, blend=trial.blend) for t in thresholds), narrow]
+            )
     return [paths[1], paths[0], *paths[2:]] if len(paths) > 1 else paths

@@ -9,29 +9,20 @@ import re
 import secrets
 import shutil
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharcs.data.jsontypes import JsonTypes
+from sharcs.data.delimited import delimited_batches, delimited_schema, write_delimited, write_header
+from sharcs.data.jsonlines import as_strings, json_batches, json_schema, schema_as_strings, write_jsonl
 from sharcs.data.named import DATASETS, builtin_table, hub_table
-from sharcs.data.textfiles import (
-    CHUNK_ROWS,
-    delimited_records,
-    find_format,
-    in_chunks,
-    json_rows,
-    string_batch,
-    write_delimited,
-    write_jsonl,
-)
+from sharcs.data.textfiles import CHUNK_ROWS, TextFile, open_bytes
 from sharcs.errors import InputError, first_line
 
 __all__ = ["TableStream", "check_output_path", "open_table", "read_table", "table_writer", "write_table"]
@@ -54,7 +45,7 @@ class TableStream:
 
     Attributes:
         source: Where it is from, for messages.
-        schema: Its columns.
+        schema: Its columns. Those of JSON lines hold JSON texts; see :mod:`sharcs.data.jsonlines`.
         batches: Starts at the first row, each time that it is called. Malformed rows raise ``InputError``.
     """
 
@@ -63,7 +54,7 @@ class TableStream:
     batches: Callable[[], Iterator[pa.RecordBatch]]
 
 
-def open_table(source: str | Path) -> TableStream:
+def open_table(source: str | Path, encoding: str | None = None) -> TableStream:
     """Open a file, a built-in data set or one of the Hugging Face hub; a file's rows are not kept in memory.
 
     Arguments and errors are those of :func:`read_table`, but rows of CSV and TSV are checked when they are read, and
@@ -72,7 +63,7 @@ def open_table(source: str | Path) -> TableStream:
     source = os.fspath(source)
     # A data set's name is looked up only after the local file system: a file wins over a data set.
     if os.path.isfile(source):
-        stream = _open_file(source)
+        stream = _open_file(source, encoding)
     elif os.path.isdir(source):
         raise InputError(f"{source}: a directory; give one file ({SUPPORTED})")
     else:
@@ -86,28 +77,38 @@ def open_table(source: str | Path) -> TableStream:
     return stream
 
 
-def read_table(source: str | Path) -> pa.Table:
+def read_table(source: str | Path, encoding: str | None = None) -> pa.Table:
     """Read a table from a file, a built-in data set or the Hugging Face hub.
 
     A file that exists is read as a file, whatever else its name could mean. CSV and TSV columns are read as
-    strings, exactly as they stand ("007", "NA" and the empty string too); blank lines are skipped. Text is
-    UTF-8 or, with a byte-order mark, UTF-16; bytes that are neither are read as Windows-1252, with a warning.
+    strings, exactly as they stand ("007", "NA" and the empty string too); blank lines are skipped. Values of JSON
+    lines become strings, too: those that are none as JSON, booleans as Python writes them.
 
     Args:
         source: A path to a .csv, .tsv, .jsonl or .parquet file (also with .gz), a built-in data set such as
             ``reuters-r8:train``, or a data set of the hub as ``owner/name:split`` or
             ``owner/name@config:split``.
+        encoding: That of a text file, by a name that Python knows. By default UTF-8 or, with a byte-order mark,
+            UTF-16; it is never guessed.
 
     Returns:
         All columns of the table, at least one row. Hub tables keep the schema metadata of ``datasets``.
 
     Raises:
-        InputError: If the source is not there, malformed, empty, or cannot be reached.
+        InputError: If the source is not there, malformed, in another encoding, empty, or cannot be reached.
     """
-    stream = open_table(source)
+    return as_strings(read_rows(open_table(source, encoding)))
+
+
+def read_rows(stream: TableStream) -> pa.Table:
+    """Read all rows of a table; columns of JSON texts stay what they are.
+
+    Raises:
+        InputError: If there is none, or one is malformed.
+    """
     table = pa.Table.from_batches(stream.batches(), schema=stream.schema)
     if not table.num_rows:
-        raise InputError(f"{source}: the table has no rows")
+        raise InputError(f"{stream.source}: the table has no rows")
     return table
 
 
@@ -125,7 +126,8 @@ def table_writer(
 
     The file is written under another name beside its target and then moved there, so that whoever looks at
     the target finds the whole new file, or what was there before. In CSV, TSV and JSON lines a missing value
-    is written as the empty string or null; nested values go into CSV and TSV as JSON.
+    is written as the empty string or null; nested values go into CSV and TSV as JSON. Columns of JSON texts go into
+    JSON lines untouched, and into the other formats as strings.
 
     Args:
         path: A .csv, .tsv, .jsonl or .parquet path, also with .gz.
@@ -194,53 +196,22 @@ def _format_of(path: str | Path) -> tuple[str, bool]:
     return suffix, name.endswith(".gz")
 
 
-def _open_file(path: str) -> TableStream:
+def _open_file(path: str, encoding: str | None) -> TableStream:
     suffix, gzipped = _format_of(path)
     if suffix == ".parquet":
         return _open_parquet(path, gzipped)
-    with _opened(path, gzipped) as file:
-        form = find_format(file, path)
-
-    @contextmanager
-    def opened_text() -> Iterator[IO[str]]:
-        with _opened(path, gzipped) as file:
-            file.read(form.skip)
-            # U+2028 and the like may stand inside JSON strings, and do not end a row.
-            newline = "\n" if suffix == ".jsonl" else ""
-            yield io.TextIOWrapper(file, encoding=form.encoding, errors=form.errors, newline=newline)
-
+    file = TextFile(path, gzipped, encoding)
     if suffix == ".jsonl":
-        types = JsonTypes(path)
-        with opened_text() as text:
-            for rows in in_chunks(json_rows(text, path)):
-                types.add(rows)
-        if not types.rows:
-            raise InputError(f"{path}: the file is empty, the table has no rows")
-
-        def json_batches() -> Iterator[pa.RecordBatch]:
-            count = 0
-            with opened_text() as text:
-                for rows in in_chunks(json_rows(text, path)):
-                    yield types.batch(rows, count)
-                    count += len(rows)
-
-        return TableStream(path, types.schema(), json_batches)
-
-    with opened_text() as text, closing(delimited_records(text, DELIMITERS[suffix], path)) as records:
-        schema = pa.schema([(name, pa.string()) for name in next(records)])
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        with opened_text() as text, closing(delimited_records(text, DELIMITERS[suffix], path)) as records:
-            next(records)  # the header
-            for rows in in_chunks(records):
-                yield string_batch(rows, schema)
-
-    return TableStream(path, schema, batches)
+        schema = json_schema(file)
+        return TableStream(path, schema, lambda: json_batches(file, schema))
+    delimiter = DELIMITERS[suffix]
+    schema = delimited_schema(file, delimiter)
+    return TableStream(path, schema, lambda: delimited_batches(file, delimiter, schema))
 
 
 def _open_parquet(path: str, gzipped: bool) -> TableStream:
     unpacked: Any = path
-    with _opened(path, gzipped) as file:
+    with open_bytes(path, gzipped) as file:
         if not file.read(1):
             raise InputError(f"{path}: the file is empty, the table has no rows")
         if gzipped:
@@ -266,16 +237,6 @@ def _readable_parquet(path: str) -> Iterator[None]:
         raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
 
 
-@contextmanager
-def _opened(path: str, gzipped: bool) -> Iterator[IO[bytes]]:
-    """Open a file's bytes, unpacked; what reading them raises until it is closed is the user's to put right."""
-    try:
-        with gzip.open(path) if gzipped else open(path, "rb") as file:
-            yield file  # type: ignore[misc]
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({first_line(error)})") from error
-
-
 def _read_named(source: str) -> pa.Table:
     """Read what is not a file: a built-in data set or one of the hub."""
     match = DATASET_NAME.fullmatch(source)
@@ -298,7 +259,7 @@ def _rows_writer(stream: Any, suffix: str, schema: pa.Schema) -> Iterator[Callab
     """Write rows of one format to an open stream, and what belongs at the end."""
     if suffix == ".parquet":
         waiting: list[pa.Table] = []
-        with pq.ParquetWriter(stream, schema) as writer:
+        with pq.ParquetWriter(stream, schema_as_strings(schema)) as writer:
 
             def write_group() -> None:
                 if waiting:
@@ -307,25 +268,17 @@ def _rows_writer(stream: Any, suffix: str, schema: pa.Schema) -> Iterator[Callab
 
             def write_parquet(table: pa.Table) -> None:
                 # Row groups of few rows are slow to read.
-                waiting.append(table)
+                waiting.append(as_strings(table))
                 if sum(t.num_rows for t in waiting) >= GROUP_ROWS or sum(t.nbytes for t in waiting) >= GROUP_BYTES:
                     write_group()
 
             yield write_parquet
             write_group()
         return
-    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=False)
-    begun = False
-
-    def write_text(table: pa.Table) -> None:
-        nonlocal begun
-        if suffix == ".jsonl":
-            write_jsonl(table, text)
-        elif begun:
-            write_delimited(table, text, DELIMITERS[suffix], header=False)
-        else:
-            write_delimited(table, text, DELIMITERS[suffix])
-        begun = True
-
-    yield write_text
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    if suffix == ".jsonl":
+        yield lambda table: write_jsonl(table, text)
+    else:
+        write_header(schema, text, DELIMITERS[suffix])
+        yield lambda table: write_delimited(as_strings(table), text, DELIMITERS[suffix])
     text.detach()  # flushes, and leaves the stream open

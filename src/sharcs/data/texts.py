@@ -1,4 +1,4 @@
-"""From a table to checked texts and labels, and from those to tokenised rows."""
+"""From a table to checked texts and labels."""
 
 from __future__ import annotations
 
@@ -6,38 +6,34 @@ import hashlib
 import math
 import re
 import reprlib
+import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import datasets
 import pyarrow as pa
-from sklearn.model_selection import train_test_split
 
-from sharcs.data.columns import Columns, checked_texts, find_column, is_string, pair_column
-from sharcs.data.tables import read_table
+from sharcs.data.jsonlines import MISSING, as_strings, is_json, string_of
+from sharcs.data.sampling import sampled_rows
+from sharcs.data.tables import open_table, read_rows
 from sharcs.errors import InputError
-from sharcs_runtime.truncation import check_limit, shortened
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+PAIR_COLUMN = "text_pair"
 
-    from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "Columns",
-    "TextData",
-    "encode",
-    "fingerprint",
-    "label_names",
-    "load_texts",
-    "model_inputs",
-    "token_limit",
-    "tokenise",
-]
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The names of the columns to use.
 
-TOKENISER_BATCH = 1000
-# What tokenizers, image processors and feature extractors make.
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_values")
+    Attributes:
+        text: The texts to classify.
+        text_pair: The second texts, for tasks on pairs of texts. None stands for the column ``text_pair`` if
+            the table has one, and for no second texts if it has not.
+        label: The class of each row.
+    """
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +67,12 @@ class TextData:
 
 def load_texts(
     source: str,
-    columns: Columns = Columns(),  # noqa: B008  # it is frozen
+    columns: Columns = Columns(),
     *,
     labelled: bool = True,
     max_samples: int | None = None,
     seed: int = 0,
+    encoding: str | None = None,
 ) -> TextData:
     """Read texts and labels, and check every row.
 
@@ -84,8 +81,10 @@ def load_texts(
         columns: The names of the columns to use.
         labelled: Whether every row must have a label. If not, labels are taken if all rows have a valid one.
         max_samples: Take at most this many rows, at random, in their order in the source: the same share of
-            each class where the classes' sizes allow it.
+            each class, and at least one row of it where there are as many rows as classes. Classes that get none are
+            named in a warning.
         seed: The seed of that random choice.
+        encoding: That of a text file, as for ``read_table``.
 
     Returns:
         The texts. Labels that are integers, booleans or whole floats are given as strings; class numbers of
@@ -97,7 +96,7 @@ def load_texts(
     """
     if max_samples is not None and max_samples < 1:
         raise InputError(f"max_samples is {max_samples}; it must be at least 1")
-    table = read_table(source)
+    table = read_rows(open_table(source, encoding))
     texts = checked_texts(table, columns.text, "text", source)
     pair = pair_column(table.schema, columns)
     pairs = None if pair is None else checked_texts(table, pair, "text pair", source)
@@ -107,7 +106,7 @@ def load_texts(
     except InputError:
         if labelled:
             raise
-    data = TextData(table, texts, pairs, labels, source)
+    data = TextData(as_strings(table), texts, pairs, labels, source)
     return data if max_samples is None or max_samples >= len(data) else _sample(data, max_samples, seed)
 
 
@@ -145,103 +144,127 @@ def fingerprint(*columns: list[str] | None) -> str:
     return digest.hexdigest()
 
 
-def tokenise(
-    data: TextData,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    label2id: dict[str, int] | None = None,
-) -> datasets.Dataset:
-    """Tokenise texts, truncated but not padded, in memory.
+def pair_column(schema: pa.Schema, columns: Columns) -> str | None:
+    """Name the column of second texts: the one that was asked for, else ``text_pair`` if the table has it."""
+    if columns.text_pair is not None:
+        return columns.text_pair
+    return PAIR_COLUMN if PAIR_COLUMN in schema.names and PAIR_COLUMN not in (columns.text, columns.label) else None
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Tell whether a column holds text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def find_column(table: pa.Table, name: str, kind: str, source: str) -> pa.ChunkedArray:
+    """Take a column, categories decoded to their values.
 
     Args:
-        data: The texts. Of a pair too long, tokens are taken from the longer text first.
-        tokenizer: The encoder's tokenizer.
-        max_length: The most tokens per row, special tokens included; the tokenizer's own limit applies as
-            well.
-        label2id: The number of each label, to make the column ``labels``.
-
-    Returns:
-        A row per text with what the tokenizer makes (``input_ids``, ``attention_mask`` and, for some
-        tokenizers, ``token_type_ids``), ``sample_id`` (the text's index in ``data``, from 0), ``length`` (its
-        number of tokens) and, with ``label2id``, ``labels``.
+        table: All rows of a source, or some in a row.
+        name: The column's name.
+        kind: What it is for: ``text``, ``text pair`` or ``label``.
+        source: Where the table is from, for messages.
 
     Raises:
-        InputError: If ``max_length`` leaves no room for text, or a label is not in ``label2id``.
+        InputError: If there is no such column.
     """
-    limit = token_limit(tokenizer, max_length, with_pairs=data.pairs is not None)
-    labels = None if label2id is None else _label_ids(data, label2id)
-    chunks: dict[str, list[pa.Array]] = {}
-    lengths: list[int] = []
-    for start in range(0, len(data), TOKENISER_BATCH):
-        batch = slice(start, start + TOKENISER_BATCH)
-        encoded = encode(tokenizer, data.texts[batch], None if data.pairs is None else data.pairs[batch], limit)
-        for name, values in encoded.items():
-            # Arrow arrays per batch: Python lists of a million rows' tokens would take gigabytes.
-            chunks.setdefault(name, []).append(pa.array(values, pa.list_(pa.int32())))
-        lengths.extend(len(ids) for ids in encoded["input_ids"])
-    result: dict[str, Any] = {name: pa.chunked_array(arrays) for name, arrays in chunks.items()}
-    result["sample_id"] = pa.array(range(len(data)), pa.int64())
-    result["length"] = pa.array(lengths, pa.int64())
-    if labels is not None:
-        result["labels"] = pa.array(labels, pa.int64())
-    return datasets.Dataset(pa.table(result))
+    columns = table.column_names
+    if name not in columns:
+        names = ", ".join(map(repr, columns[:20]))
+        more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
+        option = f"--{kind.replace(' ', '-')}-column"
+        raise InputError(f"{source}: no column {name!r}; it has {names}{more}; name the {kind} column with {option}")
+    column = table.column(name)
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
-def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int, with_pairs: bool) -> int:
-    """Find the most tokens that a row may have.
+def checked_texts(table: pa.Table, name: str, kind: str, source: str, rows_before: int = 0) -> list[str]:
+    """Take a column of texts, none of them empty.
+
+    Args:
+        table: All rows of a source, or some in a row.
+        name: The column's name.
+        kind: ``text`` or ``text pair``.
+        source: Where the table is from, for messages.
+        rows_before: Rows of the source before the table's first, for messages.
 
     Raises:
-        InputError: If they leave no room for text.
+        InputError: If there is no such column, it holds no texts, or a row has none.
     """
-    limit = min(max_length, tokenizer.model_max_length)
-    check_limit(limit, tokenizer.num_special_tokens_to_add(pair=with_pairs), with_pairs)
-    return limit
+    column = find_column(table, name, kind, source)
+    if not is_string(column.type) and not pa.types.is_null(column.type):
+        raise InputError(f"{source}: the {kind} column {name!r} holds {column.type}, not text; convert it to strings")
+    texts: list[str | None] = column.to_pylist()
+    json_texts = is_json(table.schema.field(name))
+    for index, text in enumerate(texts):
+        where = f"{source}: row {rows_before + index + 1}"
+        if json_texts:
+            text = texts[index] = _json_string(text, kind, name, where)
+        if text is None or not text.strip():
+            state = "missing" if text is None else "empty"
+            raise InputError(f"{where}: the {kind} is {state} (column {name!r}); fill it in or drop the row")
+    return texts  # type: ignore[return-value]  # none is missing
 
 
-def model_inputs(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Take of a row what a tokenizer or another processor makes and a model reads, without labels and lengths."""
-    return {name: row[name] for name in MODEL_INPUTS if name in row}
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, limit: int
-) -> dict[str, list[list[int]]]:
-    """Tokenise some texts, truncated to ``limit`` tokens but not padded; in what the tokenizer calls its outputs."""
-    texts = [_shorten(text, tokenizer, limit) for text in texts]
-    pairs = None if pairs is None else [_shorten(text, tokenizer, limit) for text in pairs]
-    return dict(tokenizer(texts, pairs, truncation="longest_first", max_length=limit))
+def _json_string(value: str | None, kind: str, name: str, where: str) -> str | None:
+    """Decode a JSON text that has to be a string or missing."""
+    text = None if value in MISSING else string_of(value)
+    if text is None and value not in MISSING:
+        raise InputError(
+            f"{where}: the {kind} {reprlib.repr(value)} is no string (column {name!r}); correct it or drop the row"
+        )
+    return text
 
 
 def _labels(table: pa.Table, name: str, source: str) -> list[str]:
     column = find_column(table, name, "label", source)
     kind = column.type
     values: list[Any] = column.to_pylist()
+    json_texts = is_json(table.schema.field(name))
     if pa.types.is_integer(kind):
         classes = _class_names(table, name)
         if classes is not None:
             # -1 is how `datasets` says that a label is withheld.
             values = [None if v is None or not 0 <= v < len(classes) else classes[v] for v in values]
-    elif pa.types.is_floating(kind):
-        # Whole numbers become floats in tools that have no missing integers.
-        for row, value in enumerate(values, start=1):
-            if value is not None and not math.isnan(value) and not float(value).is_integer():
-                raise InputError(
-                    f"{source}: row {row}: the label {value} (column {name!r}) is not a class; "
-                    "regression is not supported here"
-                )
-        values = [None if value is None or math.isnan(value) else int(value) for value in values]
-    elif not (is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
+    elif not (is_string(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
         raise InputError(
             f"{source}: the label column {name!r} holds {kind}; labels must be strings, integers or booleans"
         )
-    labels = ["" if value is None else str(value) for value in values]
-    for row, label in enumerate(labels, start=1):
+    labels = []
+    for row, value in enumerate(values, start=1):
+        where = f"{source}: row {row}"
+        label = _label(_json_label(value, name, where) if json_texts else value, name, where)
         if not label.strip():
-            raise InputError(
-                f"{source}: row {row}: the label is missing (column {name!r}); fill it in or drop the row"
-            )
+            raise InputError(f"{where}: the label is missing (column {name!r}); fill it in or drop the row")
+        labels.append(label)
     return labels
+
+
+def _label(value: Any, name: str, where: str) -> str:
+    """Write a label as a string; the empty one stands for a missing label."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    # Whole numbers become floats in tools that have no missing integers.
+    if not value.is_integer():
+        raise InputError(
+            f"{where}: the label {value} (column {name!r}) is not a class; regression is not supported here"
+        )
+    return str(int(value))
+
+
+def _json_label(value: str | None, name: str, where: str) -> str | float | bool | None:
+    """Decode the JSON text of a label; integers of any length stay their digits."""
+    if value is None or value in MISSING:
+        return None
+    if value in ("true", "false"):
+        return value == "true"
+    if re.fullmatch("-?[0-9]+", value):
+        return value
+    if value[0] in '"[{':
+        return _json_string(value, "label", name, where)
+    return float(value)
 
 
 def _class_names(table: pa.Table, name: str) -> list[str] | None:
@@ -249,51 +272,25 @@ def _class_names(table: pa.Table, name: str) -> list[str] | None:
     schema = pa.schema([table.schema.field(name)], metadata=table.schema.metadata)
     if b"huggingface" not in (schema.metadata or {}):
         return None
+    import datasets  # here, because it takes seconds to import, and most tables don't need it
+
     feature = datasets.Features.from_arrow_schema(schema)[name]
     return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
 def _sample(data: TextData, count: int, seed: int) -> TextData:
-    """Take ``count`` rows at random, stratified by label where that is possible."""
-    indices = list(range(len(data)))
-    strata = None
-    if data.labels is not None:
-        numbers: dict[str, int] = {}
-        strata = [numbers.setdefault(label, len(numbers)) for label in data.labels]
-    try:
-        chosen, _ = train_test_split(indices, train_size=count, random_state=seed, stratify=strata)
-    except ValueError:
-        # A class has one row, or there are more classes than rows on one side of the split.
-        chosen, _ = train_test_split(indices, train_size=count, random_state=seed)
-    chosen = sorted(chosen)
+    chosen = sampled_rows(data.labels or [""] * len(data), count, seed)
+    labels = None if data.labels is None else [data.labels[i] for i in chosen]
+    without_row = sorted(set(data.labels or ()) - set(labels or ()))
+    if without_row:
+        names = ", ".join(map(reprlib.repr, without_row[:5]))
+        more = f" and {len(without_row) - 5} more" if len(without_row) > 5 else ""
+        warnings.warn(f"{data.source}: no row of the classes {names}{more} is among the {count} taken", stacklevel=3)
     return TextData(
         table=data.table.take(chosen),
         texts=[data.texts[i] for i in chosen],
         pairs=None if data.pairs is None else [data.pairs[i] for i in chosen],
-        labels=None if data.labels is None else [data.labels[i] for i in chosen],
+        labels=labels,
         source=data.source,
         rows=[i + 1 for i in chosen],
     )
-
-
-def _label_ids(data: TextData, label2id: dict[str, int]) -> list[int]:
-    if data.labels is None:
-        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with --label-column")
-    for index, label in enumerate(data.labels):
-        if label not in label2id:
-            known = ", ".join(reprlib.repr(name) for name in list(label2id)[:5])
-            more = ", ..." if len(label2id) > 5 else ""
-            raise InputError(
-                f"{data.source}: row {data.row(index)}: the label {reprlib.repr(label)} is not a class of "
-                f"the model, which has {known}{more}; correct it or drop the row"
-            )
-    return [label2id[label] for label in data.labels]
-
-
-def _shorten(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
-    """Cut a very long text, unless its end is kept; see :func:`sharcs_runtime.truncation.shortened`."""
-
-    def count(beginning: str, most: int) -> int:
-        return len(tokenizer(beginning, add_special_tokens=False, truncation=True, max_length=most)["input_ids"])
-
-    return text if tokenizer.truncation_side != "right" else shortened(text, limit, count)

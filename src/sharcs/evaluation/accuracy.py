@@ -9,16 +9,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from sharcs.config import RoutingPolicy
-from sharcs.data.texts import model_inputs
 from sharcs.errors import InputError
 from sharcs.evaluation.curve import curve_policies
+from sharcs.evaluation.inputs import model_inputs
 from sharcs.evaluation.label_sets import label_set, look_up, number_sets
 from sharcs.model.cost import flops
-from sharcs.model.router import blended, choose_width, confidence, unsure
 from sharcs.tasks.losses import MULTI_LABEL, SINGLE_LABEL
+from sharcs_runtime.policy import blended, choose_width, confidence, unsure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sized
+    from collections.abc import Callable, Iterator, Sequence, Sized
 
     from torch import Tensor
 
@@ -155,18 +155,20 @@ class Costs:
         widths: Of every width, float64 ``[inputs, widths]``.
         full: Of the plain full network, ``[inputs]``.
         continuation: Of continuing at full width, ``[inputs]``.
+        names: Of the sub-networks, the full one last.
     """
 
     widths: Tensor
     full: Tensor
     continuation: Tensor
+    names: tuple[str, ...] = ("width-25", "full")
 
     @classmethod
     def of(cls, model: RoutedModel, lengths: Tensor) -> Costs:
         """Count them for inputs of these lengths, int64 ``[inputs]``."""
         every = flops(model.cost_coefficients().cpu(), lengths)
         going_on = flops(model.continuation_coefficients().cpu().unsqueeze(0), lengths)
-        return cls(every[:, :-1], every[:, -1], going_on[:, 0])
+        return cls(every[:, :-1], every[:, -1], going_on[:, 0], tuple(model.config.names))
 
     @property
     def relative(self) -> Tensor:
@@ -185,10 +187,22 @@ def route(outputs: WidthOutputs, costs: Costs, policy: RoutingPolicy) -> tuple[T
     Returns:
         Indices of the width that each input runs first, and of the one that answers: int64 ``[inputs]`` each.
     """
-    first = choose_width(outputs.router_logits, costs.relative, policy)
-    full = costs.widths.shape[1] - 1
-    sure = outputs.scores.gather(1, first.unsqueeze(1)).squeeze(1)
-    return first, first.masked_fill(unsure(sure, first, full, policy), full)
+    check_steps(policy, costs.names)
+    first = choose_width(outputs.router_logits, costs.relative, policy, costs.names)
+    scores = outputs.scores.gather(1, first.unsqueeze(1)).squeeze(1)
+    return first, first.masked_fill(unsure(scores, first, policy, costs.names), len(costs.names) - 1)
+
+
+def check_steps(policy: RoutingPolicy, names: Sequence[str]) -> None:
+    """Refuse a policy of more than two steps: only what a sub-network and then the full one answer is recorded.
+
+    Raises:
+        InputError: If it is one.
+    """
+    for index in range(len(names)):
+        step = policy.step_after(index, names)
+        if step is not None and step[1] != len(names) - 1:
+            raise InputError("policy escalation_threshold: has several steps, and one is recorded; give a number")
 
 
 def accuracy_report(
@@ -250,7 +264,7 @@ def accuracy_report(
                 "accuracy_routed": right[here].double().mean().item() if here.any() else None,
             }
         )
-    curve: list[dict[str, float | None]] = []
+    curve: list[dict[str, Any]] = []
     for other in curve_policies(outputs, costs, policy):
         at = point(*route(outputs, costs, other))
         settings = {"cost_weight": other.cost_weight, "escalation_threshold": other.escalation_threshold}

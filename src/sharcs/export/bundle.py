@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -110,14 +109,15 @@ def quantise(folder: Path) -> None:
         folder: What :func:`export_model` wrote in single precision.
     """
     content = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-    for name in [*([content["files"]["trunk"]] if content["files"]["trunk"] else []), *content["files"]["tails"]]:
+    graphs = [entry["graph"] for entry in (content["trunk"], *content["subnetworks"]) if entry is not None]
+    for name in graphs:
         small = folder / f"int8-{name}"
         to_int8(folder / name, small)
         for old in folder.glob(f"{name}*"):  # weights of large graphs lie in a file of their own
             old.unlink()
         small.rename(folder / name)
     content["int8"] = True
-    content["files"]["all"] = _files_in(folder)
+    content["files"] = _files_in(folder)
     write_json(content, folder / DESCRIPTION_FILE)
 
 
@@ -204,25 +204,35 @@ def _write_description(
     index: int | None,
 ) -> None:
     config = model.config
-    graphs = [f"{name}.onnx" for name in graph_names(model, None if index is None else config.widths[index])]
+    width = None if index is None else config.widths[index]
+    *first, last = [f"{name}.onnx" for name in graph_names(model, width)]
+    specs = config.specs if index is None else [config.specs[index]]
+    graphs = [*first[1:], last]
+    costs = model.cost_coefficients().tolist()
+    going_on = model.continuation_coefficients().tolist()
     names = dict(sorted((config.id2label or {}).items()))
     padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    costs = model.cost_coefficients().tolist()
     content: dict[str, Any] = {
         "format": FORMAT,
         "sharcs": metadata.version("sharcs"),
         "int8": False,
-        "widths": list(config.widths) if index is None else [config.widths[index]],
         "labels": [str(name) for name in names.values()],
         "problem_type": config.problem_type,
-        "policy": asdict(config.routing_policy if index is None else RoutingPolicy()),
-        "cost_coefficients": costs if index is None else [costs[index], costs[-1]],
+        "policy": (config.routing_policy if index is None else RoutingPolicy()).to_dict(),
         "max_length": min(tokenizer.model_max_length, MOST_TOKENS),
         "padding": {name: padding[name] for name in _inputs_of(tokenizer)},
-        "files": {
-            "trunk": graphs[0] if index is None else None,
-            "tails": graphs[1:] if index is None else graphs,
-            "all": _files_in(folder),
-        },
+        "trunk": {"graph": first[0]} if first else None,
+        # Costs are c₀, c₁ and c₂ of c₀ + c₁·T + c₂·T² FLOPs for T tokens.
+        "subnetworks": [
+            {
+                **spec.to_dict(),
+                "graph": graph,
+                "cost": costs[config.names.index(spec.name)],
+                "cost_after": {earlier: going_on for earlier in config.names[:-1] if spec.name == config.names[-1]},
+            }
+            for spec, graph in zip(specs, graphs, strict=True)
+        ],
+        "full_cost": costs[-1],
+        "files": _files_in(folder),
     }
     write_json(content, folder / DESCRIPTION_FILE)

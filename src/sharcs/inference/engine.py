@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sharcs.data.texts import encode, token_limit
+from sharcs.data.tokens import encode, token_limit
 from sharcs.inference.pool import Pool
 from sharcs.tasks.labels import require_one_label
 from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Prediction, Routing, Tokens, WholeAnswers
@@ -89,7 +89,7 @@ class InferenceEngine(PooledEngine[Tensor]):
 
     def _routing(self) -> Routing:
         config = self.model.config
-        return Routing(config.routing_policy, config.problem_type, len(config.widths) - 1)
+        return Routing(config.routing_policy, config.problem_type, config.names)
 
     def _pool(self) -> Pool:
         return Pool()

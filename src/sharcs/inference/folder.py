@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
-from sharcs.data.columns import Columns
+from sharcs.data.texts import Columns
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.model.media import SharcsForSequenceClassification
 from sharcs.tasks.labels import require_one_label

@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import special
 
-from sharcs.calibration.trials import forcing_weight
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
 from sharcs.model.context import select_rows
@@ -40,7 +39,6 @@ __all__ = ["DriftMonitor", "log_evidence"]
 MIXTURE_A = 0.5
 MIXTURE_B_TIMES_RATE = 0.3
 BISECTIONS = 40
-LONGEST = 512  # tokens, where an encoder has no limit of its own
 
 
 def log_evidence(disagreements: Any, checked: Any, rate: float, promise: float) -> NDArray[np.float64]:
@@ -152,8 +150,7 @@ class DriftMonitor:
         """Return the model's policy, and after an alarm one that sends every input through the full network."""
         if not self.alarm:
             return model.config.routing_policy
-        longest = getattr(model.config.encoder, "max_position_embeddings", None) or LONGEST
-        return RoutingPolicy(-forcing_weight(model, longest))
+        return RoutingPolicy(start=model.config.names[-1])
 
     @torch.inference_mode()
     def predict(self, model: SharcsForSequenceClassification, batch: dict[str, Tensor]) -> SharcsOutput:

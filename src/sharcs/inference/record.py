@@ -2,98 +2,148 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-from contextlib import suppress
+import socket
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from sharcs.inference.engine import Prediction
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sharcs.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
-__all__ = ["RecordedAnswers", "digest_of"]
+try:
+    import fcntl
+except ImportError:  # Windows, where two runs on one output are not told apart
+    fcntl = None  # type: ignore[assignment]
 
-RESULTS_FILE = "answers.jsonl"
+LOCK_FILE = "lock"
+FINGERPRINT = b"fingerprint"
 
 
-def digest_of(texts: Sequence[str | tuple[str, str]]) -> str:
-    """Fingerprint the texts of a window."""
-    return hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """Answers in a hidden folder beside an output: a file a window, with the fingerprint of what they answer.
 
-
-class RecordedAnswers:
-    """A file of answers in a hidden folder beside an output: a line a window, with the fingerprint of its texts.
-
-    The first line names what the answers depend on besides the texts; a file with another one is begun anew. A
-    window's answers are taken only for the same texts in the same place, so a changed input gets answers of its own
-    from the first change on. A line that a kill cut short counts as not written.
-
-    Args:
-        output: The file that the answers are for.
-        settings: Model, options, versions.
+    A file is there whole or not at all, and counts only for the same fingerprint in the same place.
 
     Attributes:
-        folder: Where the file is; the output may be prepared there too.
-        windows: Windows that are written down, as far as this run has come.
-        reused: Answers that were taken from a run before.
+        folder: The hidden folder; the output may be prepared there too.
     """
 
-    def __init__(self, output: Path, settings: dict[str, Any]) -> None:
-        """Open what a run before has left, or begin.
+    folder: Path
 
-        Raises:
-            OSError: If the folder can't be written.
-        """
-        target = Path(os.path.realpath(output))
-        self.folder = target.with_name(f".{target.name}.sharcs-partial")
-        self.folder.mkdir(exist_ok=True)
-        self.windows = self.reused = 0
-        self._file = (self.folder / RESULTS_FILE).open("a+b")
-        self._file.seek(0)
-        head = json.dumps(settings, sort_keys=True).encode() + b"\n"
-        if self._file.readline() != head:
-            self._file.truncate(0)
-            self._file.write(head)
-
-    def next_window(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction] | None:
-        """Take the answers to the next window.
-
-        Returns:
-            None from the first window on for which there are none; then go on with :meth:`append`.
-        """
-        start = self._file.tell()
-        line = self._file.readline()
+    def read(self, window: int, fingerprint: str) -> pa.Table | None:
+        """Read the answers to a window, by its number from 0; None if there are none of this fingerprint."""
         try:
-            digest, *columns = json.loads(line) if line.endswith(b"\n") else [None]
-        except ValueError:
-            digest = None
-        if digest != digest_of(texts):
-            self._file.truncate(start)
-            self._file.seek(start)
+            part = pq.ParquetFile(self._path(window)).read()
+        except (OSError, pa.ArrowException):
             return None
-        answers = [Prediction(*row) for row in zip(*columns, strict=True)]
-        self.windows += 1
-        self.reused += len(answers)
-        return answers
+        return part if (part.schema.metadata or {}).get(FINGERPRINT) == fingerprint.encode() else None
 
-    def append(self, digest: str, answers: Sequence[Prediction]) -> None:
+    def write(self, window: int, fingerprint: str, answers: pa.Table) -> None:
         """Write down the answers to a window, on the disk before anything else happens.
 
         Raises:
             OSError: If the disk is full.
         """
-        self._file.write(json.dumps([digest, *zip(*answers, strict=True)]).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.windows += 1
+        path = self._path(window)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            pq.write_table(answers.replace_schema_metadata({FINGERPRINT: fingerprint}), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
 
-    def close(self, keep: bool) -> None:
-        """Close the file, and remove it unless it is kept for another run."""
-        with suppress(OSError):  # what a full disk didn't take is not needed
-            self._file.close()
-        if not keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def _path(self, window: int) -> Path:
+        return self.folder / f"part-{window:06d}.parquet"
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[AnswerRecord]:
+    """Claim an output for this process, with the record of answers that a run before may have left.
+
+    The record is removed at the end, unless an error ends it and it holds more than one window: so little is found
+    again sooner than anybody wonders about a hidden folder.
+
+    Raises:
+        InputError: If another process that is alive has claimed the output.
+        OSError: If the folder can't be written.
+    """
+    folder = _folder_of(output)
+    lock = _locked(folder, output)
+    done = False
+    try:
+        yield AnswerRecord(folder)
+        done = True
+    finally:
+        if done or len(list(folder.glob("part-*.parquet"))) <= 1:
+            _remove(folder)
+        lock.close()
+
+
+def check_unclaimed(output: Path) -> None:
+    """Refuse an output that another process is writing, before any work.
+
+    Raises:
+        InputError: If there is one.
+    """
+    with suppress(OSError), (_folder_of(output) / LOCK_FILE).open("r+") as lock:
+        _take(lock, output)
+
+
+def _folder_of(output: Path) -> Path:
+    target = Path(os.path.realpath(output))
+    return target.with_name(f".{target.name}.sharcs-partial")
+
+
+def _locked(folder: Path, output: Path) -> IO[str]:
+    """Make the folder and lock it. The operating system takes back the lock of a process that has died."""
+    while True:
+        with suppress(FileExistsError):  # not exist_ok, which looks again and may find that it is gone by then
+            folder.mkdir()
+        try:
+            lock = (folder / LOCK_FILE).open("a+")
+        except FileNotFoundError:
+            continue  # whoever had it has just removed the folder
+        try:
+            _take(lock, output)
+            if os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK_FILE).stat()):
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+                lock.flush()
+                return lock
+        except FileNotFoundError:
+            pass  # the same between the last two steps
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
+
+
+def _take(lock: IO[str], output: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        owner = lock.read() or "another process"
+        raise InputError(f"{output}: {owner} is writing it; wait for that run, or name another output") from error
+    except OSError:
+        pass  # a file system without locks
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder, the lock last, so that whoever takes it next finds nothing half removed."""
+    for path in folder.iterdir():
+        if path.name != LOCK_FILE:
+            path.unlink(missing_ok=True)
+    (folder / LOCK_FILE).unlink(missing_ok=True)
+    with suppress(OSError):  # another process may have made a lock of its own by now
+        folder.rmdir()

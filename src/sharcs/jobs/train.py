@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, DataCollatorWithPadding, PrinterCallback
 
 from sharcs.config import SharcsConfig
-from sharcs.data.columns import PAIR_COLUMN, Columns
 from sharcs.data.named import HUB_TIMEOUT_SECONDS, MINILM, minilm_path
-from sharcs.data.texts import TextData, fingerprint, label_names, load_texts, tokenise
+from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, fingerprint, label_names, load_texts
+from sharcs.data.tokens import tokenise
 from sharcs.encoders.architectures import POSITIONS_AFTER_PADDING
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.inference import folder as artifacts
@@ -54,6 +54,7 @@ class TrainingJob:
     max_length: int = 128
     max_train_samples: int | None = None
     seed: int = 0
+    encoding: str | None = None
     resume: bool = False
 
 
@@ -78,9 +79,9 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         learning_rate=RECIPES[recipe].learning_rate if job.learning_rate is None else job.learning_rate,
     )
     _check_numbers(job)
-    train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed)
+    train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed, encoding=job.encoding)
     names = label_names(train)
-    held_out = load_texts(job.eval_data, job.columns) if job.eval_data else None
+    held_out = load_texts(job.eval_data, job.columns, encoding=job.encoding) if job.eval_data else None
     encoder_path = encoder_location(job.model)
     if job.epochs == 0:
         names = _classes_of_fine_tuned(encoder_path, names, job)
@@ -94,8 +95,9 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         unseen = sorted(set(held_out.labels or ()) - set(names))
         if unseen:
             row = (held_out.labels or []).index(unseen[0]) + 1
+            trained_on = train.source if train.rows is None else f"the {len(train)} rows taken of {train.source}"
             raise InputError(
-                f"{held_out.source}: row {row}: the label {unseen[0]!r} is not among the classes of {train.source}; "
+                f"{held_out.source}: row {row}: the label {unseen[0]!r} is not among the classes of {trained_on}; "
                 "correct it or drop the row"
             )
     rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)

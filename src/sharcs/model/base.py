@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import nn
@@ -261,7 +260,7 @@ class RoutedModel(RoutedPasses):
         Raises:
             InputError: If the model was never calibrated, or its cheapest policy costs more.
         """
-        self.config.policy = asdict(policy_for_budget(self.config.calibration, budget))
+        self.config.policy = policy_for_budget(self.config.calibration, budget).to_dict()
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
         """Switch the attention implementation, of the sub-networks too."""

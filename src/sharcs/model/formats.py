@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sharcs.spec import name_of_width
+from sharcs_runtime.policy import names_of_widths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +27,8 @@ def renamed_weights(config: Mapping[str, Any]) -> dict[str, str]:
         return {}
     prefix = r"^encoder\..*\.tail\."
     mapping = {rf"{prefix}router\.": "router."}
-    for index, width in enumerate(config["widths"][:-1]):
-        target = f"subnetworks.{name_of_width(float(width))}."
+    for index, name in enumerate(names_of_widths([float(width) for width in config["widths"]])[:-1]):
+        target = f"subnetworks.{name}."
         mapping[rf"{prefix}private\.{index}\."] = target
         mapping[rf"{prefix}entry_norms\.{index}\."] = f"{target}entry_norm."
         mapping[rf"{prefix}exit_norms\.{index}\."] = f"{target}exit_norm."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,12 +15,15 @@ from sharcs.errors import InputError
 from sharcs.model.context import RoutingContext, TrunkDone, select_rows
 from sharcs.model.cost import continuation_coefficients, cost_coefficients, relative_cost
 from sharcs.model.outputs import SharcsOutput
-from sharcs.model.router import blended, choose_width, confidence, unsure
 from sharcs.model.tail import RoutedTail
 from sharcs.tasks.labels import problem_type_of
+from sharcs_runtime.cascade import Cascade
+from sharcs_runtime.policy import ROUTER, blended, choose_width, confidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
 __all__ = ["RoutedPasses"]
 
@@ -74,11 +78,13 @@ class RoutedPasses(PreTrainedModel):
 
     def _confidence(self, answer: Tensor, real: Tensor | None) -> Tensor:
         """Measure how sure answers are of themselves, ``[batch]``; ``real`` tells tokens from padding."""
-        return confidence(answer, self.config.problem_type)
+        signal = self.config.routing_policy.signal
+        return confidence(answer, self.config.problem_type, signal)  # type: ignore[no-any-return]
 
     def _blended(self, full: Tensor, narrow: Tensor, real: Tensor | None) -> Tensor:
         """Average two networks' answers to the same inputs by the policy."""
-        return blended(full, narrow, self.config.routing_policy, self.config.problem_type)
+        policy = self.config.routing_policy
+        return blended(full, narrow, policy, self.config.problem_type)  # type: ignore[no-any-return]
 
     def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         """Compute the plain model's loss of an answer."""
@@ -202,22 +208,36 @@ class RoutedPasses(PreTrainedModel):
         context: RoutingContext,
         inputs: dict[str, Any],
         answer: Tensor,
-        first: Tensor,
+        start: Tensor,
         labels: Mapping[str, Tensor],
     ) -> dict[str, Tensor | None]:
-        """Continue at full width where a sub-network is unsure of its answer."""
-        full, real = len(self.config.widths) - 1, context.attention_mask
-        goes_on = unsure(self._confidence(answer, real), first, full, self.config.routing_policy)
-        rows = torch.nonzero(goes_on).squeeze(1)
-        if len(rows):
-            wide, real = self._continue(context, inputs, full, rows), None if real is None else real[rows]
-            answer = answer.index_copy(0, rows, self._blended(wide, answer[rows], real))
+        """Let unsure answers escalate, step by step, as the policy says."""
+        real = context.attention_mask
+        cascade = Cascade(self.config.routing_policy, self.config.names, len(start))
+        started = start.cpu().numpy()
+        cascade.begin(np.arange(len(started)), started)
+        for index, rows in cascade.pending().items():
+            cascade.put(index, rows, scores=self._scores(answer, real, rows))
+        while pending := cascade.pending():
+            for index, rows in pending.items():
+                at = torch.from_numpy(rows).to(answer.device)
+                later = self._continue(context, inputs, index, at)
+                answer = answer.index_copy(
+                    0, at, self._blended(later, answer[at], None if real is None else real[at])
+                )
+                cascade.put(index, rows, scores=self._scores(answer, real, rows))
         return {
             "loss": self._loss(answer, labels) if labels else None,
             **self._fields_of(answer),
-            "width_index": first.masked_fill(goes_on, full),
-            "first_width_index": first,
+            "width_index": torch.from_numpy(cascade.answered_by).to(start.device),
+            "first_width_index": start,
         }
+
+    def _scores(self, answer: Tensor, real: Tensor | None, rows: NDArray[np.int64]) -> Any:
+        """Measure how sure the answers of some rows are of themselves, as an array."""
+        at = torch.from_numpy(rows).to(answer.device)
+        scores = self._confidence(answer.detach()[at], None if real is None else real[at])
+        return scores.float().cpu().numpy()
 
     def _checked(self, width_index: Tensor, inputs: dict[str, Any]) -> Tensor:
         count = len(self.config.widths)
@@ -234,12 +254,13 @@ class RoutedPasses(PreTrainedModel):
         """Apply the configured policy to the router's logits, with each input's own relative costs."""
         policy, logits = self.config.routing_policy, context.router_logits
         assert logits is not None
-        if policy.cost_weight == 0:
-            return choose_width(logits, logits, policy)
+        if policy.cost_weight == 0 or policy.start != ROUTER:
+            return choose_width(logits, None, policy, self.config.names)  # type: ignore[no-any-return]
         if context.attention_mask is not None:
             lengths = (context.attention_mask != 0).sum(dim=1)
         else:
             assert context.hidden is not None
             lengths = torch.full((len(logits),), context.hidden.shape[1], device=logits.device)
         coefficients = self.cost_coefficients() if self.tail.fast is None else self._counted
-        return choose_width(logits, relative_cost(coefficients.to(lengths.device), lengths), policy)
+        relative = relative_cost(coefficients.to(lengths.device), lengths)
+        return choose_width(logits, relative, policy)  # type: ignore[no-any-return]

@@ -13,10 +13,11 @@ from transformers.loss.loss_utils import ForQuestionAnsweringLoss, ForTokenClass
 
 from sharcs.config import SharcsConfig
 from sharcs.errors import InputError
-from sharcs.model.router import blended, confidence, mean_of_real_tokens
+from sharcs.model.router import mean_of_real_tokens
 from sharcs.model.text import RoutedTextModel
 from sharcs.tasks.token_labels import span_task_of, token_task_of
 from sharcs.tasks.token_losses import over_real_tokens
+from sharcs_runtime.policy import blended, confidence
 
 if TYPE_CHECKING:
     import os
@@ -126,11 +127,12 @@ class SharcsForTokenClassification(_AnswersInTokens):
         return token_task_of(self.config, rows, class_weights)
 
     def _confidence(self, answer: Tensor, real: Tensor | None) -> Tensor:
-        of_tokens = confidence(answer).unsqueeze(-1)  # [batch, tokens, 1]
+        signal = self.config.routing_policy.signal
+        of_tokens = confidence(answer, signal=signal).unsqueeze(-1)  # [batch, tokens, 1]
         return mean_of_real_tokens(of_tokens, _mask(answer, real)).squeeze(-1)
 
     def _blended(self, full: Tensor, narrow: Tensor, real: Tensor | None) -> Tensor:
-        return blended(full, narrow, self.config.routing_policy)
+        return blended(full, narrow, self.config.routing_policy)  # type: ignore[no-any-return]
 
     def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         return ForTokenClassification(answer, labels["labels"], self.encoder.config)  # type: ignore[no-any-return]
@@ -244,7 +246,8 @@ class SharcsForQuestionAnswering(_AnswersInTokens):
         return span_task_of(rows, class_weights)
 
     def _confidence(self, answer: Tensor, real: Tensor | None) -> Tensor:
-        return over_real_tokens(answer, _mask(answer, real)).softmax(dim=1).amax(dim=1).prod(dim=-1)
+        logits = over_real_tokens(answer, _mask(answer, real)).transpose(1, 2)  # [batch, 2, tokens]
+        return confidence(logits, signal=self.config.routing_policy.signal).prod(dim=-1)  # type: ignore[no-any-return]
 
     def _blended(self, full: Tensor, narrow: Tensor, real: Tensor | None) -> Tensor:
         policy, mask = self.config.routing_policy, _mask(full, real)
@@ -252,7 +255,7 @@ class SharcsForQuestionAnswering(_AnswersInTokens):
             return full
         wide, thin = (over_real_tokens(answer, mask).transpose(1, 2) for answer in (full, narrow))
         # Averaged are probabilities over the real tokens, so padding has none and may not come out on top.
-        mixed = blended(wide, thin, policy).transpose(1, 2).to(full.dtype)
+        mixed: Tensor = blended(wide, thin, policy).transpose(1, 2).to(full.dtype)
         return mixed.masked_fill(~mask.unsqueeze(-1), torch.finfo(full.dtype).min)
 
     def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,19 @@ import torch
 from transformers import DataCollatorWithPadding
 
 from sharcs.config import RoutingPolicy
-from sharcs.data.texts import fingerprint, tokenise
+from sharcs.data.texts import fingerprint
+from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import accuracy_report
 from sharcs.evaluation.answers import Answers, answer_at_all_widths
-from sharcs.report.findings import agreement, example_rows, harm_by, overthinking_rows, wrong_label_rows
-from sharcs.report.reliability import reliability
+from sharcs.report.findings import (
+    agreement,
+    example_rows,
+    harm_by,
+    overthinking_rows,
+    reliability,
+    wrong_label_rows,
+)
 from sharcs.tasks.labels import require_one_label
 
 if TYPE_CHECKING:
@@ -86,7 +92,7 @@ def build_report(
         "version": metadata.version("sharcs"),
         "classes": [_short(label, VALUE_LENGTH) for label in names],
         "labelled": labelled,
-        "policy": asdict(config.routing_policy),
+        "policy": config.routing_policy.to_dict(),
         "calibration": calibration,
         "evaluation": evaluation,
         "agreement": agreement(answers),
@@ -168,7 +174,7 @@ def _calibration(found: dict[str, Any] | None, policy: RoutingPolicy, data_sha25
         return None
     try:
         evidence = {key: found[key] for key in EVIDENCE}
-        of_this_policy = RoutingPolicy(**evidence["policy"]) == policy
+        of_this_policy = RoutingPolicy.from_dict(evidence["policy"]) == policy
     except (KeyError, TypeError) as error:
         raise InputError(
             f"config.json: its calibration can't be read ({error}); run 'sharcs calibrate' again"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sharcs.report.charts import BarChart, LineChart, bar_chart, curve_chart, reliability_chart
+from sharcs.evaluation.plot import curve_figure, drawing, png
+from sharcs.report.drawings import bar_figure, reliability_figure, svg, swatch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from matplotlib.figure import Figure
 
-__all__ = ["Cell", "Figure", "figures_of", "percentage", "points", "width_name"]
+__all__ = ["Cell", "Chart", "charts_of", "percentage", "points", "width_name"]
 
 BARS = 15
 KINDS = ("curve", "shares", "agreement", "classes", "groups", "reliability")
@@ -25,28 +26,32 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A chart with its text alternatives.
+class Chart:
+    """A drawn figure with its text alternatives.
 
     Attributes:
         kind: One of ``KINDS``; names the picture file.
         title: What it shows.
         description: What can be seen in it, in a sentence or two.
-        chart: Its geometry.
         columns: Headings of its table.
         rows: Its table; the first cell of a row is the row's heading.
         note: What the table leaves out, or nothing.
-        style: Colour of bars.
+        size: Width and height of the drawing.
+        drawing: Content of an ``<svg>`` element.
+        legend: Name of each series, and the drawing of its line and mark, ``SWATCH`` large.
+        picture: The same figure as a PNG file, with title and legend.
     """
 
     kind: str
     title: str
     description: str
-    chart: LineChart | BarChart
     columns: list[str]
     rows: list[list[Cell]]
-    note: str = ""
-    style: str = "routed"
+    note: str
+    size: tuple[float, float]
+    drawing: str
+    legend: list[tuple[str, str]]
+    picture: bytes
 
 
 def percentage(value: float | None, digits: int = 1) -> str:
@@ -68,23 +73,43 @@ def width_name(width: float) -> str:
     return "full width" if width == 1.0 else f"width {width:g}"
 
 
-def figures_of(report: dict[str, Any]) -> dict[str, Figure]:
-    """Make the charts.
+def charts_of(report: dict[str, Any]) -> dict[str, Chart]:
+    """Draw the charts.
 
     Args:
         report: From :func:`sharcs.report.content.build_report`.
 
     Returns:
-        Figures by kind, those that the report has numbers for.
+        Charts by kind, those that the report has numbers for.
     """
-    found = [_curve(report), _shares(report), _agreement(report)]
-    found.append(_harm(report, "classes", "class" if report["labelled"] else "class named by the full network",
-                       report["harm_by_class"]))  # fmt: skip
-    if report["harm_by_group"] is not None:
-        found.append(_harm(report, "groups", report["harm_by_group"]["column"], report["harm_by_group"]))
-    if report["reliability"] is not None:
-        found.append(_reliability(report["reliability"]))
-    return {figure.kind: figure for figure in found}
+    groups = report["harm_by_group"]
+    by_class = "class" if report["labelled"] else "class named by the full network"
+    with drawing():
+        charts = [_curve(report), _shares(report), _agreement(report)]
+        charts.append(_harm(report["labelled"], "classes", by_class, report["harm_by_class"]))
+        if groups is not None:
+            charts.append(_harm(report["labelled"], "groups", groups["column"], groups))
+        if report["reliability"] is not None:
+            charts.append(_reliability(report["reliability"]))
+    return {chart.kind: chart for chart in charts}
+
+
+def _drawn(
+    kind: str,
+    title: str,
+    description: str,
+    figure: Figure,
+    columns: list[str],
+    rows: list[list[Cell]],
+    note: str = "",
+) -> Chart:
+    """Draw a chart's figure for the page, and then, with title and legend, as a picture."""
+    size = (72 * figure.get_figwidth(), 72 * figure.get_figheight())
+    content = svg(figure, kind)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    swatches = [svg(swatch(line), f"{kind} {number}") for number, line in enumerate(handles)]
+    legend = list(zip(names, swatches, strict=True))
+    return Chart(kind, title, description, columns, rows, note, size, content, legend, png(figure, title))
 
 
 def _number(value: float | None, digits: int = 1) -> Cell:
@@ -95,9 +120,14 @@ def _count(value: int) -> Cell:
     return Cell(f"{value:,}", value)
 
 
-def _curve(report: dict[str, Any]) -> Figure:
-    found, measure = report["evaluation"], "Accuracy" if report["labelled"] else "Agreement"
-    routed, full, oracle, random = (found[name] for name in ("routed", "full", "oracle", "random"))
+def _measure(report: dict[str, Any]) -> str:
+    return "Accuracy" if report["labelled"] else "Agreement"
+
+
+def _curve(report: dict[str, Any]) -> Chart:
+    evaluation = report["evaluation"]
+    measure = _measure(report)
+    routed, full, oracle, random = (evaluation[name] for name in ("routed", "full", "oracle", "random"))
     of_full = "" if report["labelled"] else " with the full network"
     description = (
         f"The chosen policy reaches {percentage(routed['accuracy'])} {measure.lower()}{of_full} at "
@@ -111,18 +141,18 @@ def _curve(report: dict[str, Any]) -> Figure:
         ["full network", 1.0, full["accuracy"]],
         ["random routing at the policy's cost", routed["flops_ratio"], random["accuracy"]],
         ["oracle", oracle["flops_ratio"], oracle["accuracy"]],
-        *([f"{width_name(width['width'])} on every input", width["flops_ratio"], width["accuracy"]]
-          for width in found["widths"]),
-    ]  # fmt: skip
-    for point in found["curve"]:
+    ]
+    for width in evaluation["widths"]:
+        rows.append([f"{width_name(width['width'])} on every input", width["flops_ratio"], width["accuracy"]])
+    for point in evaluation["curve"]:
         threshold = point["escalation_threshold"]
         setting = f"cost weight {point['cost_weight']:.4g}" if threshold is None else f"threshold {threshold:.4g}"
         rows.append([f"router, {setting}", point["flops_ratio"], point["accuracy"]])
-    return Figure(
+    return _drawn(
         "curve",
         f"{measure} against cost",
         description,
-        curve_chart(found, measure, _limit(report)),
+        curve_figure(evaluation, measure, _limit(report)),
         ["", "Cost, % of full", f"{measure}{of_full}"],
         [[Cell(name), _number(cost), _number(value)] for name, cost, value in rows],
     )
@@ -130,46 +160,48 @@ def _curve(report: dict[str, Any]) -> Figure:
 
 def _limit(report: dict[str, Any]) -> dict[str, float] | None:
     """Place the calibration's limit in the curve, if it has a place there."""
-    calibration, full = report["calibration"], report["evaluation"]["full"]["accuracy"]
+    calibration = report["calibration"]
     if calibration is None or not calibration["of_this_policy"] or calibration["per_class"]:
         return None
     if calibration["kind"] == "budget":
         return {"cost": calibration["limit"]}
     if calibration["kind"] == ("max_accuracy_drop" if report["labelled"] else "max_disagreement"):
-        return {"value": full - calibration["limit"]}
+        return {"value": report["evaluation"]["full"]["accuracy"] - calibration["limit"]}
     return None
 
 
-def _shares(report: dict[str, Any]) -> Figure:
-    found, measure = report["evaluation"]["widths"], "Accuracy" if report["labelled"] else "Agreement"
-    description = "; ".join(f"{width_name(one['width'])} answers {percentage(one['share'])}" for one in found)
-    return Figure(
+def _shares(report: dict[str, Any]) -> Chart:
+    widths = report["evaluation"]["widths"]
+    measure = _measure(report)
+    shares = [(width_name(width["width"]), width["share"]) for width in widths]
+    texts = [percentage(share) for _, share in shares]
+    description = "; ".join(f"{name} answers {text}" for (name, _), text in zip(shares, texts, strict=True))
+    keys = ("share", "flops_ratio", "accuracy", "accuracy_routed")
+    return _drawn(
         "shares",
         "Share of the inputs that each width answers",
         description[0].upper() + description[1:] + " of the inputs.",
-        bar_chart(
-            [(width_name(one["width"]), one["share"]) for one in found],
-            [percentage(one["share"]) for one in found],
-            least=1.0,
-        ),
+        bar_figure(shares, texts, "routed", least=1.0),
         ["Width", "Share", "Cost of every input here", f"{measure} on every input", f"{measure} where it answers"],
-        [
-            [
-                Cell(width_name(one["width"])),
-                *(_number(one[key]) for key in ("share", "flops_ratio", "accuracy", "accuracy_routed")),
-            ]
-            for one in found
-        ],
+        [[Cell(width_name(width["width"])), *(_number(width[key]) for key in keys)] for width in widths],
     )
 
 
-def _agreement(report: dict[str, Any]) -> Figure:
-    found = report["agreement"]
-    rows = [("same answer as the full network", found["same"])]
-    parts = found["right"]
+def _agreement(report: dict[str, Any]) -> Chart:
+    agreement = report["agreement"]
+    parts = agreement["right"]
+    description = f"{percentage(agreement['same'], 2)} of the answers are the same as the full network's"
     if parts is None:
-        rows.append(("another answer", found["different"]))
+        description += "."
+        rows = [
+            ("same answer as the full network", agreement["same"]),
+            ("another answer", agreement["different"]),
+        ]
     else:
+        description += (
+            f"; where they differ, routing alone is right on {percentage(parts['routed_only'], 2)} of all "
+            f"inputs and the full network alone on {percentage(parts['full_only'], 2)}."
+        )
         rows = [
             ("same answer, right", parts["both"]),
             ("same answer, wrong", parts["neither_same"]),
@@ -177,78 +209,68 @@ def _agreement(report: dict[str, Any]) -> Figure:
             ("only the full network is right", parts["full_only"]),
             ("different answers, both wrong", parts["neither_different"]),
         ]
-    description = f"{percentage(found['same'], 2)} of the answers are the same as the full network's" + (
-        "."
-        if parts is None
-        else f"; where they differ, routing alone is right on {percentage(parts['routed_only'], 2)} of all "
-        f"inputs and the full network alone on {percentage(parts['full_only'], 2)}."
-    )
-    return Figure(
+    return _drawn(
         "agreement",
         "Agreement with the full network",
         description,
-        bar_chart(rows, [percentage(value, 2) for _, value in rows], least=1.0),
+        bar_figure(rows, [percentage(value, 2) for _, value in rows], "routed", least=1.0),
         ["", "Share of the inputs"],
         [[Cell(name), _number(value, 2)] for name, value in rows],
     )
 
 
-def _harm(report: dict[str, Any], kind: str, by: str, found: dict[str, Any]) -> Figure:
-    entries, labelled = found["entries"], report["labelled"]
+def _harm(labelled: bool, kind: str, by: str, harm: dict[str, Any]) -> Chart:
+    entries, total = harm["entries"], harm["total"]
     key, what = ("accuracy_drop", "Loss of accuracy") if labelled else ("disagreement", "Disagreement")
-    shown: Sequence[dict[str, Any]] = entries[:BARS]
+    shown = entries[:BARS]
     worst = shown[0]
     sign = "a loss of " if labelled and worst[key] > 0 else "a gain of " if labelled and worst[key] < 0 else ""
     value = percentage(abs(worst[key]))
-    description = (
-        f"The worst of {found['total']:,}: {_named(worst['value'])}, with {sign}{value} on {worst['rows']:,} inputs."
-    )
-    if not labelled:
-        description = description[:-1] + ", where answers are other than the full network's."
-    left_out = found["total"] - len(entries)
+    end = "." if labelled else ", where answers are other than the full network's."
     notes = []
-    if found["total"] > len(shown):
-        notes.append(f"The chart shows the worst {len(shown)} of {found['total']:,}.")
-    if left_out:
-        notes.append(f"The table leaves out {left_out:,}, which are no worse than its last row.")
-    with_labels = [("full_accuracy", "Full network"), ("accuracy", "Routed"), ("accuracy_drop", what)]
-    columns = [("disagreement", "Disagreement")] if not labelled else [*with_labels, ("disagreement", "Disagreement")]
-    return Figure(
+    if total > len(shown):
+        notes.append(f"The chart shows the worst {len(shown)} of {total:,}.")
+    if total > len(entries):
+        notes.append(f"The table leaves out {total - len(entries):,}, which are no worse than its last row.")
+    columns = [("disagreement", "Disagreement")]
+    if labelled:
+        columns = [("full_accuracy", "Full network"), ("accuracy", "Routed"), (key, what), *columns]
+    bars = [(_named(entry["value"]), entry[key]) for entry in shown]
+    return _drawn(
         kind,
         f"{what} by {by}",
-        description,
-        bar_chart(
-            [(_named(one["value"]), one[key]) for one in shown],
-            [f"{percentage(one[key])}, {one['rows']:,} inputs" for one in shown],
-            least=0.05,
+        f"The worst of {total:,}: {_named(worst['value'])}, with {sign}{value} on {worst['rows']:,} inputs{end}",
+        bar_figure(
+            bars, [f"{percentage(entry[key])}, {entry['rows']:,} inputs" for entry in shown], "chosen", least=0.05
         ),
         [by, "Inputs", *(heading for _, heading in columns)],
-        [[Cell(_named(one["value"])), _count(one["rows"]), *(_number(one[name]) for name, _ in columns)]
-         for one in entries],
+        [
+            [Cell(_named(entry["value"])), _count(entry["rows"]), *(_number(entry[name]) for name, _ in columns)]
+            for entry in entries
+        ],
         " ".join(notes),
-        style="harm",
-    )  # fmt: skip
+    )
 
 
 def _named(value: str) -> str:
     return value if value.strip() else "(empty)"
 
 
-def _reliability(found: dict[str, Any]) -> Figure:
-    routed, full = found["routed"], found["full"]
+def _reliability(results: dict[str, Any]) -> Chart:
+    routed, full = results["routed"], results["full"]
     rows = []
-    for first, second in zip(routed["bins"], full["bins"], strict=True):
-        cells = [Cell(f"{percentage(first['low'], 0)} to {percentage(first['high'], 0)}")]
-        for one in (first, second):
-            cells += [_count(one["rows"]), _number(one["score"]), _number(one["accuracy"])]
+    for pair in zip(routed["bins"], full["bins"], strict=True):
+        cells = [Cell(f"{percentage(pair[0]['low'], 0)} to {percentage(pair[0]['high'], 0)}")]
+        for entry in pair:
+            cells += [_count(entry["rows"]), _number(entry["score"]), _number(entry["accuracy"])]
         rows.append(cells)
-    return Figure(
+    return _drawn(
         "reliability",
         "Reliability of the scores",
         f"Scores and accuracy are {percentage(routed['ece'], 2)} apart on average with routing, and "
         f"{percentage(full['ece'], 2)} with the full network alone (expected calibration error). A line below the "
         "diagonal means scores that promise too much.",
-        reliability_chart(routed, full),
+        reliability_figure(routed, full),
         ["Score", "Routed: inputs", "mean score", "accuracy", "Full: inputs", "mean score", "accuracy"],
         rows,
     )

@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 
 from sharcs.errors import InputError, first_line
-from sharcs.report.figures import KINDS, figures_of, percentage, points, width_name
-from sharcs.report.pictures import draw_figure
+from sharcs.report.drawings import SWATCH
+from sharcs.report.figures import KINDS, Chart, charts_of, percentage, points, width_name
 
 __all__ = ["check_report_path", "headline", "picture_paths", "render_page", "write_report"]
 
@@ -50,6 +50,10 @@ def render_page(report: dict[str, Any]) -> str:
     Args:
         report: From :func:`sharcs.report.content.build_report`.
     """
+    return _page(report, charts_of(report))
+
+
+def _page(report: dict[str, Any], charts: dict[str, Chart]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sharcs.report"),
         autoescape=True,  # whatever the template's name: texts are anybody's
@@ -59,7 +63,7 @@ def render_page(report: dict[str, Any]) -> str:
     )
     environment.filters |= {"percentage": percentage, "width_name": width_name}
     template = environment.get_template("report.html")
-    return template.render(report=report, headline=headline(report), figures=figures_of(report), units=UNITS)
+    return template.render(report=report, headline=headline(report), charts=charts, units=UNITS, swatch=SWATCH)
 
 
 def picture_paths(page: Path) -> dict[str, Path]:
@@ -103,17 +107,19 @@ def write_report(report: dict[str, Any], path: Path) -> list[Path]:
     Raises:
         InputError: If it can't be written.
     """
-    page, figures, pictures = render_page(report), figures_of(report), picture_paths(path)
+    charts = charts_of(report)
+    page = _page(report, charts)
+    pictures = picture_paths(path)
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", suffix=".partial", dir=path.absolute().parent))
     except OSError as error:
         raise InputError(f"{path}: can't be written ({first_line(error)}); name another place") from error
     try:
-        for kind, figure in figures.items():
-            draw_figure(figure, staging / pictures[kind].name)
+        for kind, chart in charts.items():
+            (staging / pictures[kind].name).write_bytes(chart.picture)
         (staging / path.name).write_text(page, encoding="utf-8", newline="\n")
         for kind, picture in pictures.items():
-            if kind in figures:
+            if kind in charts:
                 (staging / picture.name).replace(picture)
             else:
                 picture.unlink(missing_ok=True)
@@ -124,4 +130,4 @@ def write_report(report: dict[str, Any], path: Path) -> list[Path]:
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return [path, *(pictures[kind] for kind in figures)]
+    return [path, *(pictures[kind] for kind in charts)]

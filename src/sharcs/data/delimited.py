@@ -1,0 +1,115 @@
+"""CSV and TSV: every field is a string, exactly as it stands.
+
+They are read by Python's csv module. pyarrow's streaming reader takes a file that ends within quotes for a whole one,
+and loses a line feed behind a carriage return where a block of its ends within quotes.
+"""
+
+from __future__ import annotations
+
+import csv
+from contextlib import closing
+from typing import IO, TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sharcs.data.jsonlines import to_json
+from sharcs.data.textfiles import CHUNK_ROWS, in_chunks
+from sharcs.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from sharcs.data.textfiles import TextFile
+
+# The csv module refuses fields over 128 kB unless told otherwise; this is the largest limit that every
+# platform takes.
+FIELD_LIMIT = 2**31 - 1
+
+
+def delimited_schema(file: TextFile, delimiter: str) -> pa.Schema:
+    """Read the header.
+
+    Raises:
+        InputError: If there is none, or it is malformed.
+    """
+    with closing(_records(file, delimiter)) as records:
+        return pa.schema([(name, pa.string()) for name in next(records)])
+
+
+def delimited_batches(file: TextFile, delimiter: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Read all rows.
+
+    Raises:
+        InputError: If a row is malformed; the message names row and line.
+    """
+    with closing(_records(file, delimiter)) as records:
+        next(records)  # the header
+        for rows in in_chunks(records):
+            columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _records(file: TextFile, delimiter: str) -> Generator[list[str], None, None]:
+    """Parse the header, then every record, as long as the header; blank lines are left out."""
+    limit = csv.field_size_limit(FIELD_LIMIT)
+    try:
+        with closing(file.lines(newline="")) as lines:
+            yield from _checked_records(csv.reader(lines, delimiter=delimiter, strict=True), file.path)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _checked_records(reader: Any, path: str) -> Iterator[list[str]]:
+    header: list[str] | None = None
+    count = 0
+
+    def where(line: int) -> str:
+        return f"the header (line {line})" if header is None else f"row {count + 1} (line {line})"
+
+    while True:
+        line = reader.line_num + 1  # where the record begins; afterwards line_num is where it ends
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            raise InputError(
+                f"{path}: {where(line)}: {error}; "
+                "a field that begins with a quote must end with one, quotes in it doubled"
+            ) from error
+        if record is None:
+            break
+        if not record:
+            continue  # a blank line
+        if header is None:
+            header = record
+        elif len(record) != len(header):
+            raise InputError(
+                f"{path}: {where(line)}: {len(record)} fields, but the header has {len(header)}; "
+                "quote fields that contain the separator"
+            )
+        else:
+            count += 1
+        yield record
+    if header is None:
+        raise InputError(f"{path}: the file is empty, the table has no rows")
+
+
+def write_header(schema: pa.Schema, text: IO[str], delimiter: str) -> None:
+    """Write the names of the columns."""
+    _writer(text, delimiter).writerow(schema.names)
+
+
+def write_delimited(table: pa.Table, text: IO[str], delimiter: str) -> None:
+    """Write rows of CSV or TSV: null as an empty field, nested values as JSON."""
+    writer = _writer(text, delimiter)
+    for batch in table.to_batches(CHUNK_ROWS):
+        columns = [column.to_pylist() for column in batch.columns]
+        for index, field in enumerate(table.schema):
+            if pa.types.is_nested(field.type):
+                columns[index] = [None if value is None else to_json(value) for value in columns[index]]
+        writer.writerows(zip(*columns, strict=True))
+
+
+def _writer(text: IO[str], delimiter: str) -> Any:
+    # All strings are quoted: with minimal quoting, Python 3.11 leaves a lone carriage return bare, and a
+    # column name that begins with U+FEFF would be taken for a byte-order mark.
+    return csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")

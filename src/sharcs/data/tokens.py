@@ -1,0 +1,108 @@
+"""From checked texts to tokenised rows."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sharcs.errors import InputError
+from sharcs_runtime.truncation import check_limit, shortened
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+    from sharcs.data.texts import TextData
+
+TOKENISER_BATCH = 1000
+
+
+def tokenise(
+    data: TextData,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    label2id: dict[str, int] | None = None,
+) -> datasets.Dataset:
+    """Tokenise texts, truncated but not padded, in memory.
+
+    Args:
+        data: The texts. Of a pair too long, tokens are taken from the longer text first.
+        tokenizer: The encoder's tokenizer.
+        max_length: The most tokens per row, special tokens included; the tokenizer's own limit applies as
+            well.
+        label2id: The number of each label, to make the column ``labels``.
+
+    Returns:
+        A row per text with what the tokenizer makes (``input_ids``, ``attention_mask`` and, for some
+        tokenizers, ``token_type_ids``), ``sample_id`` (the text's index in ``data``, from 0), ``length`` (its
+        number of tokens) and, with ``label2id``, ``labels``.
+
+    Raises:
+        InputError: If ``max_length`` leaves no room for text, or a label is not in ``label2id``.
+    """
+    # Here, because it takes seconds to import, and predicting needs only `encode`.
+    import datasets
+
+    limit = token_limit(tokenizer, max_length, with_pairs=data.pairs is not None)
+    labels = None if label2id is None else _label_ids(data, label2id)
+    chunks: dict[str, list[pa.Array]] = {}
+    lengths: list[int] = []
+    for start in range(0, len(data), TOKENISER_BATCH):
+        batch = slice(start, start + TOKENISER_BATCH)
+        encoded = encode(tokenizer, data.texts[batch], None if data.pairs is None else data.pairs[batch], limit)
+        for name, values in encoded.items():
+            # Arrow arrays per batch: Python lists of a million rows' tokens would take gigabytes.
+            chunks.setdefault(name, []).append(pa.array(values, pa.list_(pa.int32())))
+        lengths.extend(len(ids) for ids in encoded["input_ids"])
+    result: dict[str, Any] = {name: pa.chunked_array(arrays) for name, arrays in chunks.items()}
+    result["sample_id"] = pa.array(range(len(data)), pa.int64())
+    result["length"] = pa.array(lengths, pa.int64())
+    if labels is not None:
+        result["labels"] = pa.array(labels, pa.int64())
+    return datasets.Dataset(pa.table(result))
+
+
+def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int, with_pairs: bool) -> int:
+    """Find the most tokens that a row may have.
+
+    Raises:
+        InputError: If they leave no room for text.
+    """
+    limit = min(max_length, tokenizer.model_max_length)
+    check_limit(limit, tokenizer.num_special_tokens_to_add(pair=with_pairs), with_pairs)
+    return limit
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, limit: int
+) -> dict[str, list[list[int]]]:
+    """Tokenise some texts, truncated to ``limit`` tokens but not padded; in what the tokenizer calls its outputs."""
+    texts = [_shorten(text, tokenizer, limit) for text in texts]
+    pairs = None if pairs is None else [_shorten(text, tokenizer, limit) for text in pairs]
+    return dict(tokenizer(texts, pairs, truncation="longest_first", max_length=limit))
+
+
+def _label_ids(data: TextData, label2id: dict[str, int]) -> list[int]:
+    if data.labels is None:
+        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with --label-column")
+    for index, label in enumerate(data.labels):
+        if label not in label2id:
+            known = ", ".join(reprlib.repr(name) for name in list(label2id)[:5])
+            more = ", ..." if len(label2id) > 5 else ""
+            raise InputError(
+                f"{data.source}: row {data.row(index)}: the label {reprlib.repr(label)} is not a class of "
+                f"the model, which has {known}{more}; correct it or drop the row"
+            )
+    return [label2id[label] for label in data.labels]
+
+
+def _shorten(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
+    """Cut a very long text, unless its end is kept; see :func:`sharcs_runtime.truncation.shortened`."""
+
+    def count(beginning: str, most: int) -> int:
+        return len(tokenizer(beginning, add_special_tokens=False, truncation=True, max_length=most)["input_ids"])
+
+    return text if tokenizer.truncation_side != "right" else shortened(text, limit, count)

@@ -1,0 +1,16 @@
+"""What of a tokenised row a model reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What tokenizers, image processors and feature extractors make.
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_values")
+
+
+def model_inputs(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Take of a row what a tokenizer or another processor makes and a model reads, without labels and lengths."""
+    return {name: row[name] for name in MODEL_INPUTS if name in row}
