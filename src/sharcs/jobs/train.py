@@ -22,7 +22,6 @@ from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.inference import folder as artifacts
 from sharcs.jobs.arguments import TRAINERS, training_arguments
 from sharcs.model.media import SharcsForSequenceClassification
-from sharcs.spec import OWN, SHARED
 from sharcs.tasks.labels import problem_type_of, require_one_label
 from sharcs.training.arguments import PAPER, RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
@@ -90,45 +89,12 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
     if job.router_layer is None and depth is not None:
         job = replace(job, router_layer=RECIPES[recipe].router_layer(depth))
     if held_out is not None:
-        _check_same_shape(train, held_out)
+        _check_held_out(held_out, train, names)
         tokenise(_head(held_out), tokenizer, max_length=max_length)
-        unseen = sorted(set(held_out.labels or ()) - set(names))
-        if unseen:
-            row = (held_out.labels or []).index(unseen[0]) + 1
-            trained_on = train.source if train.rows is None else f"the {len(train)} rows taken of {train.source}"
-            raise InputError(
-                f"{held_out.source}: row {row}: the label {unseen[0]!r} is not among the classes of {trained_on}; "
-                "correct it or drop the row"
-            )
     rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
     columns = replace(job.columns, text_pair=job.columns.text_pair or (PAIR_COLUMN if train.pairs else None))
     transformers.set_seed(job.seed)
-    id2label = dict(enumerate(names))
-    try:
-        model = SharcsForSequenceClassification.from_encoder(
-            encoder_path,
-            widths=job.widths,
-            router_layer=job.router_layer,
-            weights=SHARED if recipe == PAPER else OWN,
-            id2label=id2label,
-            problem_type="single_label_classification",
-            use_safetensors=True,
-        )
-    except EncoderError as error:
-        raise InputError(f"--model {job.model}: {error}") from error
-    except InputError:
-        raise
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"--model {job.model}: its weights can't be loaded ({first_line(error)}); it needs model.safetensors"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"--model {job.model}: is no text encoder ({first_line(error)}); choose another") from error
-    except RuntimeError as error:
-        raise InputError(
-            f"--model {job.model}: its weights don't fit its configuration or the {len(names)} classes of "
-            f"{train.source} ({first_line(error)}); name an encoder without a head"
-        ) from error
+    model = _load_model(job, encoder_path, names, train.source)
     # Everything that the job names has been found right: from here on the directory is in use.
     checkpoints = artifacts.begin(job.output, _settings(given, train, columns), job.resume)
     trainer = TRAINERS[recipe](
@@ -154,6 +120,50 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
     artifacts.check_finite(model, f"{job.output}")
     artifacts.finish(job.output, model, tokenizer)
     return artifacts.TrainedModel(model.train(False), tokenizer, columns)
+
+
+def _check_held_out(held_out: TextData, train: TextData, names: list[str]) -> None:
+    """Refuse held-out rows of another shape, or with other classes."""
+    _check_same_shape(train, held_out)
+    unseen = sorted(set(held_out.labels or ()) - set(names))
+    if unseen:
+        row = (held_out.labels or []).index(unseen[0]) + 1
+        trained_on = train.source if train.rows is None else f"the {len(train)} rows taken of {train.source}"
+        raise InputError(
+            f"{held_out.source}: row {row}: the label {unseen[0]!r} is not among the classes of {trained_on}; "
+            "correct it or drop the row"
+        )
+
+
+def _load_model(
+    job: TrainingJob, encoder_path: str, names: list[str], source: str
+) -> SharcsForSequenceClassification:
+    """Wrap the encoder, for the classes of some source."""
+    try:
+        return SharcsForSequenceClassification.from_encoder(
+            encoder_path,
+            widths=job.widths,
+            router_layer=job.router_layer,
+            weights=RECIPES[str(job.recipe)].weights,
+            id2label=dict(enumerate(names)),
+            problem_type="single_label_classification",
+            use_safetensors=True,
+        )
+    except EncoderError as error:
+        raise InputError(f"--model {job.model}: {error}") from error
+    except InputError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"--model {job.model}: its weights can't be loaded ({first_line(error)}); it needs model.safetensors"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"--model {job.model}: is no text encoder ({first_line(error)}); choose another") from error
+    except RuntimeError as error:
+        raise InputError(
+            f"--model {job.model}: its weights don't fit its configuration or the {len(names)} classes of "
+            f"{source} ({first_line(error)}); name an encoder without a head"
+        ) from error
 
 
 def encoder_location(model: str) -> str:
