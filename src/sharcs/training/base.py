@@ -29,7 +29,7 @@ __all__ = ["RoutedTrainer", "at_width"]
 
 # What a pass can be told about its widths.
 ROUTING = {"width", "width_index", "all_widths", "trunk_only", "hidden"}
-TRAINERS = {"own": "SharcsTrainer", "shared": "PaperTrainer"}
+TRAINERS: dict[str | None, str] = {"own": "SharcsTrainer", "shared": "PaperTrainer"}
 
 
 @contextlib.contextmanager
@@ -150,7 +150,7 @@ class RoutedTrainer(NumberedTrainer):
         if model.config.weights != weights:
             raise InputError(
                 f"model: its narrow networks have weights={model.config.weights!r}; train it with "
-                f"{TRAINERS[str(model.config.weights)]}, or wrap its encoder with from_encoder(..., weights={weights!r})"
+                f"{TRAINERS[model.config.weights]}, or wrap its encoder with from_encoder(..., weights={weights!r})"
             )
         # Its layers can, if the encoder's can.
         model.supports_gradient_checkpointing = model.encoder.supports_gradient_checkpointing
