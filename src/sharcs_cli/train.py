@@ -46,7 +46,7 @@ def train(
             "--window", help="Recipe paper: epochs of confidence behind a hardness label.", show_default="3"
         ),
     ] = None,
-    band: Annotated[
+    bands: Annotated[
         list[str] | None,
         typer.Option("--band", help="Recipe paper: confidence band of a width, 0.25=0.8,1.0; repeatable."),
     ] = None,
@@ -83,7 +83,7 @@ def train(
         router_layer=router_layer,
         recipe=recipe,
         window=window,
-        bands=_bands(band or []),
+        bands=_bands(bands or []),
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,

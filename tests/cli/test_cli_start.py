@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from helpers.cli import error_message, sharcs, succeeds
+from sharcs import InputError
+from sharcs.calibration.choice import Constraint
 from sharcs.training.arguments import DEFAULT_WINDOW, PAPER, PLUS, RECIPES
+from sharcs_cli.app import main
 
 COMMANDS = ("train", "evaluate", "predict", "calibrate", "export", "benchmark", "report")
 HEAVY = ("torch", "transformers", "datasets", "pyarrow", "sklearn", "scipy", "matplotlib", "onnxruntime", "sharcs")
@@ -75,3 +78,45 @@ def test_what_may_stand_twice(tmp_path, monkeypatch):
     assert "absent.csv: no such file" in error_message(
         sharcs("train", "--data", "absent.csv", "--output", "out", *bands)
     )
+
+
+def test_a_message_names_the_argument_in_python_and_the_option_on_the_command_line():
+    with pytest.raises(InputError, match=r"^`max_disagreement` 2: has to be between 0 and 1"):
+        Constraint("max_disagreement", 2.0)
+    message = error_message(sharcs("calibrate", "model", "--data", "a.csv", "--max-disagreement", 2))
+    assert message.startswith("--max-disagreement 2: has to be between 0 and 1")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("`max_accuracy_drop`: needs labels", "--max-accuracy-drop: needs labels"),
+        ("`resume`: `bands` is 1 now; name a new `output`", "--resume: --band is 1 now; name a new --output"),
+        ("`datasets` cannot load `some text`", "`datasets` cannot load `some text`"),
+    ],
+)
+def test_options_are_written_in_one_place(message, shown, monkeypatch):
+    def stop(*_):
+        raise InputError(message)
+
+    monkeypatch.setattr("sharcs.inference.folder.open_model", stop)
+    assert error_message(sharcs("export", "model", "--output", "absent")) == shown
+
+
+def test_a_package_that_a_command_misses_on_its_way_is_named_with_its_extra(monkeypatch):
+    def fail(*_):
+        raise ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")
+
+    monkeypatch.setattr("sharcs.inference.folder.open_model", fail)
+    message = "No module named 'pyarrow'; install the extra train: pip install 'sharcs[train]'"
+    assert error_message(sharcs("export", "model", "--output", "absent")) == message
+
+
+def test_an_import_that_fails_in_the_library_itself_is_no_wrong_input(monkeypatch):
+    def fail(*_):
+        raise ModuleNotFoundError("No module named 'sharcs.gone'", name="sharcs.gone")
+
+    monkeypatch.setattr("sharcs.inference.folder.open_model", fail)
+    monkeypatch.setattr(sys, "argv", ["sharcs", "export", "model", "--output", "absent"])
+    with pytest.raises(ModuleNotFoundError, match=r"sharcs\.gone"):
+        main()

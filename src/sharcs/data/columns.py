@@ -56,8 +56,10 @@ def check_column(schema: pa.Schema, name: str, kind: str, source: str) -> None:
     if name not in schema.names:
         names = ", ".join(repr(column) for column in schema.names[:20])
         more = f" and {len(schema.names) - 20} more" if len(schema.names) > 20 else ""
-        option = f"--{kind.replace(' ', '-')}-column"
-        raise InputError(f"{source}: no column {name!r}; it has {names}{more}; name the {kind} column with {option}")
+        argument = f"`{kind.replace(' ', '_')}_column`"
+        raise InputError(
+            f"{source}: no column {name!r}; it has {names}{more}; name the {kind} column with {argument}"
+        )
 
 
 def find_column(table: pa.Table | pa.RecordBatch, name: str, kind: str, source: str) -> pa.Array | pa.ChunkedArray:

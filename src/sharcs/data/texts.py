@@ -124,7 +124,7 @@ def label_names(data: TextData) -> list[str]:
         InputError: If there are no labels, or all rows have the same.
     """
     if data.labels is None:
-        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with --label-column")
+        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with `label_column`")
     names = set(data.labels)
     if len(names) < 2:
         raise InputError(
@@ -278,7 +278,7 @@ def _sample(data: TextData, count: int, seed: int) -> TextData:
 
 def _label_ids(data: TextData, label2id: dict[str, int]) -> list[int]:
     if data.labels is None:
-        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with --label-column")
+        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with `label_column`")
     for index, label in enumerate(data.labels):
         if label not in label2id:
             known = ", ".join(reprlib.repr(name) for name in list(label2id)[:5])
