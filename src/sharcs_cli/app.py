@@ -23,7 +23,7 @@ from sharcs_cli.export import export
 from sharcs_cli.predict import predict
 from sharcs_cli.report import report
 from sharcs_cli.train import train
-from sharcs_runtime.errors import InputError, first_line
+from sharcs_runtime.errors import InputError, MissingPackageError
 
 app = typer.Typer(
     name="sharcs",
@@ -85,7 +85,7 @@ def main() -> None:
     except ImportError as error:
         if (error.name or "").startswith("sharcs"):
             raise
-        _stop(f"{first_line(error)}; the command needs more packages: pip install 'sharcs[train]'")
+        _stop(str(MissingPackageError(error, "train")))
     finally:
         warnings.formatwarning = plain
 

@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from sharcs.config import RoutingPolicy
-from sharcs.data.texts import model_inputs
 from sharcs.errors import InputError
 from sharcs.evaluation.curve import curve_policies
 from sharcs.evaluation.label_sets import label_set, look_up, number_sets
@@ -95,6 +94,8 @@ def run_all_widths(
     Raises:
         InputError: If the model is a regression, or answers for tokens: that is not right or wrong as a whole.
     """
+    from sharcs.data.texts import model_inputs  # here, since that module imports datasets, pyarrow and scikit-learn
+
     policy, problem_type = model.config.routing_policy, model.problem_type
     if problem_type not in (SINGLE_LABEL, MULTI_LABEL):
         raise InputError(
