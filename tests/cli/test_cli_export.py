@@ -84,7 +84,7 @@ def test_what_else_is_refused(toys, tmp_path, monkeypatch):
     below = tmp_path / "file" / "out"
     assert "can't be written" in error_message(sharcs("export", toys.model, "--output", below))
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    assert "pip install 'sharcs[onnx]'" in error_message(sharcs("export", toys.model, "--output", out))
+    assert "pip install 'sharcs[train]'" in error_message(sharcs("export", toys.model, "--output", out))
     assert not out.exists()
 
 
