@@ -38,8 +38,12 @@ __all__ = ["NOTHING_MEETS_IT", "calibrate"]
 
 NOTHING_MEETS_IT = 3  # exit code
 WORST = 20  # classes or values of a column that are kept and shown
-UNITS = {"budget": "mean FLOPs, of full", "latency_ms": "mean milliseconds", "max_accuracy_drop": "loss of accuracy",
-         "max_disagreement": "disagreement with the full network"}  # fmt: skip
+UNITS = {
+    "budget": "mean FLOPs, of full",
+    "latency_ms": "mean milliseconds",
+    "max_accuracy_drop": "loss of accuracy",
+    "max_disagreement": "disagreement with the full network",
+}
 
 
 def calibrate(
@@ -207,8 +211,9 @@ def _print_policy(found: Calibration, data: str) -> None:
         f"{constraint.confidence:g}, limit {constraint.limit:g}\n"
         f"policy: cost weight {policy.cost_weight:.6g}, escalation threshold {threshold}; answered by each width, %: "
         f"{shares}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _print_losses(title: str, losses: list[dict[str, Any]]) -> None:
