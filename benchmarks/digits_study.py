@@ -25,7 +25,8 @@ from transformers import ViTConfig, default_data_collator
 from common import RESULTS, machine, processor_seconds, save
 from peers.outputs import Outputs, at_budgets, curve
 from sharcs import SharcsConfig, SharcsForImageClassification, SharcsTrainer, SharcsTrainingArguments
-from sharcs.evaluation.accuracy import Costs, accuracy_report, run_all_widths
+from sharcs.evaluation.accuracy import accuracy_report
+from sharcs.evaluation.widths import Costs, run_all_widths
 from sharcs.model.router import blended, choose_width
 
 TEST, HELD_OUT = 0.3, 0.1

@@ -28,7 +28,7 @@ from peers.outputs import at_budgets, metric_of
 from quality_study import CACHE, FOLDER, ROUTER_LAYER, SETS, WIDTHS, Rows, sub_networks
 from sharcs import SharcsForSequenceClassification
 from sharcs.calibration.trials import Trial, policy_paths
-from sharcs.evaluation.accuracy import route
+from sharcs.evaluation.widths import route
 from sharcs.model.router import mean_of_real_tokens
 from sharcs.tasks.losses import router_loss
 from sharcs.training.hardness import narrowest_sure

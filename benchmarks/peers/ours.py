@@ -18,7 +18,7 @@ from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.trials import Trial, policy_paths
 from sharcs.config import BLEND, RoutingPolicy, policy_of
 from sharcs.data.named import minilm_path
-from sharcs.evaluation.accuracy import Costs, WidthOutputs, route
+from sharcs.evaluation.widths import Costs, WidthOutputs, route
 from sharcs.model.router import blended
 from sharcs.training.arguments import RECIPES
 

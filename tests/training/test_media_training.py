@@ -8,7 +8,8 @@ from transformers import ViTConfig
 from helpers.media import frames, load_routed, make_batch, save_plain
 from helpers.tiny import arguments
 from sharcs import SharcsConfig, SharcsForImageClassification, SharcsTrainer
-from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
+from sharcs.evaluation.accuracy import accuracy_report
+from sharcs.evaluation.widths import run_all_widths
 
 PLUS = {"recipe": "sharcs+", "window": None, "bands": None, "importance_samples": 16}
 BANDS = {0.25: (0.3, 1.0), 0.5: (0.2, 1.0), 1.0: (0.0, 1.0)}
