@@ -60,7 +60,7 @@ def trial_from(
 ) -> Trial:
     """The same from answers that come from elsewhere, an export of the model."""
     policy = replace(model.config.routing_policy, blend=BLEND)
-    going_on = torch.stack([*(blended(logits[-1], narrow, policy) for narrow in logits[:-1]), logits[-1]])
+    going_on = torch.stack([*(blended(logits[-1], narrow, policy.blend) for narrow in logits[:-1]), logits[-1]])
     best = logits.softmax(-1).max(-1)
     outputs = WidthOutputs(best.indices.T, best.values.T, going_on.argmax(-1).T, router_logits, lengths)
     return Trial.of(model, outputs, labels, int(lengths.max()), BLEND)

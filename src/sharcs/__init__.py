@@ -8,12 +8,9 @@ from sharcs_runtime.errors import InputError, MissingPackageError
 try:
     # The models come at once, because importing them registers them with the Auto classes of transformers.
     from sharcs.config import RoutingPolicy, SharcsConfig
-    from sharcs.model.media import (
-        SharcsForAudioClassification,
-        SharcsForImageClassification,
-        SharcsForSequenceClassification,
-        SharcsOutput,
-    )
+    from sharcs.model.media import SharcsForAudioClassification, SharcsForImageClassification
+    from sharcs.model.outputs import SharcsOutput
+    from sharcs.model.text import SharcsForSequenceClassification
     from sharcs.model.tokens import SharcsForQuestionAnswering, SharcsForTokenClassification
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("sharcs"):

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from sharcs.config import SharcsConfig
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.training.arguments import SharcsTrainingArguments
 from sharcs.training.trainer import SharcsTrainer
 

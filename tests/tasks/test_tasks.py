@@ -31,7 +31,7 @@ from sharcs.evaluation.accuracy import accuracy_report
 from sharcs.evaluation.answers import answer_at_all_widths
 from sharcs.evaluation.widths import run_all_widths
 from sharcs.inference.engine import InferenceEngine
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.tasks.labels import task_of
 from sharcs.tasks.losses import Task
 from sharcs.training.hardness import narrowest_sure

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs.model.text import SharcsForSequenceClassification
 
 __all__ = ["Applied", "Times", "Trial", "policy_paths"]
 

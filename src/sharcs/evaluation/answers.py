@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs.model.text import SharcsForSequenceClassification
 
 __all__ = ["Answers", "answer_at_all_widths"]
 

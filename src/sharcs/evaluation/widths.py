@@ -14,7 +14,8 @@ from sharcs.evaluation.inputs import model_inputs
 from sharcs.evaluation.label_sets import label_set, look_up, number_sets
 from sharcs.model.cost import flops
 from sharcs.tasks.losses import MULTI_LABEL, SINGLE_LABEL
-from sharcs_runtime.policy import blended, choose_width, confidence, unsure
+from sharcs_runtime.policy import choose_width, unsure
+from sharcs_runtime.scores import blended, confidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Sized
@@ -114,7 +115,9 @@ def run_all_widths(
         inputs = {name: value.to(model.device) for name, value in batch.items()}
         outputs = model(**inputs, all_widths=True)
         every = outputs.width_logits.float()
-        mixed = torch.stack([blended(every[-1], narrow, policy, problem_type) for narrow in every[:-1]] + [every[-1]])
+        mixed = torch.stack(
+            [blended(every[-1], narrow, policy.blend, problem_type) for narrow in every[:-1]] + [every[-1]]
+        )
         if problem_type == MULTI_LABEL:
             escalated.append(label_set(mixed).transpose(0, 1))  # [batch, widths, labels]
             predictions.append(label_set(every).transpose(0, 1))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs.model.text import SharcsForSequenceClassification
 
 __all__ = ["check_export_path", "export_model", "graph_names", "quantise"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs.model.text import SharcsForSequenceClassification
 
 __all__ = ["Dense", "Tail", "Trunk", "check_graph", "require_onnx", "to_int8", "write_graph"]
 

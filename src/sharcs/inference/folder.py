@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from sharcs.data.texts import Columns
 from sharcs.errors import EncoderError, InputError, first_line
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.tasks.labels import require_one_label
 
 if TYPE_CHECKING:

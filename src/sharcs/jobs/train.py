@@ -20,7 +20,7 @@ from sharcs.data.tokens import tokenise
 from sharcs.encoders.architectures import POSITIONS_AFTER_PADDING
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.inference import folder as artifacts
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.spec import OWN, SHARED
 from sharcs.tasks.labels import problem_type_of, require_one_label
 from sharcs.training.arguments import DEFAULT_WINDOW, PAPER, RECIPES, SharcsTrainingArguments, recipe_of
