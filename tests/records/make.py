@@ -91,7 +91,7 @@ class PageText(HTMLParser):
 
     LEFT_OUT = ("svg", "style", "script", "picture", "title")
 
-    def __init__(self):  # noqa: D107
+    def __init__(self):
         super().__init__()
         self.words, self._depth = [], 0
 
