@@ -31,7 +31,7 @@ TRAIN_ROWS = {"sst2": 2000, "banking77": 2000}
 SEEDS = (0, 1, 2)
 SETTINGS = {
     "sst2": {"num_train_epochs": 3, "learning_rate": 1e-4, "per_device_train_batch_size": 32},
-    "banking77": {"num_train_epochs": 6, "learning_rate": 5e-4, "per_device_train_batch_size": 16},
+    "banking77": {"num_train_epochs": 6, "learning_rate": 2e-4, "per_device_train_batch_size": 16},
 }
 REPORTED = ("samples", "full", "routed", "widths", "random")
 
