@@ -4,8 +4,9 @@
     python benchmarks/own_full.py --tune      # measures on a tenth of train, and writes own_full_tuning.json
 
 The full network is what plain fine-tuning makes of the same rows by the same settings, since ``sharcs+`` doesn't
-change it. So the table says what routing costs against it, and nothing of other methods. Epochs and rate were
-chosen with --tune; the policy is the one that training leaves. ``python tools/docs_tables.py`` writes the table.
+change it. So the table says what routing costs against it, and nothing of other methods. The rate of banking77 was
+chosen with --tune, that of sst2 not; the policy is the one that training leaves. ``tools/docs_tables.py`` writes the
+table.
 """
 
 from __future__ import annotations
