@@ -35,8 +35,17 @@ def _probability(logits: Array, problem_type: str | None) -> Array:
     return xp.max(softmax(logits), axis=-1)
 
 
+def _margin(logits: Array, problem_type: str | None) -> Array:
+    """Score the lead of the class that is named over the next one; of several labels, of the least sure one."""
+    xp = array_namespace(logits)
+    if problem_type == MULTI_LABEL:
+        return 2 * _probability(logits, problem_type) - 1
+    ordered = xp.sort(softmax(logits), axis=-1)
+    return ordered[..., -1] - ordered[..., -2]
+
+
 # How sure an answer is of itself: logits ``[..., labels]`` and the problem type to scores ``[...]`` from 0 to 1.
-SIGNALS: dict[str, Callable[[Array, str | None], Array]] = {"probability": _probability}
+SIGNALS: dict[str, Callable[[Array, str | None], Array]] = {"probability": _probability, "margin": _margin}
 
 
 def confidence(logits: Array, problem_type: str | None = None, signal: str = "probability") -> Array:
