@@ -105,6 +105,7 @@ ARCHITECTURES = {
     "esm": Architecture(final_norm="encoder.emb_layer_norm_after", unused=("contact_head",)),
     "eurobert": Architecture(final_norm="norm"),
     "hubert": SPEECH,
+    "megatron-bert": Architecture(final_norm="encoder.ln"),
     "modernbert": Architecture(fused_inputs={"Wqkv": 3}, fused_up={"Wi": 2}, final_norm="final_norm"),
     # Its pooling head runs on the last hidden states, though classification doesn't read what it makes of them.
     "siglip": Architecture(final_norm="post_layernorm", harmless_norms=("head",), special_tokens=0, once=("head",)),
