@@ -8,6 +8,7 @@ from sharcs_runtime.errors import InputError, MissingPackageError
 try:
     # The models come at once, because importing them registers them with the Auto classes of transformers.
     from sharcs.config import RoutingPolicy, SharcsConfig
+    from sharcs.encoders.architectures import Architecture, register_architecture
     from sharcs.model.media import SharcsForAudioClassification, SharcsForImageClassification
     from sharcs.model.outputs import SharcsOutput
     from sharcs.model.text import SharcsForSequenceClassification
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sharcs.training.trainer import SharcsTrainer
 
 __all__ = [
+    "Architecture",
     "DriftMonitor",
     "InferenceEngine",
     "InputError",
@@ -37,6 +39,7 @@ __all__ = [
     "SharcsOutput",
     "SharcsTrainer",
     "SharcsTrainingArguments",
+    "register_architecture",
 ]
 
 __version__ = metadata.version("sharcs")

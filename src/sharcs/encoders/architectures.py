@@ -28,6 +28,7 @@ __all__ = [
     "head_size",
     "layers_config",
     "least_samples",
+    "register_architecture",
     "skipped_modules",
 ]
 
@@ -112,6 +113,21 @@ ARCHITECTURES = {
     "vit": Architecture(final_norm="layernorm"),
     "wav2vec2": replace(SPEECH, skipped={**SPEECH.skipped, "feature_projection": PAIR}),
 }
+
+
+def register_architecture(model_type: str, architecture: Architecture) -> None:
+    """Say how an encoder differs that the table above doesn't know.
+
+    Args:
+        model_type: As its configuration names it.
+        architecture: What is different.
+
+    Raises:
+        InputError: If the table knows it already.
+    """
+    if model_type in ARCHITECTURES:
+        raise InputError(f"model_type {model_type!r}: is known already; leave it as it is")
+    ARCHITECTURES[model_type] = architecture
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
