@@ -79,10 +79,7 @@ def _evidence(calibration: dict[str, Any] | None) -> str:
         return "It was not calibrated: nothing is promised. `sharcs calibrate` chooses a policy that keeps a limit."
     limit = f"`{calibration['kind']}` of at most {calibration['limit']:g}"
     if not calibration["met"]:
-        return (
-            f"No policy kept a {limit} on {calibration['rows_tested']:,} rows, so every input runs the full network."
-        )
-    return (
-        f"It keeps a {limit} with confidence {calibration['confidence']:g}: {calibration['observed']:.4g} was observed on "
-        f"{calibration['rows_tested']:,} rows, at {100 * calibration['cost_ratio']:.1f}% of the full network's FLOPs."
-    )
+        return f"No policy kept a {limit} on {calibration['rows_tested']:,} rows: every input runs the full network."
+    observed = f"{calibration['observed']:.4g} was observed on {calibration['rows_tested']:,} rows"
+    cost = f"at {100 * calibration['cost_ratio']:.1f}% of the full network's FLOPs"
+    return f"It keeps a {limit} with confidence {calibration['confidence']:g}: {observed}, {cost}."
