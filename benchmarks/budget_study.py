@@ -29,7 +29,7 @@ from sharcs.calibration.trials import Trial, policy_paths
 from sharcs.config import BLEND, RoutingPolicy
 from sharcs.data.texts import load_texts
 from sharcs.data.tokens import tokenise
-from sharcs.evaluation.accuracy import Costs, WidthOutputs, run_all_widths
+from sharcs.evaluation.widths import Costs, WidthOutputs, run_all_widths
 from sharcs.inference.monitor import log_evidence
 
 SETS = ("sst2", "sick", "agnews", "banking77")

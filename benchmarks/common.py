@@ -50,13 +50,14 @@ def heading(*names: str) -> None:
     print(f"| {' | '.join(names)} |\n" + "|---" * len(names) + "|")
 
 
-def splits(name: str, seed: int, tune: bool) -> tuple[Dataset, Dataset, list[str]]:
-    """Tokenise a data set's training rows and what is measured on.
+def splits(name: str, seed: int, tune: bool, train_rows: int | None = None) -> tuple[Dataset, Dataset, list[str]]:
+    """Tokenise a data set's training rows, that many if it is said, and what is measured on.
 
     With ``tune``, a tenth of train is measured on, so that no setting is chosen on what is reported; else the test
     split, or validation where the labels of test are not public.
     """
-    train = load_texts(str(DATA / name / "train.csv.gz"), max_samples=TRAIN_ROWS.get(name), seed=0)
+    rows_kept = train_rows or TRAIN_ROWS.get(name)
+    train = load_texts(str(DATA / name / "train.csv.gz"), max_samples=rows_kept, seed=0)
     test = load_texts(test_file(name))
     assert train.labels is not None
     names = sorted(set(train.labels))

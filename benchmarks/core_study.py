@@ -25,8 +25,9 @@ from transformers import AutoModelForSequenceClassification, Trainer
 from common import RESULTS, collator, machine, peak_megabytes, processor_seconds, run_processes, save, splits
 from sharcs import PaperTrainer, PaperTrainingArguments, SharcsForSequenceClassification
 from sharcs.data.named import minilm_path
-from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
+from sharcs.evaluation.accuracy import accuracy_report
 from sharcs.evaluation.inputs import model_inputs
+from sharcs.evaluation.widths import run_all_widths
 
 SETS = ("sst2", "sick", "banking77", "mrpc")
 METHODS = ("plain", "paper")

@@ -12,25 +12,12 @@ from typing import Any
 
 import matplotlib as mpl
 
+import tables
 from common import RESULTS, save
 from core_study import FOLDER, SEEDS, SETS, memory_path_of, path_of
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
-
-COLUMNS = {
-    "set": "set",
-    "seeds": "seeds",
-    "plain": "plain fine-tuning",
-    "full": "ours, width 1.0",
-    "narrow": "ours, width 0.25",
-    "routed": "routed",
-    "flops": "FLOPs, % of full",
-    "random": "random router, equal cost",
-    "oracle": "oracle router",
-    "time": "training time / plain",
-    "memory": "peak memory / plain",
-}
 
 
 def mean(values: list[float]) -> float:
@@ -63,16 +50,6 @@ def memory_ratio(name: str) -> float | None:
     return float(paper["peak_megabytes"]) / float(plain["peak_megabytes"])
 
 
-def cell(key: str, value: Any) -> str:
-    if key == "seeds":
-        return ", ".join(str(seed) for seed in value)
-    if value is None:
-        return "not yet"
-    if key in ("time", "memory"):
-        return f"{value:.2f}"
-    return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
-
-
 def main() -> None:
     pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for name in SETS:
@@ -82,10 +59,7 @@ def main() -> None:
                 plain, paper = (json.loads(file.read_text()) for file in files)
                 pairs.setdefault(name, []).append((plain, paper))
     rows = [row(name, runs) for name, runs in pairs.items()]
-    print("| " + " | ".join(COLUMNS.values()) + " |")
-    print("|" + "---|" * len(COLUMNS))
-    for values in rows:
-        print("| " + " | ".join(cell(key, values[key]) for key in COLUMNS) + " |")
+    print(tables.paper({"rows": rows}))
     keys = ("epochs", "learning_rate", "machine", "processor", "torch", "transformers")
     some = next(iter(pairs.values()))[0][1]
     save(RESULTS / "core.json", {"rows": rows, **{key: some[key] for key in keys}})

@@ -25,7 +25,8 @@ from transformers import ViTConfig, default_data_collator
 from common import RESULTS, machine, processor_seconds, save
 from peers.outputs import Outputs, at_budgets, curve
 from sharcs import SharcsConfig, SharcsForImageClassification, SharcsTrainer, SharcsTrainingArguments
-from sharcs.evaluation.accuracy import Costs, accuracy_report, run_all_widths
+from sharcs.evaluation.accuracy import accuracy_report
+from sharcs.evaluation.widths import Costs, run_all_widths
 from sharcs.model.router import blended, choose_width
 
 TEST, HELD_OUT = 0.3, 0.1
@@ -72,7 +73,7 @@ def outputs_of(model: SharcsForImageClassification, rows: Rows) -> Outputs:
     first = choose_width(found.router_logits.float(), costs.relative, policy)
     narrow, last = logits[first, torch.arange(len(rows))], torch.full_like(first, len(WIDTHS) - 1)
     went_on = (first < last).unsqueeze(1)
-    answers = torch.stack([narrow, torch.where(went_on, blended(logits[-1], narrow, policy), logits[-1])])
+    answers = torch.stack([narrow, torch.where(went_on, blended(logits[-1], narrow, policy.blend), logits[-1])])
     spent = torch.stack([costs.spent(first, first), costs.spent(first, last)])
     return Outputs(answers, spent, costs.full, batch["labels"])
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import matplotlib as mpl
 
-from common import RESULTS, heading, save
+import tables
+from common import RESULTS, save
 from quality_study import FOLDER, METHODS, SETS
 
 mpl.use("Agg")
@@ -133,42 +134,16 @@ def draw_all(runs: dict[str, dict[str, list[dict[str, Any]]]], plain: dict[str, 
     plt.close(figure)
 
 
-def cell(value: Any) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def print_methods(names: list[str], by: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """Print what every method loses over the budgets, and in how many sets ours loses less."""
+def print_tables(content: dict[str, Any]) -> None:
+    """Print the tables, and how ours does in the mean and against all peers at once."""
+    by = {(entry["set"], entry["method"]): entry for entry in content["rows"]}
+    names = [name for name in SETS if (name, OURS) in by]
     print("Points lost against plain fine-tuning, mean over budgets 40% to 90%\n")
-    heading("method", *names, "mean", "FLOPs at 40%", "seeds", "sets in which ours loses less")
-    complete = [method for method in METHODS if all((name, method) in by for name in names)]
-    for method in sorted(complete, key=lambda method: sum(by[name, method]["mean_loss"] for name in names)):
-        entries = [by[name, method] for name in names]
-        losses = [entry["mean_loss"] for entry in entries]
-        ahead = sum(by[name, OURS]["mean_loss"] < loss for name, loss in zip(names, losses, strict=True))
-        seeds = sorted({len(entry["seeds"]) for entry in entries})
-        values = [f"{100 * loss:.1f}" for loss in [*losses, mean(losses)]]
-        if method == PLAIN:
-            values = [*(f"({100 * entry['full_width']:.1f})" for entry in entries), ""]
-        print(
-            f"| {method} | {' | '.join(values)} | {100 * mean([entry['cost_at_0.4'] for entry in entries]):.0f} "
-            f"| {' or '.join(map(str, seeds))} | {'' if method in (OURS, PLAIN) else ahead} |"
-        )
-    rivals = [method for method in complete if method not in (OURS, PLAIN, "paper")]
+    print(tables.quality_methods(content))
+    rivals = [method for method in METHODS if method not in (OURS, PLAIN, "paper") and (names[0], method) in by]
     best = sum(all(by[name, OURS]["mean_loss"] < by[name, rival]["mean_loss"] for rival in rivals) for name in names)
-    print(f"\nours loses less than every peer at once in {best} of {len(names)} sets")
-
-
-def print_ours(names: list[str], by: dict[tuple[str, str], dict[str, Any]]) -> None:
-    print("\nOurs\n")
-    keys = ("full_width", "narrow", "at_0.5", "loss_at_0.5", "at_0.75", "loss_at_0.75", "random_to_oracle")
-    heading("set", "seeds", *keys, "training time / plain")
-    for name in names:
-        entry = by[name, OURS]
-        print(
-            f"| {name} | {len(entry['seeds'])} | {' | '.join(cell(entry[key]) for key in keys)} "
-            f"| {entry['training_ratio']:.2f} |"
-        )
+    print(f"\nours loses less than every peer at once in {best} of {len(names)} sets\n\nOurs\n")
+    print(tables.quality_ours(content))
     losses = [mean([by[name, OURS][f"loss_at_{budget}"] for name in names]) for budget in ("0.5", "0.75")]
     print(f"\nmean loss at 50% of the FLOPs: {100 * losses[0]:.2f}, at 75%: {100 * losses[1]:.2f}")
 
@@ -184,10 +159,7 @@ def main() -> None:
                 if method == PLAIN:
                     rows[-1] |= {"mean_over_budgets": None, "full_width": mean(list(plain[name].values()))}
     draw_all(runs, plain)
-    by = {(entry["set"], entry["method"]): entry for entry in rows}
-    names = [name for name in SETS if (name, OURS) in by]
-    print_methods(names, by)
-    print_ours(names, by)
+    print_tables({"rows": rows})
     save(RESULTS / "quality.json", {"rows": rows})
     print(f"\nwrote {RESULTS / 'quality.json'} and a picture a set into {FOLDER}")
 

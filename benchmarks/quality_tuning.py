@@ -11,14 +11,13 @@ benchmarks/results/quality/tuning/SET-LAYER-WIDTHS-SEED.json. MiniLM has 12 head
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from statistics import mean
 
 import torch
 import transformers
 
-from common import heading, machine, save
+import tables
+from common import machine, save
 from peers import ours
 from peers.outputs import at_budgets
 from quality_study import FOLDER, SETS, Rows, sub_networks
@@ -56,26 +55,7 @@ def run(name: str, choice: Choice, seed: int) -> None:
 
 def table() -> None:
     """Print what each choice loses against the full network on held-out rows, as the mean over the sets."""
-    heading(
-        "k",
-        "narrow widths",
-        "sets",
-        "FLOPs at least, %",
-        "points lost, mean of 40% to 90%",
-        "at 50%",
-        "training / plain",
-    )
-    for choice in CHOICES:
-        runs = [json.loads(f.read_text()) for name in SETS if (f := file_of(name, choice, 0)).exists()]
-        if not runs:
-            continue
-        lost = [100 * (run["full"] - run["mean_over_budgets"]) for run in runs]
-        at_half = [100 * (run["full"] - run["at_budgets"][2]["metric"]) for run in runs]
-        floor = 100 * mean(run["narrow_cost"] for run in runs)
-        print(
-            f"| {choice[0]} | {' and '.join(map(str, choice[1]))} | {len(runs)} | {floor:.0f} | {mean(lost):.2f} "
-            f"| {mean(at_half):.2f} | {mean(run['training_ratio'] for run in runs):.2f} |"
-        )
+    print(tables.TABLES["quality-tuning"]())
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ come from a tenth of train. Writes benchmarks/results/quality/router/SET.json af
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,14 +20,15 @@ import torch.nn.functional as F  # noqa: N812
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from common import heading, machine, save
+import tables
+from common import machine, save
 from peers import ours
 from peers.fitting import run_all
 from peers.outputs import at_budgets, metric_of
 from quality_study import CACHE, FOLDER, ROUTER_LAYER, SETS, WIDTHS, Rows, sub_networks
 from sharcs import SharcsForSequenceClassification
 from sharcs.calibration.trials import Trial, policy_paths
-from sharcs.evaluation.accuracy import route
+from sharcs.evaluation.widths import route
 from sharcs.model.router import mean_of_real_tokens
 from sharcs.tasks.losses import router_loss
 from sharcs.training.hardness import narrowest_sure
@@ -197,16 +197,8 @@ def study(name: str, seed: int) -> dict[str, Any]:
 
 
 def table() -> None:
-    runs = [json.loads(file.read_text()) for file in sorted((FOLDER / "router").glob("*.json"))]
-    print(f"points lost against the full network over budgets 40% to 90%, mean of {len(runs)} sets, seed 0\n")
-    heading("variant", "whole policy", "router alone", "random to oracle, %")
-    for variant in runs[0]["variants"]:
-        of = [run["variants"][variant] for run in runs if variant in run["variants"]]
-        alone = [run["full"] - run["router_alone"] for run in of if "router_alone" in run]
-        share = sum(run["gain_over_random"] for run in of) / sum(run["room"] for run in of)
-        whole = statistics.mean(run["full"] - run["policy"] for run in of)
-        losses = [f"{100 * whole:.2f}", f"{100 * statistics.mean(alone):.2f}" if alone else ""]
-        print(f"| {variant} | {' | '.join(losses)} | {100 * share:.0f} |")
+    print("points lost against the full network over budgets 40% to 90%, mean of the sets, seed 0\n")
+    print(tables.TABLES["quality-router"]())
 
 
 def main() -> None:

@@ -18,10 +18,10 @@ from sharcs.calibration.trials import policy_paths
 from sharcs.config import SharcsConfig, policy_for_budget
 from sharcs.data.texts import Columns, load_texts
 from sharcs.data.tokens import tokenise
-from sharcs.evaluation.accuracy import Costs, route, run_all_widths
 from sharcs.evaluation.curve import curve_policies
+from sharcs.evaluation.widths import Costs, route, run_all_widths
 from sharcs.inference.folder import TrainedModel, open_model
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 
 LENGTHS_OF = ("sst2", "agnews")
 SETS = ("sst2", "agnews", "sick", "banking77", "mrpc", "rte", "cola")

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 
+import tables
 from common import RESULTS, heading, save
 from speed_study import FOLDER, PARTS
 
@@ -19,36 +20,6 @@ from matplotlib import pyplot as plt
 
 def row_of(part: dict[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in part["rows"] if row["name"] == name)  # type: ignore[no-any-return]
-
-
-def seconds_table(tables: list[dict[str, Any]]) -> None:
-    """Print time, over the plain network's and over the engine's own full width, and FLOPs at every batch size."""
-    sizes = list(row_of(tables[0], "routed")["time_ratio"])
-    heading("network and texts", "FLOPs", *(f"batch of {size}: time, own, FLOPs" for size in sizes), "advice")
-    for part in tables:
-        routed, own = row_of(part, "routed"), part["time_over_own_full_width"]
-        times = " | ".join(
-            f"{routed['time_ratio'][size]:.2f}, {own[size]:.2f}, {routed['flops_ratio_at'][size]:.2f}"
-            for size in sizes
-        )
-        print(f"| {part['part']} | {routed['flops_ratio']:.2f} | {times} | {part['advice']} |")
-
-
-def claims_table(trained: list[dict[str, Any]], accuracies: dict[str, dict[str, Any]]) -> None:
-    """Print what the policies chosen on held-out rows save, and lose, on test texts."""
-    heading(
-        "set", "FLOPs", "full, %", "routed lost", "speed over full", "over own full width", "in ONNX Runtime",
-        "int8 over full int8", "int8 over pipeline", "int8 lost",
-    )  # fmt: skip
-    for part in trained:
-        of_all, over = accuracies[part["set"]], part["routed_over_full"]
-        lost = of_all["points_lost"]
-        print(
-            f"| {part['set']} | {of_all['flops_ratio']['routed']:.2f} | {100 * of_all['accuracy']['full']:.1f} | "
-            f"{lost['routed']:.1f} | {over['routed']:.2f} | {part['routed_over_own_full_width']:.2f} | "
-            f"{over['routed-ort']:.2f} | {over['routed-ort-int8']:.2f} | {part['int8_routed_over_pipeline']:.1f} | "
-            f"{lost['routed-ort-int8']:.1f} |"
-        )
 
 
 def gpu_table(parts: list[dict[str, Any]]) -> None:
@@ -65,15 +36,15 @@ def gpu_table(parts: list[dict[str, Any]]) -> None:
             print(f"| {part['part']} | {name} | {' | '.join(f'{value:.2f}' for value in values)} |")
 
 
-def draw(tables: list[dict[str, Any]]) -> None:
+def draw(parts: list[dict[str, Any]]) -> None:
     columns = 4
-    lines = -(-len(tables) // columns)
+    lines = -(-len(parts) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(9.6, 2.6 * lines + 0.4), layout="constrained", sharey=True, squeeze=False
     )
-    for panel in axes.flat[len(tables) :]:
+    for panel in axes.flat[len(parts) :]:
         panel.set_axis_off()
-    for panel, part in zip(axes.flat, tables, strict=False):
+    for panel, part in zip(axes.flat, parts, strict=False):
         routed = row_of(part, "routed")
         sizes = list(routed["time_ratio"])
         panel.bar(sizes, [routed["time_ratio"][size] for size in sizes], color="tab:blue", label="routed, time")
@@ -100,21 +71,15 @@ def main() -> None:
     files = [FOLDER / f"{part}.json" for part in PARTS]
     found = [json.loads(file.read_text()) for file in files if file.exists()]
     save(RESULTS / "speed.json", {"parts": found})
-    tables = [part for part in found if "rows" in part]
-    if tables:
-        seconds_table(tables)
-        print()
-        accuracies = {part["set"]: part for part in found if part["part"].startswith("accuracy")}
-        trained = [part for part in tables if part["part"].startswith("trained") and part["set"] in accuracies]
-        claims_table(trained, accuracies)
-        draw(tables)
+    print(tables.speed_sizes({"parts": found}), "\n")
+    print(tables.speed_claims({"parts": found}))
+    draw([part for part in found if "rows" in part])
     on_gpu = [json.loads(file.read_text()) for file in sorted(FOLDER.glob("gpu-*.json"))]
     if on_gpu:
         print(f"\n{on_gpu[0]['accelerator']}, {on_gpu[0]['precision']}\n")
         gpu_table(on_gpu)
-    for part in found:
-        if part["part"] in ("million", "overhead"):
-            print(json.dumps(part, indent=1))
+    print(tables.speed_service({"parts": found}))
+    print(json.dumps(next(part for part in found if part["part"] == "overhead"), indent=1))
     print(f"\nwrote {RESULTS / 'speed.json'} and .png")
 
 

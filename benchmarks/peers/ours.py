@@ -24,7 +24,7 @@ from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.trials import Trial, policy_paths
 from sharcs.config import BLEND, RoutingPolicy, policy_of
 from sharcs.data.named import minilm_path
-from sharcs.evaluation.accuracy import Costs, WidthOutputs, route
+from sharcs.evaluation.widths import Costs, WidthOutputs, route
 from sharcs.model.router import blended
 from sharcs.training.arguments import RECIPES
 
@@ -70,7 +70,7 @@ def trial_from(
 ) -> Trial:
     """The same from answers that come from elsewhere, an export of the model."""
     policy = replace(model.config.routing_policy, blend=BLEND)
-    going_on = torch.stack([*(blended(logits[-1], narrow, policy) for narrow in logits[:-1]), logits[-1]])
+    going_on = torch.stack([*(blended(logits[-1], narrow, policy.blend) for narrow in logits[:-1]), logits[-1]])
     best = logits.softmax(-1).max(-1)
     outputs = WidthOutputs(best.indices.T, best.values.T, going_on.argmax(-1).T, router_logits, lengths)
     return Trial.of(model, outputs, labels, int(lengths.max()), BLEND)

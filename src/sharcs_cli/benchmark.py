@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from sharcs.benchmark.measure import BATCH_SIZES, run_benchmark
-from sharcs.data.texts import TextData
-from sharcs.errors import InputError
-from sharcs.evaluation.plot import draw_benchmark
-from sharcs.export.onnx import require_onnx
-from sharcs.inference.folder import TrainedModel, open_model, write_json
 from sharcs_cli.options import (
     DataOption,
     EncodingOption,
@@ -30,6 +24,11 @@ from sharcs_cli.options import (
     say,
     texts_of,
 )
+from sharcs_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from sharcs.data.texts import TextData
+    from sharcs.inference.folder import TrainedModel
 
 __all__ = ["benchmark"]
 
@@ -52,6 +51,11 @@ def benchmark(
 
     A random part of the texts is used, as many as take a few minutes. Labels are used if there are any.
     """
+    from sharcs.benchmark.measure import run_benchmark
+    from sharcs.evaluation.plot import draw_benchmark
+    from sharcs.export.onnx import require_onnx
+    from sharcs.inference.folder import open_model, write_json
+
     if json_file is not None:
         check_json_path(json_file)
     if not 0 < seconds < float("inf"):
@@ -80,6 +84,8 @@ def _classes(trained: TrainedModel, texts: TextData) -> list[int] | None:
 
 
 def _print_table(report: dict[str, Any], title: str) -> None:
+    from sharcs.benchmark.measure import BATCH_SIZES
+
     # Narrow enough for a terminal of 80 characters.
     table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)

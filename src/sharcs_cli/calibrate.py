@@ -5,25 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.table import Table
 from rich.text import Text
-from transformers import DataCollatorWithPadding
 
-from sharcs.calibration.calibrate import Calibration, losses_by
-from sharcs.calibration.calibrate import calibrate as choose_policy
-from sharcs.calibration.choice import Constraint
-from sharcs.calibration.latency import measure_times
-from sharcs.calibration.trials import Trial
-from sharcs.config import BLEND
-from sharcs.data.texts import TextData, fingerprint
-from sharcs.data.tokens import tokenise
-from sharcs.errors import InputError
-from sharcs.evaluation.accuracy import run_all_widths
-from sharcs.inference.folder import CONFIG_FILE, TrainedModel, open_model, write_json
 from sharcs_cli.options import (
     DataOption,
     EncodingOption,
@@ -39,13 +26,25 @@ from sharcs_cli.options import (
     say,
     texts_of,
 )
+from sharcs_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from sharcs.calibration.calibrate import Calibration
+    from sharcs.calibration.choice import Constraint
+    from sharcs.calibration.trials import Trial
+    from sharcs.data.texts import TextData
+    from sharcs.inference.folder import TrainedModel
 
 __all__ = ["NOTHING_MEETS_IT", "calibrate"]
 
 NOTHING_MEETS_IT = 3  # exit code
 WORST = 20  # classes or values of a column that are kept and shown
-UNITS = {"budget": "mean FLOPs, of full", "latency_ms": "mean milliseconds", "max_accuracy_drop": "loss of accuracy",
-         "max_disagreement": "disagreement with the full network"}  # fmt: skip
+UNITS = {
+    "budget": "mean FLOPs, of full",
+    "latency_ms": "mean milliseconds",
+    "max_accuracy_drop": "loss of accuracy",
+    "max_disagreement": "disagreement with the full network",
+}
 
 
 def calibrate(
@@ -83,6 +82,11 @@ def calibrate(
 
     Exactly one limit is given. Exit code 3: no policy meets it, and every input goes through the full network.
     """
+    from sharcs.calibration.calibrate import calibrate as choose_policy
+    from sharcs.calibration.calibrate import losses_by
+    from sharcs.data.texts import fingerprint
+    from sharcs.inference.folder import CONFIG_FILE, open_model
+
     limits = {
         "budget": budget,
         "latency_ms": latency_ms,
@@ -123,6 +127,8 @@ def calibrate(
 
 
 def _constraint(limits: dict[str, float | None], confidence: float, per_class: bool) -> Constraint:
+    from sharcs.calibration.choice import Constraint
+
     given = {kind: limit for kind, limit in limits.items() if limit is not None}
     if len(given) != 1:
         options = ", ".join(f"--{kind.replace('_', '-')}" for kind in limits)
@@ -133,6 +139,15 @@ def _constraint(limits: dict[str, float | None], confidence: float, per_class: b
 
 def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs_labels: bool) -> Trial:
     """Run every width on the texts, and measure times if they are to be kept within a limit."""
+    import torch
+    from transformers import DataCollatorWithPadding
+
+    from sharcs.calibration.latency import measure_times
+    from sharcs.calibration.trials import Trial
+    from sharcs.config import BLEND
+    from sharcs.data.tokens import tokenise
+    from sharcs.evaluation.widths import run_all_widths
+
     model, tokenizer = trained.model, trained.tokenizer
     label2id = model.config.class_indices
     # Labels that are not asked for are used where they make sense, to show what a policy does to accuracy.
@@ -153,6 +168,8 @@ def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs
 
 def _store(folder: Path, found: Calibration, record: dict[str, Any]) -> None:
     """Put policy and evidence into the model's configuration, and leave the rest of the file as it is."""
+    from sharcs.inference.folder import CONFIG_FILE, write_json
+
     file = folder / CONFIG_FILE
     content = json.loads(file.read_text(encoding="utf-8"))
     write_json(content | {"policy": found.policy.to_dict(), "calibration": record}, file)
@@ -196,8 +213,9 @@ def _print_policy(found: Calibration, data: str) -> None:
         f"{constraint.confidence:g}, limit {constraint.limit:g}\n"
         f"policy: cost weight {policy.cost_weight:.6g}, escalation threshold {threshold}; answered by each width, %: "
         f"{shares}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _print_losses(title: str, losses: list[dict[str, Any]]) -> None:

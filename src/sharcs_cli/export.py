@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from sharcs.export.bundle import check_export_path, export_model, graph_names
-from sharcs.export.onnx import require_onnx
-from sharcs.inference.folder import open_model
 from sharcs_cli.options import ModelArgument, progress_bar, say
 
 __all__ = ["export"]
@@ -29,6 +26,10 @@ def export(
 
     One graph holds the layers before the router and the router, and one for each width the rest.
     """
+    from sharcs.export.bundle import check_export_path, export_model, graph_names
+    from sharcs.export.onnx import require_onnx
+    from sharcs.inference.folder import open_model
+
     check_export_path(output)
     require_onnx()
     trained = open_model(folder)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sharcs.data.texts import Columns, TextData, load_texts
-from sharcs.errors import InputError
-from sharcs.inference.folder import TrainedModel
+from sharcs_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from sharcs.data.texts import Columns, TextData
+    from sharcs.inference.folder import TrainedModel
 
 __all__ = [
     "DataOption",
@@ -67,6 +69,8 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def columns_of(text: str | None, pair: str | None, label: str | None, trained: Columns | None = None) -> Columns:
     """Take the columns that were named, else those of the training, else the defaults."""
+    from sharcs.data.texts import Columns
+
     base = trained or Columns()
     return Columns(text or base.text, pair or base.text_pair, label or base.label)
 
@@ -75,6 +79,8 @@ def texts_of(
     trained: TrainedModel, data: str, columns: Columns, labelled: bool, encoding: str | None = None
 ) -> TextData:
     """Read a command's data, and refuse text pairs where the model knows single texts."""
+    from sharcs.data.texts import load_texts
+
     texts = load_texts(data, columns, labelled=labelled, encoding=encoding)
     check_pairs(trained, data, texts.pairs is not None)
     return texts

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sharcs.data.texts import Columns, TextData, load_texts
-from sharcs.inference.folder import TrainedModel, open_model
-from sharcs.report.content import build_report
-from sharcs.report.page import check_report_path, write_report
 from sharcs_cli.options import (
     DataOption,
     EncodingOption,
@@ -25,6 +21,10 @@ from sharcs_cli.options import (
     progress_bar,
     say,
 )
+
+if TYPE_CHECKING:
+    from sharcs.data.texts import Columns, TextData
+    from sharcs.inference.folder import TrainedModel
 
 __all__ = ["report"]
 
@@ -45,6 +45,10 @@ def report(
 
     One HTML file that loads nothing. Without labels it shows what can be shown without them.
     """
+    from sharcs.inference.folder import open_model
+    from sharcs.report.content import build_report
+    from sharcs.report.page import check_report_path, write_report
+
     check_report_path(output)
     trained = open_model(folder)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
@@ -61,6 +65,8 @@ def report(
 
 def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool, encoding: str | None) -> TextData:
     """Read the data; its labels are missing if the column is, or holds nothing, and wrong if some of them are."""
+    from sharcs.data.texts import load_texts
+
     texts = load_texts(data, columns, labelled=labelled, encoding=encoding)
     if columns.label in texts.table.column_names:
         values = texts.table.column(columns.label).unique().to_pylist()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sharcs_runtime.policy import blended, confidence
+from sharcs_runtime.scores import blended, confidence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +111,7 @@ class Cascade:
             self.logits = np.zeros((len(self.start), logits.shape[-1]), np.float32)
         had_one = self.answered_by[rows] >= 0
         if self.policy.blend > 0 and had_one.any():
-            mixed: Any = blended(logits[had_one], self.logits[rows[had_one]], self.policy, self.problem_type)
+            mixed: Any = blended(logits[had_one], self.logits[rows[had_one]], self.policy.blend, self.problem_type)
             logits = logits.copy()
             logits[had_one] = mixed
         self.logits[rows] = logits

@@ -1,14 +1,27 @@
 """The one exception for what a user can put right: bad files, columns, options, models."""
 
-__all__ = ["InputError", "first_line"]
+__all__ = ["InputError", "MissingPackageError", "first_line"]
 
 
 class InputError(ValueError):
     """Something that the user gave is wrong.
 
-    The message is one line: what was wrong, where (file, row, option) and what to do about it. The command line
-    prints it and exits with code 2; from Python it is an ordinary ``ValueError``.
+    The message is one line: what was wrong, where (file, row, argument) and what to do about it. The command line
+    prints it and exits with code 2; from Python it is an ordinary ``ValueError``. A message names arguments in
+    backticks, and the command line writes them as its options: ``max_length`` as ``--max-length``.
     """
+
+
+class MissingPackageError(InputError, ImportError):
+    """A package is not installed that an extra of the distribution brings.
+
+    Args:
+        error: What importing it raised.
+        extra: The extra.
+    """
+
+    def __init__(self, error: ImportError, extra: str) -> None:
+        super().__init__(f"{first_line(error)}; install the extra {extra}: pip install 'sharcs[{extra}]'")
 
 
 def first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from sharcs_runtime.bundle import Bundle
-from sharcs_runtime.errors import InputError, first_line
+from sharcs_runtime.errors import InputError, MissingPackageError, first_line
 from sharcs_runtime.policy import RoutingPolicy, choose_width, relative_cost
 from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Routing, Tokens, WholeAnswers
 from sharcs_runtime.truncation import check_limit, shortened
@@ -59,7 +59,8 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         """Load the graphs.
 
         Raises:
-            InputError: If the directory holds no exported network, a broken one, or none of that width.
+            InputError: If the directory holds no exported network, a broken one, or none of that width, or ONNX
+                Runtime is not installed.
         """
         self._bundle = bundle = Bundle.read(folder)
         self.labels, self.widths, self.policy = bundle.labels, bundle.widths, bundle.policy
@@ -70,6 +71,8 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
             self._tokenizer = Tokenizer.from_file(str(bundle.tokenizer))
             self._trunk_session = None if bundle.trunk is None else _session(bundle.trunk, threads, providers)
             self._tail_sessions = {index: _session(bundle.tails[index], threads, providers) for index in needed}
+        except ImportError as error:
+            raise MissingPackageError(error, "onnx") from error
         except Exception as error:  # both libraries raise whatever their Rust or C++ side makes of it
             raise InputError(f"{folder}: can't be loaded ({first_line(error)}); export again") from error
         self._whole_tokenizer: Tokenizer | None = None

@@ -1,12 +1,9 @@
-"""The routing policy: from scores to the sub-network that an input runs first, and to whether its answer stands.
-
-Written once against the array API, for NumPy's arrays and torch's tensors alike.
-"""
+"""The routing policy: which sub-network an input runs first, and whether its answer stands."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,25 +12,19 @@ from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
 from sharcs_runtime.errors import InputError
+from sharcs_runtime.scores import SIGNALS, Array
 
 __all__ = [
     "ROUTER",
-    "SIGNALS",
-    "Array",
     "Floats",
     "RoutingPolicy",
-    "blended",
     "choose_width",
-    "confidence",
     "names_of_widths",
     "relative_cost",
-    "softmax",
     "unsure",
 ]
 
 Floats = NDArray[np.float32]
-Array = Any  # of NumPy, torch or another library of the array API standard
-MULTI_LABEL = "multi_label_classification"
 ROUTER = "router"
 
 
@@ -225,38 +216,6 @@ def choose_width(
     return xp.argmax(scores - policy.cost_weight * relative, axis=-1)
 
 
-def softmax(logits: Array) -> Array:
-    """Turn logits ``[..., labels]`` into probabilities."""
-    xp = array_namespace(logits)
-    powers = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
-    return powers / xp.sum(powers, axis=-1, keepdims=True)
-
-
-def _probability(logits: Array, problem_type: str | None) -> Array:
-    """Score the probability of the class that is named; of several labels, the least sure one's."""
-    xp = array_namespace(logits)
-    if problem_type == MULTI_LABEL:
-        # The larger one of a label's two probabilities.
-        return xp.min(1 / (1 + xp.exp(-xp.abs(logits))), axis=-1)
-    return xp.max(softmax(logits), axis=-1)
-
-
-# How sure an answer is of itself: logits ``[..., labels]`` and the problem type to scores ``[...]`` from 0 to 1.
-SIGNALS: dict[str, Callable[[Array, str | None], Array]] = {"probability": _probability}
-
-
-def confidence(logits: Array, problem_type: str | None = None, signal: str = "probability") -> Array:
-    """Measure how sure answers are of themselves: ``[..., labels]`` to ``[...]`` in single precision, from 0 to 1.
-
-    Args:
-        logits: ``[..., labels]``.
-        problem_type: As in Hugging Face configurations.
-        signal: One of :data:`SIGNALS`.
-    """
-    xp = array_namespace(logits)
-    return xp.astype(SIGNALS[signal](xp.astype(logits, xp.float32), problem_type), xp.float32)
-
-
 def unsure(confidences: Array, width_index: Array, policy: RoutingPolicy, names: Sequence[str]) -> Array:
     """Tell which answers, of confidences and widths ``[batch]``, don't stand: bool ``[batch]``."""
     xp = array_namespace(confidences)
@@ -266,45 +225,3 @@ def unsure(confidences: Array, width_index: Array, policy: RoutingPolicy, names:
         if step is not None:
             below = below | ((width_index == index) & (confidences < step[0]))
     return below
-
-
-def blended(later: Array, earlier: Array, policy: RoutingPolicy, problem_type: str | None = None) -> Array:
-    """Average the answers of inputs that escalated with those that they had.
-
-    Args:
-        later: Logits of the sub-network that ran last, ``[..., labels]``.
-        earlier: The answers at hand before.
-        policy: How much the latter weigh.
-        problem_type: As in Hugging Face configurations.
-
-    Returns:
-        Logits of the averaged probabilities, like ``later``; the very same if nothing is to be blended.
-    """
-    if policy.blend == 0:
-        return later
-    if policy.blend == 1:
-        return earlier
-    xp = array_namespace(later)
-    of_later = math.log(1 - policy.blend)
-    of_earlier = math.log(policy.blend)
-    answers = [xp.astype(logits, xp.float32) for logits in (later, earlier)]
-    if problem_type == MULTI_LABEL:
-        positive = [_log_sigmoid(logits) for logits in answers]
-        negative = [_log_sigmoid(-logits) for logits in answers]
-        mixed = xp.logaddexp(positive[0] + of_later, positive[1] + of_earlier)
-        mixed = mixed - xp.logaddexp(negative[0] + of_later, negative[1] + of_earlier)
-    else:
-        logs = [_log_softmax(logits) for logits in answers]
-        mixed = xp.logaddexp(logs[0] + of_later, logs[1] + of_earlier)
-    return xp.astype(mixed, later.dtype)
-
-
-def _log_softmax(logits: Array) -> Array:
-    xp = array_namespace(logits)
-    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
-    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
-
-
-def _log_sigmoid(logits: Array) -> Array:
-    xp = array_namespace(logits)
-    return -xp.logaddexp(xp.zeros_like(logits), -logits)

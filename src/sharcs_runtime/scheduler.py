@@ -14,8 +14,8 @@ import numpy as np
 
 from sharcs_runtime.background import in_background
 from sharcs_runtime.cascade import Cascade
-from sharcs_runtime.policy import softmax
 from sharcs_runtime.pool import Array, Flags, Numbers, Pool, padded
+from sharcs_runtime.scores import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable

@@ -128,7 +128,7 @@ def test_texts_without_labels_and_other_wrong_data(toys, tmp_path, monkeypatch):
         seen.update(texts=texts, labels=labels)
         raise InputError("stop here")
 
-    monkeypatch.setattr("sharcs_cli.benchmark.run_benchmark", report)
+    monkeypatch.setattr("sharcs.benchmark.measure.run_benchmark", report)
     rows = read_csv(toys.test)
     bare = write_csv(tmp_path / "bare.csv", [{"text": row["text"]} for row in rows])
     foreign = write_csv(tmp_path / "foreign.csv", [{"text": row["text"], "label": "unheard of"} for row in rows])

@@ -17,7 +17,7 @@ from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.latency import measure_times
 from sharcs.calibration.trials import Times, Trial, policy_paths
 from sharcs.config import policy_for_budget, policy_of
-from sharcs.evaluation.accuracy import run_all_widths
+from sharcs.evaluation.widths import run_all_widths
 
 
 @pytest.fixture(scope="module")

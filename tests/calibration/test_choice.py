@@ -12,7 +12,7 @@ from sharcs.calibration import choice, trials
 from sharcs.calibration.choice import Constraint, choose
 from sharcs.calibration.trials import Times, policy_paths
 from sharcs.config import RoutingPolicy
-from sharcs.evaluation.accuracy import route
+from sharcs.evaluation.widths import route
 
 RESAMPLES = 2000
 

@@ -37,8 +37,8 @@ from helpers.cli import (
     write_csv,
 )
 from sharcs.jobs import train as finetune
-from sharcs_cli import app as cli
 from sharcs_cli import options as cli_options
+from sharcs_cli import train as cli_train
 
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"}
 SUFFIXES = ("csv", "tsv", "jsonl", "parquet")
@@ -782,7 +782,7 @@ def test_an_interruption_says_how_to_go_on(interrupted):
 
 def test_an_interruption_gives_the_terminal_back(interrupted, monkeypatch):
     screen = io.StringIO()
-    for module in (cli, cli_options):
+    for module in (cli_train, cli_options):
         monkeypatch.setattr(module, "err", Console(file=screen, force_terminal=True))
     interrupted(5)
     hide, show = "\x1b[?25l", "\x1b[?25h"

@@ -23,6 +23,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2For
 
 from helpers.cli import (
     ONE_EPOCH,
+    changed,
     error_message,
     files_in,
     read_csv,
@@ -178,7 +179,7 @@ COLUMNS = [
     [(options, command, patterns) for options, refusing, patterns in COLUMNS for command in refusing],
 )
 def test_columns(options, command, patterns, toys):
-    assert_says(refused(*commands(toys)[command]("good.csv"), *options.split()), ["good.csv", *patterns])
+    assert_says(refused(*changed(commands(toys)[command]("good.csv"), options.split())), ["good.csv", *patterns])
 
 
 def test_a_class_that_training_never_saw_is_named_with_its_row(toys, home):
@@ -275,7 +276,7 @@ TRAINING_OPTIONS = [
 
 @pytest.mark.parametrize(("options", "patterns"), by_name(TRAINING_OPTIONS))
 def test_training_options(options, patterns, toys):
-    message = refused(*commands(toys)[TRAIN]("good.csv"), *shlex.split(options))
+    message = refused(*changed(commands(toys)[TRAIN]("good.csv"), shlex.split(options)))
     assert_says(message.replace("_", "-"), patterns)
 
 
@@ -291,7 +292,7 @@ USE_OPTIONS = [
 @pytest.mark.parametrize("command", [EVALUATE, PREDICT])
 @pytest.mark.parametrize(("options", "patterns"), by_name(USE_OPTIONS))
 def test_options_of_evaluate_and_predict(command, options, patterns, toys):
-    assert_says(refused(*commands(toys)[command]("good.csv"), *options.split()), patterns)
+    assert_says(refused(*changed(commands(toys)[command]("good.csv"), options.split())), patterns)
 
 
 @pytest.mark.parametrize(
@@ -704,7 +705,7 @@ def test_resuming_with_something_else(options, named, stopped):
     Path("other.csv").write_text(GOOD.replace("fine", "finer"))
     Path("swapped.csv").write_text("text,label\nfine,bad\nawful,good\n")
     Path("longer.csv").write_text(GOOD + "dull,bad\n")
-    message = refused(*stopped, *options.split())
+    message = refused(*changed(stopped, options.split()))
     assert_says(message, ["--resume", "model"])
     assert_says(message.replace("_", "-"), named)
 

@@ -42,7 +42,10 @@ def test_a_routed_export_answers_as_transformers_does(toys, tmp_path):
     assert content["policy"] == {"cost_weight": 0.0, "escalation_threshold": None, "blend": 0.0} | config["policy"]
     assert content["labels"] == [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
     assert (content["format"], content["int8"], content["max_length"]) == (2, False, MAX_LENGTH)
-    assert [(entry["name"], entry["width"]) for entry in content["subnetworks"]] == [("width-25", 0.25), ("full", 1.0)]
+    assert [(entry["name"], entry["width"]) for entry in content["subnetworks"]] == [
+        ("width-25", 0.25),
+        ("full", 1.0),
+    ]
     tokenizer = Tokenizer.from_file(str(output / "tokenizer.json"))
     assert len(tokenizer.encode(texts[-1]).ids) == MAX_LENGTH
 
@@ -85,7 +88,7 @@ def test_what_else_is_refused(toys, tmp_path, monkeypatch):
     below = tmp_path / "file" / "out"
     assert "can't be written" in error_message(sharcs("export", toys.model, "--output", below))
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    assert "pip install 'sharcs[onnx]'" in error_message(sharcs("export", toys.model, "--output", out))
+    assert "pip install 'sharcs[train]'" in error_message(sharcs("export", toys.model, "--output", out))
     assert not out.exists()
 
 

@@ -24,7 +24,7 @@ from helpers.cli import (
 )
 from sharcs.data.texts import Columns, load_texts
 from sharcs.inference.folder import TrainedModel, load_tokenizer
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.report import page as report_page
 from sharcs.report.content import build_report
 from sharcs.report.page import headline, render_page

@@ -67,16 +67,16 @@ def test_text_pair_is_used_if_it_is_there(tmp_path):
     source = save(tmp_path, text=["a"], text_pair=["b"], label=["x"])
     assert load_texts(source).pairs == ["b"]
     assert load_texts(source, Columns(text="text_pair")).pairs is None
-    refuses(lambda: load_texts(source, Columns(text_pair="premise")), "no column 'premise'", "--text-pair-column")
+    refuses(lambda: load_texts(source, Columns(text_pair="premise")), "no column 'premise'", "`text_pair_column`")
 
 
 @pytest.mark.parametrize(
     ("columns", "part"),
     [
-        (Columns(text="body"), "no column 'body'; it has 'text', 'label'; name the text column with --text-column"),
+        (Columns(text="body"), "no column 'body'; it has 'text', 'label'; name the text column with `text_column`"),
         (
             Columns(label="kind"),
-            "no column 'kind'; it has 'text', 'label'; name the label column with --label-column",
+            "no column 'kind'; it has 'text', 'label'; name the label column with `label_column`",
         ),
     ],
 )
@@ -297,7 +297,7 @@ def test_label_names_are_sorted(labels, expected):
 
 def test_label_names_needs_two_classes():
     refuses(lambda: label_names(made(["t", "u"], ["a", "a"])), "made: one class only ('a' in all 2 rows)")
-    refuses(lambda: label_names(made(["t"])), "made: the rows have no labels", "--label-column")
+    refuses(lambda: label_names(made(["t"])), "made: the rows have no labels", "`label_column`")
 
 
 # tokenise

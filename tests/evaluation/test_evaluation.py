@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from helpers.tiny import collate, tiny_model, toy_rows
 from sharcs.config import RoutingPolicy
-from sharcs.evaluation.accuracy import Costs, WidthOutputs, _random_routings, accuracy_report, run_all_widths
-from sharcs.evaluation.accuracy import route as policy_route
+from sharcs.evaluation.accuracy import _random_routings, accuracy_report
+from sharcs.evaluation.widths import Costs, WidthOutputs, run_all_widths
+from sharcs.evaluation.widths import route as policy_route
 
 TWO, THREE, CLOSE = (0.25, 1.0), (0.25, 0.5, 1.0), (0.75, 1.0)
 MODELS = {}

@@ -66,6 +66,18 @@ def succeeds(*arguments):
     return run
 
 
+def changed(arguments, options):
+    """Give options to a command, in place of those of the same name that it has; ``--band`` may stand there again."""
+    names = {str(word).partition("=")[0] for word in options if str(word).startswith("--")} - {"--band"}
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word in names:
+            next(words)  # its value
+        else:
+            kept.append(word)
+    return [*kept, *options]
+
+
 def error_message(run):
     """Insist that a run refused its input as the contract says, and return its message.
 

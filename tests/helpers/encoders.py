@@ -77,6 +77,7 @@ ENCODERS = {
     "camembert": _config("camembert", pad_token_id=1),
     "distilbert": _config("distilbert", feed_forward="hidden_dim"),
     "electra": _config("electra", embedding_size=20),
+    "megatron-bert": _config("megatron-bert"),
     "mpnet": _config("mpnet", pad_token_id=1),
     "data2vec-text": _config("data2vec-text", pad_token_id=1),
     "roformer": _config("roformer", embedding_size=20),
@@ -96,7 +97,12 @@ ENCODERS = {
     "esm": _config("esm", pad_token_id=1, mask_token_id=4, position_embedding_type="rotary", token_dropout=True),
 }
 # Where the output of the last layer goes through a norm, and linear layers that hold several behind each other.
-FINAL_NORMS = {"modernbert": "final_norm", "eurobert": "norm", "esm": "encoder.emb_layer_norm_after"}
+FINAL_NORMS = {
+    "megatron-bert": "encoder.ln",
+    "modernbert": "final_norm",
+    "eurobert": "norm",
+    "esm": "encoder.emb_layer_norm_after",
+}
 FUSED = {"Wqkv": 3, "Wi": 2}
 # Their layers need more than hidden states: positions, of which the encoder has the table.
 HANDED_MORE = ("modernbert", "deberta-v2", "deberta-v2-conv", "nomic", "eurobert", "esm")

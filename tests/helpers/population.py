@@ -5,7 +5,7 @@ import torch
 
 from sharcs.calibration.trials import Trial
 from sharcs.config import BLEND
-from sharcs.evaluation.accuracy import Costs, WidthOutputs
+from sharcs.evaluation.widths import Costs, WidthOutputs
 
 CLASSES = 3
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from sharcs.config import SharcsConfig
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.training.arguments import PAPER, PLUS, PaperTrainingArguments, SharcsTrainingArguments
 from sharcs.training.paper import PaperTrainer
 from sharcs.training.trainer import SharcsTrainer

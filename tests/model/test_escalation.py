@@ -14,7 +14,8 @@ from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification
 from sharcs.config import RoutingPolicy
 from sharcs.model.cost import flops
 from sharcs.model.layer_list import trunk_layers
-from sharcs_runtime.policy import blended, confidence, unsure
+from sharcs_runtime.policy import unsure
+from sharcs_runtime.scores import blended, confidence
 
 LENGTHS = [4, 9, 1, 6, 12]
 LABELS = torch.tensor([0, 2, 1, 2, 0])
@@ -183,11 +184,10 @@ def test_answers_that_went_on_are_averages_of_both_networks(shared, blend):
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=5), st.floats(0, 1))
 def test_blended_answers_of_several_labels_average_each_labels_probability(pairs, blend):
     full, narrow = torch.tensor(pairs, dtype=torch.float64).T
-    policy = RoutingPolicy(blend=blend)
-    found = blended(full, narrow, policy, "multi_label_classification").sigmoid()
+    found = blended(full, narrow, blend, "multi_label_classification").sigmoid()
     expected = (1 - blend) * full.sigmoid() + blend * narrow.sigmoid()
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
-    found = blended(full, narrow, policy).softmax(-1)
+    found = blended(full, narrow, blend).softmax(-1)
     torch.testing.assert_close(
         found, (1 - blend) * full.softmax(-1) + blend * narrow.softmax(-1), atol=1e-4, rtol=1e-3
     )
@@ -195,7 +195,7 @@ def test_blended_answers_of_several_labels_average_each_labels_probability(pairs
 
 def test_without_a_blend_nothing_is_rounded():
     full = torch.randn(3, 4)
-    assert blended(full, torch.randn(3, 4), RoutingPolicy()) is full
+    assert blended(full, torch.randn(3, 4), 0.0) is full
 
 
 @pytest.mark.parametrize("blend", [-0.1, 1.5, "half", True, float("nan")])

@@ -154,7 +154,7 @@ def test_gradients_reach_every_shared_weight_and_the_head(shared, family, kind):
     batch = make_batch(model.encoder.config, LENGTHS)
     model(**batch, **labels_for(kind, LENGTHS), width=WIDTHS[0]).loss.backward()
     layers = {id(p): n for layer in model.tail.layers for n, p in layer.named_parameters()}
-    no_use = re.compile(r"norm|(key|\.k|k_lin|k_proj|key_proj)\.bias", re.IGNORECASE)  # which no softmax heeds
+    no_use = re.compile(r"norm|\bln\b|(key|\.k|k_lin|k_proj|key_proj)\.bias", re.IGNORECASE)  # which no softmax heeds
     later = {name for name, p in model.named_parameters() if id(p) in layers and not no_use.search(name)}
     head = {name for name, _ in model.named_parameters() if re.match(r"encoder\.(classifier|qa_outputs)\.", name)}
     assert len(head) == 2

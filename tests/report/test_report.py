@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from helpers.tiny import collate, tiny_model, toy_rows
 from sharcs.config import RoutingPolicy
-from sharcs.evaluation.accuracy import Costs, WidthOutputs, route, run_all_widths
 from sharcs.evaluation.answers import Answers, answer_at_all_widths
 from sharcs.evaluation.curve import curve_weights
+from sharcs.evaluation.widths import Costs, WidthOutputs, route, run_all_widths
 from sharcs.report.figures import percentage
 from sharcs.report.findings import (
     agreement,

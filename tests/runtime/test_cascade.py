@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from helpers.toys import CountedWords, TinyTable, run_cascade
 from sharcs_runtime import InputError, RoutingPolicy
 from sharcs_runtime.cascade import Cascade
+from sharcs_runtime.scores import confidence
 
 NAMES = ["words", "table", "full"]
 thresholds = st.one_of(
@@ -76,6 +77,22 @@ def test_three_steps_of_toy_sub_networks_one_of_them_without_layers():
     assert seen == {"words": texts, "table": ["good bad", "odd"], "full": ["good bad"]}
 
 
+def test_the_margin_is_the_lead_over_the_next_class():
+    logits = np.log(np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.5, 0.5, 1e-9]], np.float32))
+    assert confidence(logits, signal="margin") == pytest.approx([0.3, 0.4, 0.0], abs=1e-5)
+    labels = np.log(np.array([[9.0, 1 / 3]], np.float32))  # probabilities of 0.9 and 0.25
+    assert confidence(labels, "multi_label_classification", "margin") == pytest.approx([0.5], abs=1e-5)
+
+
+def test_a_cascade_escalates_by_the_signal_of_its_policy():
+    logits = np.log(np.array([[0.6, 0.39, 0.01], [0.5, 0.25, 0.25]], np.float32))
+    for signal, escalates in (("probability", [False, True]), ("margin", [True, False])):
+        limit = {"probability": 0.55, "margin": 0.22}[signal]
+        cascade = Cascade(RoutingPolicy(0.0, limit, start="words", signal=signal), NAMES, 2)
+        cascade.begin(np.arange(2), 0)
+        assert cascade.put(0, np.arange(2), logits).tolist() == escalates
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -85,7 +102,7 @@ def test_three_steps_of_toy_sub_networks_one_of_them_without_layers():
         ({"escalation_threshold": 2.0}, "escalation_threshold 2.0"),
         ({"escalation_threshold": {"width-25": -1}}, "escalation_threshold -1"),
         ({"start": 3}, "start 3"),
-        ({"signal": "mood"}, "signal 'mood': there is none; choose probability"),
+        ({"signal": "mood"}, "signal 'mood': there is none; choose probability or margin"),
         ({"speed": 3}, "unknown setting; known are cost_weight"),
     ],
 )

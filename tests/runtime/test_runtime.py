@@ -27,6 +27,7 @@ from inference.test_engine import (
 from sharcs.errors import InputError
 from sharcs.export.bundle import export_model, quantise
 from sharcs_runtime import OnnxRunner, RoutingPolicy, policy
+from sharcs_runtime import scores as scores_of
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def test_the_policy_is_the_same_for_arrays_and_tensors(logits, setting, problem)
         if problem and "multi" in problem
         else tensors[1].softmax(-1).amax(-1)
     )
-    for found in (policy.confidence(narrow, problem), policy.confidence(tensors[1], problem).numpy()):
+    for found in (scores_of.confidence(narrow, problem), scores_of.confidence(tensors[1], problem).numpy()):
         np.testing.assert_allclose(found, sure.numpy(), rtol=1e-5)
     widths = np.arange(7) % 4
     limit = -1.0 if own.escalation_threshold is None else np.float32(own.escalation_threshold)
@@ -190,7 +191,10 @@ def test_the_policy_is_the_same_for_arrays_and_tensors(logits, setting, problem)
     np.testing.assert_array_equal(policy.unsure(sure.numpy(), widths, own, names), below)
     np.testing.assert_array_equal(policy.unsure(sure, torch.from_numpy(widths), own, names).numpy(), below)
     mixed = full if own.blend == 0 else blend_of_probabilities(*tensors[:2], own.blend, problem).numpy()
-    for found in (policy.blended(full, narrow, own, problem), policy.blended(*tensors[:2], own, problem).numpy()):
+    for found in (
+        scores_of.blended(full, narrow, own.blend, problem),
+        scores_of.blended(*tensors[:2], own.blend, problem).numpy(),
+    ):
         if own.blend == 0:
             assert np.array_equal(found, full)
         elif problem == "multi_label_classification":

@@ -29,10 +29,11 @@ from sharcs import DriftMonitor
 from sharcs.calibration.trials import Trial
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
-from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
+from sharcs.evaluation.accuracy import accuracy_report
 from sharcs.evaluation.answers import answer_at_all_widths
+from sharcs.evaluation.widths import run_all_widths
 from sharcs.inference.engine import InferenceEngine
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.tasks.labels import task_of
 from sharcs.tasks.losses import Task
 from sharcs.training.hardness import narrowest_sure

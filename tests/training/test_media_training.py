@@ -9,7 +9,8 @@ from helpers.media import frames, load_routed, make_batch, save_plain
 from helpers.own import with_own_weights
 from helpers.tiny import TRAINERS, arguments
 from sharcs import SharcsConfig, SharcsForImageClassification, SharcsTrainer
-from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
+from sharcs.evaluation.accuracy import accuracy_report
+from sharcs.evaluation.widths import run_all_widths
 from sharcs.training.subnetworks import learning_parameters
 
 PLUS = {"recipe": "sharcs+", "importance_samples": 16}

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback
 
 from helpers.tiny import tiny_encoder, tiny_model, toy_rows, trainer_for
 from sharcs.errors import InputError
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.training import checkpoints as training_state
 from sharcs.training.checkpoints import LAST_FILE, STATE_FILE, last_complete_checkpoint
 
@@ -42,7 +42,7 @@ SCRIPT = """
 import sys, time
 sys.path[:0] = {paths!r}
 from transformers import TrainerCallback
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 import test_resume
 
 class Slow(TrainerCallback):

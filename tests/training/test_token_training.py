@@ -15,8 +15,8 @@ from helpers.tiny import PAPER, RECIPE_WEIGHTS, TRAINERS, arguments, logged_loss
 from helpers.tokens import KINDS, UNLABELLED, answers, collate, labels_for, toy_model, toy_rows
 from sharcs import DriftMonitor, InputError
 from sharcs.calibration.trials import Trial
-from sharcs.evaluation.accuracy import run_all_widths
 from sharcs.evaluation.answers import answer_at_all_widths
+from sharcs.evaluation.widths import run_all_widths
 from sharcs.export.bundle import export_model
 from sharcs.inference.engine import InferenceEngine
 from sharcs.tasks.token_losses import SpanLabels, SpanTask, TokenTask

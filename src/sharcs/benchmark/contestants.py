@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sharcs.inference.folder import TrainedModel
-    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs.model.text import SharcsForSequenceClassification
     from sharcs_runtime.pool import Numbers
     from sharcs_runtime.scheduler import Text
 

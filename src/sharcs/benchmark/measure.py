@@ -17,7 +17,7 @@ import torch
 from sharcs.benchmark.advice import advise
 from sharcs.benchmark.contestants import Engine, contestants, graphs_to_write, prepare
 from sharcs.benchmark.memory import peak_megabytes
-from sharcs.evaluation.accuracy import Costs
+from sharcs.evaluation.widths import Costs
 from sharcs.inference.engine import tokens_of
 
 if TYPE_CHECKING:

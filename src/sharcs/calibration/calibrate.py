@@ -86,7 +86,7 @@ def calibrate(trial: Trial, constraint: Constraint, classes: int, seed: int = 0)
     if len(trial) < MIN_ROWS:
         raise InputError(f"{len(trial)} rows: too few to calibrate on; give at least {MIN_ROWS}, better thousands")
     if constraint.kind == "max_accuracy_drop" and trial.labels is None:
-        raise InputError("--max-accuracy-drop: needs labels; label the rows, or give --max-disagreement")
+        raise InputError("`max_accuracy_drop`: needs labels; label the rows, or give `max_disagreement`")
     if constraint.kind == "latency_ms" and trial.times is None:
         raise InputError("latency_ms: needs times; measure them with sharcs.calibration.latency.measure_times")
     if constraint.kind == "max_disagreement":

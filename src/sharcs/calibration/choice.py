@@ -75,19 +75,19 @@ class Constraint:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        option = f"--{self.kind.replace('_', '-')} {self.limit:g}"
+        what = f"`{self.kind}` {self.limit:g}"
         if self.kind == "latency_ms":
             if not 0 < self.limit < math.inf:
-                raise InputError(f"{option}: has to be a number of milliseconds above 0")
+                raise InputError(f"{what}: has to be a number of milliseconds above 0")
         elif self.kind == "budget":
             if not 0 < self.limit <= 1:
-                raise InputError(f"{option}: has to be above 0 and at most 1, the full network's mean FLOPs")
+                raise InputError(f"{what}: has to be above 0 and at most 1, the full network's mean FLOPs")
         elif not 0 < self.limit < 1:
-            raise InputError(f"{option}: has to be between 0 and 1, like 0.02 for two in a hundred")
+            raise InputError(f"{what}: has to be between 0 and 1, like 0.02 for two in a hundred")
         if not 0 < self.confidence < 1:
-            raise InputError(f"--confidence {self.confidence:g}: has to be between 0 and 1, like 0.95")
+            raise InputError(f"`confidence` {self.confidence:g}: has to be between 0 and 1, like 0.95")
         if self.per_class and self.kind not in LOSSES:
-            raise InputError("--per-class: bounds a loss; give --max-accuracy-drop or --max-disagreement with it")
+            raise InputError("`per_class`: bounds a loss; give `max_accuracy_drop` or `max_disagreement` with it")
 
     def rows_needed(self) -> int:
         """Rows without a single loss from which the limit can be met at all, those that choose included; 0 if any."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
-from sharcs.evaluation.accuracy import Costs, WidthOutputs, check_steps
 from sharcs.evaluation.curve import curve_weights
+from sharcs.evaluation.widths import Costs, WidthOutputs, check_steps
 from sharcs.tasks.labels import require_one_label
 from sharcs_runtime.policy import choose_width
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs.model.text import SharcsForSequenceClassification
 
 __all__ = ["Applied", "Times", "Trial", "policy_paths"]
 
@@ -49,7 +49,7 @@ class Trial:
     """Rows on which policies are tried.
 
     Attributes:
-        outputs: What every width says, from :func:`sharcs.evaluation.accuracy.run_all_widths`.
+        outputs: What every width says, from :func:`sharcs.evaluation.widths.run_all_widths`.
         costs: FLOPs of every row.
         labels: True classes, int64 ``[rows]``, or None.
         largest_cost: FLOPs that no input can exceed under any policy.
@@ -132,7 +132,7 @@ class Trial:
         return replace(self, outputs=replace(self.outputs, escalated=own), blend=0.0)
 
     def apply(self, policies: Sequence[RoutingPolicy]) -> Applied:
-        """Try policies; the same as :func:`sharcs.evaluation.accuracy.route` with one after the other."""
+        """Try policies; the same as :func:`sharcs.evaluation.widths.route` with one after the other."""
         logits, relative = self.outputs.router_logits, self.costs.relative
         names = self.costs.names
         starts = list(dict.fromkeys((policy.start, policy.cost_weight) for policy in policies))

@@ -123,7 +123,7 @@ def label_names(data: TextData) -> list[str]:
         InputError: If there are no labels, or all rows have the same.
     """
     if data.labels is None:
-        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with --label-column")
+        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with `label_column`")
     names = set(data.labels)
     if len(names) < 2:
         raise InputError(
@@ -172,8 +172,10 @@ def find_column(table: pa.Table, name: str, kind: str, source: str) -> pa.Chunke
     if name not in columns:
         names = ", ".join(map(repr, columns[:20]))
         more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
-        option = f"--{kind.replace(' ', '-')}-column"
-        raise InputError(f"{source}: no column {name!r}; it has {names}{more}; name the {kind} column with {option}")
+        argument = f"`{kind.replace(' ', '_')}_column`"
+        raise InputError(
+            f"{source}: no column {name!r}; it has {names}{more}; name the {kind} column with {argument}"
+        )
     column = table.column(name)
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 

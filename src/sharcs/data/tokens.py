@@ -87,7 +87,7 @@ def encode(
 
 def _label_ids(data: TextData, label2id: dict[str, int]) -> list[int]:
     if data.labels is None:
-        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with --label-column")
+        raise InputError(f"{data.source}: the rows have no labels; name the column that has them with `label_column`")
     for index, label in enumerate(data.labels):
         if label not in label2id:
             known = ", ".join(reprlib.repr(name) for name in list(label2id)[:5])

@@ -28,6 +28,7 @@ __all__ = [
     "head_size",
     "layers_config",
     "least_samples",
+    "register_architecture",
     "skipped_modules",
 ]
 
@@ -105,12 +106,28 @@ ARCHITECTURES = {
     "esm": Architecture(final_norm="encoder.emb_layer_norm_after", unused=("contact_head",)),
     "eurobert": Architecture(final_norm="norm"),
     "hubert": SPEECH,
+    "megatron-bert": Architecture(final_norm="encoder.ln"),
     "modernbert": Architecture(fused_inputs={"Wqkv": 3}, fused_up={"Wi": 2}, final_norm="final_norm"),
     # Its pooling head runs on the last hidden states, though classification doesn't read what it makes of them.
     "siglip": Architecture(final_norm="post_layernorm", harmless_norms=("head",), special_tokens=0, once=("head",)),
     "vit": Architecture(final_norm="layernorm"),
     "wav2vec2": replace(SPEECH, skipped={**SPEECH.skipped, "feature_projection": PAIR}),
 }
+
+
+def register_architecture(model_type: str, architecture: Architecture) -> None:
+    """Say how an encoder differs that the table above doesn't know.
+
+    Args:
+        model_type: As its configuration names it.
+        architecture: What is different.
+
+    Raises:
+        InputError: If the table knows it already.
+    """
+    if model_type in ARCHITECTURES:
+        raise InputError(f"model_type {model_type!r}: is known already; leave it as it is")
+    ARCHITECTURES[model_type] = architecture
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sharcs.evaluation.accuracy import Costs, WidthOutputs, route, run_all_widths
+from sharcs.evaluation.widths import Costs, WidthOutputs, route, run_all_widths
 from sharcs.tasks.labels import require_one_label
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs.model.text import SharcsForSequenceClassification
 
 __all__ = ["Answers", "answer_at_all_widths"]
 
@@ -27,7 +27,7 @@ class Answers:
     """The configured policy on some inputs, in their order.
 
     Attributes:
-        outputs: What every width says, from :func:`sharcs.evaluation.accuracy.run_all_widths`.
+        outputs: What every width says, from :func:`sharcs.evaluation.widths.run_all_widths`.
         labels: True classes, int64 ``[inputs]``, or None.
         label_scores: Probability that each width gives to the true class, ``[inputs, widths]``, or None.
         first: Index of the width that each input runs first, int64 ``[inputs]``.

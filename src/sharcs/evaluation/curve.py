@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sharcs.config import RoutingPolicy
-    from sharcs.evaluation.accuracy import Costs, WidthOutputs
+    from sharcs.evaluation.widths import Costs, WidthOutputs
 
 __all__ = ["curve_policies", "curve_weights"]
 

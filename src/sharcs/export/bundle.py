@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs.model.text import SharcsForSequenceClassification
 
 __all__ = ["check_export_path", "export_model", "graph_names", "quantise"]
 
@@ -41,9 +41,9 @@ def check_export_path(output: Path) -> None:
         InputError: If it is so.
     """
     if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output}: is a file; name a directory")
+        raise InputError(f"`output` {output}: is a file; name a directory")
     if output.is_dir() and any(output.iterdir()):
-        raise InputError(f"--output {output}: is in use; name a new directory")
+        raise InputError(f"`output` {output}: is in use; name a new directory")
 
 
 def graph_names(model: SharcsForSequenceClassification, width: float | None = None) -> list[str]:
@@ -96,7 +96,7 @@ def export_model(
         staging.replace(output.absolute())
     except OSError as error:
         raise InputError(
-            f"--output {output}: can't be written ({first_line(error)}); make room or name another place"
+            f"`output` {output}: can't be written ({first_line(error)}); make room or name another place"
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharcs.errors import InputError
+from sharcs.errors import InputError, MissingPackageError
 from sharcs.model.context import RoutingContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs.model.text import SharcsForSequenceClassification
 
 __all__ = ["Dense", "Tail", "Trunk", "check_graph", "require_onnx", "to_int8", "write_graph"]
 
@@ -91,16 +91,14 @@ def require_onnx() -> None:
     """See that the packages are there which exporting needs.
 
     Raises:
-        InputError: If one is missing.
+        MissingPackageError: If one is missing.
     """
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            f"ONNX needs the package {error.name}; install it with pip install 'sharcs[onnx]'"
-        ) from error
+        raise MissingPackageError(error, "train") from error
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Prediction, Rou
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from sharcs.model.media import SharcsForSequenceClassification
+    from sharcs.model.text import SharcsForSequenceClassification
     from sharcs_runtime.policy import Floats
     from sharcs_runtime.pool import Flags, Numbers
     from sharcs_runtime.scheduler import Text

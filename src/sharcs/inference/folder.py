@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from sharcs.data.texts import Columns
 from sharcs.errors import EncoderError, InputError, first_line
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.tasks.labels import require_one_label
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ def open_model(folder: str | Path) -> TrainedModel:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such directory; give the --output directory of 'sharcs train'")
+        raise InputError(f"{folder}: no such directory; give the `output` directory of 'sharcs train'")
     if not (folder / CONFIG_FILE).is_file():
         if (folder / SETTINGS_FILE).is_file():
-            raise InputError(f"{folder}: its training is not finished; finish it with 'sharcs train ... --resume'")
-        raise InputError(f"{folder}: is no model (no {CONFIG_FILE}); give the --output directory of 'sharcs train'")
+            raise InputError(f"{folder}: its training is not finished; finish it by 'sharcs train' with `resume`")
+        raise InputError(f"{folder}: is no model (no {CONFIG_FILE}); give the `output` directory of 'sharcs train'")
     try:
         model_type = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as error:
@@ -135,7 +135,7 @@ def check_finite(model: SharcsForSequenceClassification, where: str) -> None:
     """
     if not all(bool(value.isfinite().all()) for value in model.parameters()):
         raise InputError(
-            f"{where}: the training diverged (weights are not finite); train again with a lower --learning-rate"
+            f"{where}: the training diverged (weights are not finite); train again with a lower `learning_rate`"
         )
 
 
@@ -154,17 +154,17 @@ def begin(folder: Path, settings: dict[str, Any], resume: bool) -> Path:
         InputError: If the directory is in use, or holds a training with other settings.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output {folder}: is a file; name a directory")
+        raise InputError(f"`output` {folder}: is a file; name a directory")
     if resume:
         _check_same(folder, settings)
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(
-            f"--output {folder}: is in use; name a new directory, or add --resume to go on with a training there"
+            f"`output` {folder}: is in use; name a new directory, or add `resume` to go on with a training there"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output {folder}: can't be written ({error.strerror}); name another directory") from error
+        raise InputError(f"`output` {folder}: can't be written ({error.strerror}); name another directory") from error
     write_json(settings, folder / SETTINGS_FILE)
     return folder / CHECKPOINTS
 
@@ -187,9 +187,9 @@ def finish(folder: Path, model: SharcsForSequenceClassification, tokenizer: PreT
 def _check_same(folder: Path, settings: dict[str, Any]) -> None:
     file = folder / SETTINGS_FILE
     if not file.is_file():
-        raise InputError(f"--resume: {folder} holds no training to go on with; leave --resume out to start one")
+        raise InputError(f"`resume`: {folder} holds no training to go on with; leave `resume` out to start one")
     if (folder / CONFIG_FILE).is_file():
-        raise InputError(f"--resume: the training in {folder} is finished; name a new --output to train again")
+        raise InputError(f"`resume`: the training in {folder} is finished; name a new `output` to train again")
     # A round trip, since JSON has no tuples.
     now = json.loads(json.dumps(settings))
     before = _read_settings(file)
@@ -203,12 +203,12 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
     for name in sorted({*now, *before} - {"data", "eval_data"} - fingerprint):
         if now.get(name) != before.get(name):
             raise InputError(
-                f"--resume: --{name.replace('_', '-')} is {now.get(name)!r} now and was {before.get(name)!r} when "
+                f"`resume`: `{name}` is {now.get(name)!r} now and was {before.get(name)!r} when "
                 f"the training in {folder} began; resume with the options of the start"
             )
     if any(now.get(name) != before.get(name) for name in fingerprint):
         raise InputError(
-            f"--resume: --data {now.get('data')} has other rows than {before.get('data')} had when the training in "
+            f"`resume`: `data` {now.get('data')} has other rows than {before.get('data')} had when the training in "
             f"{folder} began; resume with the data of the start"
         )
 

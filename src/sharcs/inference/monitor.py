@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sharcs.model.media import SharcsForSequenceClassification, SharcsOutput
+    from sharcs.model.outputs import SharcsOutput
+    from sharcs.model.text import SharcsForSequenceClassification
 
 __all__ = ["DriftMonitor", "log_evidence"]
 

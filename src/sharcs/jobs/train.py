@@ -21,7 +21,7 @@ from sharcs.encoders.architectures import POSITIONS_AFTER_PADDING
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.inference import folder as artifacts
 from sharcs.jobs.arguments import TRAINERS, training_arguments
-from sharcs.model.media import SharcsForSequenceClassification
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.tasks.labels import problem_type_of, require_one_label
 from sharcs.training.arguments import PAPER, RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
@@ -150,24 +150,24 @@ def _load_model(
             use_safetensors=True,
         )
     except EncoderError as error:
-        raise InputError(f"--model {job.model}: {error}") from error
+        raise InputError(f"`model` {job.model}: {error}") from error
     except InputError:
         raise
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"--model {job.model}: its weights can't be loaded ({first_line(error)}); it needs model.safetensors"
+            f"`model` {job.model}: its weights can't be loaded ({first_line(error)}); it needs model.safetensors"
         ) from error
     except ValueError as error:
-        raise InputError(f"--model {job.model}: is no text encoder ({first_line(error)}); choose another") from error
+        raise InputError(f"`model` {job.model}: is no text encoder ({first_line(error)}); choose another") from error
     except RuntimeError as error:
         raise InputError(
-            f"--model {job.model}: its weights don't fit its configuration or the {len(names)} classes of "
+            f"`model` {job.model}: its weights don't fit its configuration or the {len(names)} classes of "
             f"{source} ({first_line(error)}); name an encoder without a head"
         ) from error
 
 
 def encoder_location(model: str) -> str:
-    """Resolve ``--model``: the embedded encoder's name, a local directory, or a name on the hub.
+    """Resolve ``model``: the embedded encoder's name, a local directory, or a name on the hub.
 
     Raises:
         InputError: If a local path is no model directory.
@@ -176,9 +176,9 @@ def encoder_location(model: str) -> str:
         return minilm_path()
     path = Path(model)
     if path.is_dir() and not (path / artifacts.CONFIG_FILE).is_file():
-        raise InputError(f"--model {model}: the directory holds no model (no {artifacts.CONFIG_FILE})")
+        raise InputError(f"`model` {model}: the directory holds no model (no {artifacts.CONFIG_FILE})")
     if path.is_file():
-        raise InputError(f"--model {model}: is a file; name a model directory or a name on the hub")
+        raise InputError(f"`model` {model}: is a file; name a model directory or a name on the hub")
     return model if path.is_dir() else _hub_location(model)
 
 
@@ -191,14 +191,14 @@ def _hub_location(model: str) -> str:
         pass  # then transformers looks into its cache, and fails at once if there is nothing
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InputError(
-            f"--model {model}: neither a directory nor a model of the hub that you may read; {choices}"
+            f"`model` {model}: neither a directory nor a model of the hub that you may read; {choices}"
         ) from error
     except Exception as error:  # whatever the HTTP library raises
         cached = try_to_load_from_cache(model, artifacts.CONFIG_FILE)
         if isinstance(cached, str):
             return str(Path(cached).parent)
         raise InputError(
-            f"--model {model}: no directory, and the Hugging Face hub cannot be reached ({first_line(error)}); "
+            f"`model` {model}: no directory, and the Hugging Face hub cannot be reached ({first_line(error)}); "
             f"{choices}"
         ) from error
     return model
@@ -206,19 +206,19 @@ def _hub_location(model: str) -> str:
 
 def _check_numbers(job: TrainingJob) -> None:
     if not 0 < (job.learning_rate or 0) < math.inf:
-        raise InputError(f"--learning-rate {job.learning_rate}: has to be a finite number above 0")
+        raise InputError(f"`learning_rate` {job.learning_rate}: has to be a finite number above 0")
     if not 0 <= job.seed < 2**32:
-        raise InputError(f"--seed {job.seed}: has to be from 0 to {2**32 - 1}")
+        raise InputError(f"`seed` {job.seed}: has to be from 0 to {2**32 - 1}")
     if job.epochs is not None and job.epochs < (job.recipe == PAPER):
-        raise InputError(f"--epochs {job.epochs}: has to be at least 1, or 0 for a model that is fine-tuned already")
+        raise InputError(f"`epochs` {job.epochs}: has to be at least 1, or 0 for a model that is fine-tuned already")
     for option in ("batch_size", "window", "max_length", "max_train_samples"):
         if getattr(job, option) is not None and getattr(job, option) < 1:
-            raise InputError(f"--{option.replace('_', '-')} {getattr(job, option)}: has to be at least 1")
+            raise InputError(f"`{option}` {getattr(job, option)}: has to be at least 1")
     confidence_bands(job.widths, job.bands)
     window = RECIPES[PAPER].window if job.window is None else job.window
     if job.recipe == PAPER and window >= (job.epochs or 0):
         raise InputError(
-            f"--window {window}: has to be below --epochs {job.epochs:g}: the router learns in the epochs after it"
+            f"`window` {window}: has to be below `epochs` {job.epochs:g}: the router learns in the epochs after it"
         )
 
 
@@ -229,14 +229,14 @@ def _classes_of_fine_tuned(encoder_path: str, names: list[str], job: TrainingJob
     except (OSError, ValueError, KeyError):
         return names  # what is wrong with it is found out where its tokenizer is loaded
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-        raise InputError(f"--epochs 0: {job.model} is not fine-tuned, it has no head; give at least 1")
-    require_one_label(problem_type_of(config), f"--epochs 0: {job.model}")
+        raise InputError(f"`epochs` 0: {job.model} is not fine-tuned, it has no head; give at least 1")
+    require_one_label(problem_type_of(config), f"`epochs` 0: {job.model}")
     known = [str(name) for _, name in sorted((config.id2label or {}).items())]
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise InputError(
-            f"--epochs 0: {job.model} has the classes {', '.join(map(repr, known[:10]))}, and {job.data} has "
-            f"{unknown[0]!r}; correct the labels, or train the model with --epochs 1 or more"
+            f"`epochs` 0: {job.model} has the classes {', '.join(map(repr, known[:10]))}, and {job.data} has "
+            f"{unknown[0]!r}; correct the labels, or train the model with `epochs` 1 or more"
         )
     return known
 
@@ -248,7 +248,7 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
         tokenizer = artifacts.load_tokenizer(encoder_path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"--model {job.model}: no encoder can be loaded from there ({first_line(error)}); give a local "
+            f"`model` {job.model}: no encoder can be loaded from there ({first_line(error)}); give a local "
             f"model directory, a name on the hub, or {MINILM}"
         ) from error
     if not isinstance(config, SharcsConfig):
@@ -257,7 +257,7 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
     embeddings = getattr(config, "vocab_size", None)
     if embeddings is not None and len(tokenizer) > embeddings:
         raise InputError(
-            f"--model {job.model}: its tokenizer has {len(tokenizer)} tokens, but it has {embeddings} embeddings; "
+            f"`model` {job.model}: its tokenizer has {len(tokenizer)} tokens, but it has {embeddings} embeddings; "
             "save it with its own tokenizer"
         )
     positions = getattr(config, "max_position_embeddings", None) or job.max_length
@@ -274,7 +274,7 @@ def _check_same_shape(train: TextData, other: TextData) -> None:
         with_pairs, without = (other, train) if train.pairs is None else (train, other)
         raise InputError(
             f"{without.source}: has single texts while {with_pairs.source} has pairs; "
-            "name the second text's column with --text-pair-column"
+            "name the second text's column with `text_pair_column`"
         )
 
 

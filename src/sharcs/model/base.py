@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import nn
@@ -12,6 +13,7 @@ from sharcs.config import SharcsConfig, policy_for_budget
 from sharcs.encoders.architectures import architecture_of, body_of, layers_config, skipped_modules
 from sharcs.encoders.layers import check_architecture, find_layers, in_order, replace_layers
 from sharcs.errors import EncoderError, InputError
+from sharcs.model.card import model_card
 from sharcs.model.first_run import plain_answer, try_out, try_out_own
 from sharcs.model.formats import renamed_weights
 from sharcs.model.layer_list import RoutedLayerList, bypass_when_resuming, shrink_when_resuming, use_narrow_final_norm
@@ -38,6 +40,7 @@ __all__ = ["EXAMPLE_TOKENS", "RoutedModel"]
 
 # Of the examples that an encoder is tried on.
 EXAMPLE_TOKENS = 6
+CARD_FILE = "README.md"
 # What decides where a configuration comes from; the rest of from_pretrained's options concern the weights.
 HUB_OPTIONS = (
     "cache_dir",
@@ -243,6 +246,13 @@ class RoutedModel(RoutedPasses):
         model.train(False)
         try_out(model, inputs, expected)
         return model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save the model, and a model card beside it; see ``PreTrainedModel.save_pretrained``."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            card = Path(save_directory) / CARD_FILE
+            card.write_text(model_card(self), encoding="utf-8")
 
     def prepare_for_inference(self) -> None:
         """Bring all layers into a form that runs fast; see :meth:`RoutedTail.prepare_for_inference`."""

@@ -1,4 +1,4 @@
-"""The routed classifiers of whole inputs: texts, images and audio."""
+"""The routed classifiers of images and audio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import nn
 from transformers import (
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
 )
 
 from sharcs.config import SharcsConfig
@@ -19,7 +18,6 @@ from sharcs.encoders.architectures import architecture_of, body_of, frames_of, l
 from sharcs.errors import InputError
 from sharcs.model.base import EXAMPLE_TOKENS, RoutedModel
 from sharcs.model.outputs import SharcsOutput
-from sharcs.model.text import RoutedTextModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,85 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SharcsForAudioClassification",
     "SharcsForImageClassification",
-    "SharcsForSequenceClassification",
-    "SharcsOutput",
 ]
-
-
-class SharcsForSequenceClassification(RoutedTextModel):
-    """A sequence classifier whose layers after the router run at a width of each input's own (paper, section 3).
-
-    Args:
-        config: The routed network's configuration.
-        encoder: The full network with its task head, taken over as it is; by default one with random weights.
-    """
-
-    plain_class = AutoModelForSequenceClassification
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        width: float | None = None,
-        width_index: Tensor | None = None,
-        all_widths: bool = False,
-        narrow_only: bool = False,
-        trunk_only: bool = False,
-        hidden: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> SharcsOutput | tuple[Any, ...]:
-        """Classify a batch, each input at its own width.
-
-        Args:
-            input_ids: ``[batch, tokens]``.
-            attention_mask: ``[batch, tokens]``, non-zero where a token is real.
-            token_type_ids: ``[batch, tokens]``, for encoders that have them.
-            position_ids: ``[batch, tokens]``.
-            inputs_embeds: ``[batch, tokens, hidden]`` in place of ``input_ids``.
-            labels: Class indices ``[batch]``, or what the problem type takes.
-            width: Forces one width for the whole batch, in place of the routing policy.
-            width_index: Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``.
-            all_widths: Runs every width on every input, layers 1..k once; ``logits`` and ``loss`` are then those of
-                the full width.
-            narrow_only: With ``all_widths``, leaves the full width out, and layers 1..k without a gradient: what
-                trains sub-networks with weights of their own. There are no ``logits`` and no ``loss`` then.
-            trunk_only: Ends at the router: the result has ``router_logits``, ``width_index`` and ``hidden``.
-            hidden: The ``hidden`` of inputs that ran the trunk, ``[batch, tokens, hidden]``, in place of
-                ``input_ids``, with their ``attention_mask``: they continue at ``width``, layers k+1..L and the head.
-                They may come from several batches, padded anew with whatever values.
-            return_dict: False for a plain tuple.
-            **kwargs: Passed to the encoder.
-
-        Returns:
-            :class:`SharcsOutput`.
-
-        Raises:
-            InputError: If the network has no such width, no width is named to continue at, or hidden states or
-                attentions are asked for: inputs of one batch have them in different sizes.
-        """
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
-        return self._classify(
-            inputs | kwargs,
-            labels={"labels": labels},
-            width=width,
-            width_index=width_index,
-            all_widths=all_widths,
-            narrow_only=narrow_only,
-            trunk_only=trunk_only,
-            hidden=hidden,
-            return_dict=return_dict,
-        )
 
 
 class SharcsForImageClassification(RoutedModel):
@@ -298,5 +218,5 @@ class SharcsForAudioClassification(RoutedModel):
         return self.encoder._get_feature_vector_attention_mask(frames, attention_mask)  # type: ignore[operator]
 
 
-for routed in (SharcsForSequenceClassification, SharcsForImageClassification, SharcsForAudioClassification):
+for routed in (SharcsForImageClassification, SharcsForAudioClassification):
     routed.plain_class.register(SharcsConfig, routed)

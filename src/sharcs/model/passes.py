@@ -18,7 +18,8 @@ from sharcs.model.outputs import SharcsOutput
 from sharcs.model.tail import RoutedTail
 from sharcs.tasks.labels import problem_type_of
 from sharcs_runtime.cascade import Cascade
-from sharcs_runtime.policy import ROUTER, blended, choose_width, confidence
+from sharcs_runtime.policy import ROUTER, choose_width
+from sharcs_runtime.scores import blended, confidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +85,7 @@ class RoutedPasses(PreTrainedModel):
     def _blended(self, full: Tensor, narrow: Tensor, real: Tensor | None) -> Tensor:
         """Average two networks' answers to the same inputs by the policy."""
         policy = self.config.routing_policy
-        return blended(full, narrow, policy, self.config.problem_type)  # type: ignore[no-any-return]
+        return blended(full, narrow, policy.blend, self.config.problem_type)  # type: ignore[no-any-return]
 
     def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         """Compute the plain model's loss of an answer."""

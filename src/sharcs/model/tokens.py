@@ -17,7 +17,7 @@ from sharcs.model.router import mean_of_real_tokens
 from sharcs.model.text import RoutedTextModel
 from sharcs.tasks.token_labels import span_task_of, token_task_of
 from sharcs.tasks.token_losses import over_real_tokens
-from sharcs_runtime.policy import blended, confidence
+from sharcs_runtime.scores import blended, confidence
 
 if TYPE_CHECKING:
     import os
@@ -132,7 +132,7 @@ class SharcsForTokenClassification(_AnswersInTokens):
         return mean_of_real_tokens(of_tokens, _mask(answer, real)).squeeze(-1)
 
     def _blended(self, full: Tensor, narrow: Tensor, real: Tensor | None) -> Tensor:
-        return blended(full, narrow, self.config.routing_policy)  # type: ignore[no-any-return]
+        return blended(full, narrow, self.config.routing_policy.blend)  # type: ignore[no-any-return]
 
     def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         return ForTokenClassification(answer, labels["labels"], self.encoder.config)  # type: ignore[no-any-return]
@@ -255,7 +255,7 @@ class SharcsForQuestionAnswering(_AnswersInTokens):
             return full
         wide, thin = (over_real_tokens(answer, mask).transpose(1, 2) for answer in (full, narrow))
         # Averaged are probabilities over the real tokens, so padding has none and may not come out on top.
-        mixed: Tensor = blended(wide, thin, policy).transpose(1, 2).to(full.dtype)
+        mixed: Tensor = blended(wide, thin, policy.blend).transpose(1, 2).to(full.dtype)
         return mixed.masked_fill(~mask.unsqueeze(-1), torch.finfo(full.dtype).min)
 
     def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:

@@ -71,25 +71,25 @@ def picture_paths(page: Path) -> dict[str, Path]:
     return {kind: page.with_name(f"{page.stem}-{kind}.png") for kind in KINDS}
 
 
-def check_report_path(path: Path) -> None:
+def check_report_path(output: Path) -> None:
     """Check that a report can be written here, before the work that it takes.
 
     Raises:
         InputError: If the name has another ending than .html, is a directory's, or its directory is missing or
             read-only.
     """
-    if path.is_dir():
-        raise InputError(f"--output {path}: is a directory; name a file, like report.html")
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--output {path}: is no name of a page; name it with the ending .html")
-    parent = path.absolute().parent
+    if output.is_dir():
+        raise InputError(f"`output` {output}: is a directory; name a file, like report.html")
+    if output.suffix.lower() not in SUFFIXES:
+        raise InputError(f"`output` {output}: is no name of a page; name it with the ending .html")
+    parent = output.absolute().parent
     if not parent.is_dir():
-        raise InputError(f"--output {path}: its directory does not exist; make it first")
+        raise InputError(f"`output` {output}: its directory does not exist; make it first")
     if not os.access(parent, os.W_OK):
-        raise InputError(f"--output {path}: its directory is read-only; name another one")
-    for picture in picture_paths(path).values():
+        raise InputError(f"`output` {output}: its directory is read-only; name another one")
+    for picture in picture_paths(output).values():
         if picture.is_dir():
-            raise InputError(f"--output {path}: {picture.name} beside it is a directory; name another page")
+            raise InputError(f"`output` {output}: {picture.name} beside it is a directory; name another page")
 
 
 def write_report(report: dict[str, Any], path: Path) -> list[Path]:

@@ -1,0 +1,113 @@
+"""The command ``sharcs evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from sharcs_cli.options import (
+    DataOption,
+    EncodingOption,
+    LabelOption,
+    ModelArgument,
+    PairOption,
+    TextOption,
+    WidthOption,
+    check_json_path,
+    columns_of,
+    out,
+    percent,
+    progress_bar,
+    say,
+    texts_of,
+)
+
+if TYPE_CHECKING:
+    from sharcs.data.texts import TextData
+    from sharcs.inference.folder import TrainedModel
+
+__all__ = ["evaluate", "report_accuracy"]
+
+
+def evaluate(
+    folder: ModelArgument,
+    data: DataOption,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the numbers here, and the curve as .png beside.")
+    ] = None,
+    width: WidthOption = None,
+    text_column: TextOption = None,
+    text_pair_column: PairOption = None,
+    label_column: LabelOption = None,
+    encoding: EncodingOption = None,
+) -> None:
+    """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
+    from sharcs.inference.folder import open_model
+
+    if json_file is not None:
+        check_json_path(json_file)
+    trained = open_model(folder)
+    if width is not None:
+        trained.model.config.index_of(width)
+    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
+    texts = texts_of(trained, data, columns, labelled=True, encoding=encoding)
+    report_accuracy(trained, texts, json_file, width)
+
+
+def report_accuracy(trained: TrainedModel, data: TextData, json_file: Path | None, width: float | None) -> None:
+    """Measure accuracy against cost, print it, and write numbers and curve.
+
+    Args:
+        trained: The model.
+        data: Texts with labels.
+        json_file: Where the numbers go, and beside it the curve; nothing is written by default.
+        width: Forces one width.
+    """
+    import torch
+    from transformers import DataCollatorWithPadding
+
+    from sharcs.data.tokens import tokenise
+    from sharcs.evaluation.accuracy import accuracy_report
+    from sharcs.evaluation.plot import draw_curve
+    from sharcs.evaluation.widths import run_all_widths
+    from sharcs.inference.folder import write_json
+
+    model, tokenizer = trained.model, trained.tokenizer
+    label2id = model.config.class_indices
+    rows = tokenise(data, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
+    with progress_bar("evaluating", len(rows)) as advance:
+        outputs = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), on_batch=advance)
+    report = accuracy_report(model, outputs, torch.tensor(rows["labels"]), width=width)
+    _print_report(report, data.source)
+    if json_file is not None:
+        picture = json_file.with_suffix(".png")
+        write_json(report, json_file)
+        draw_curve(report, picture, f"accuracy against cost, {report['samples']:,} inputs")
+        say(f"wrote {json_file} and {picture}")
+
+
+def _print_report(report: dict[str, Any], source: str) -> None:
+    table = Table(title=Text(f"{source}: {report['samples']:,} inputs"), title_justify="left")
+    table.add_column("")
+    for heading in ("accuracy, %", "FLOPs, % of full", "share, %", "accuracy where routed, %"):
+        table.add_column(heading, justify="right")
+
+    def row(name: str, values: dict[str, Any]) -> None:
+        cells = (values.get(key) for key in ("accuracy", "flops_ratio", "share", "accuracy_routed"))
+        table.add_row(name, *(percent(value) for value in cells))
+
+    row("full network", {**report["full"], "flops_ratio": 1.0})
+    row("routed", report["routed"])
+    escalates = report["curve"][0]["escalation_threshold"] is not None
+    row(
+        f"random router, same {'cost' if escalates else 'shares'}",
+        {**report["random"], "flops_ratio": report["routed"]["flops_ratio"]},
+    )
+    row("oracle router", report["oracle"])
+    for width in report["widths"]:
+        row(f"width {width['width']:g} on every input", width)
+    out.print(table)

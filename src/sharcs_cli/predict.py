@@ -1,0 +1,62 @@
+"""The command ``sharcs predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sharcs_cli.options import (
+    DataOption,
+    EncodingOption,
+    LabelOption,
+    ModelArgument,
+    PairOption,
+    TextOption,
+    WidthOption,
+    check_pairs,
+    columns_of,
+    progress_bar,
+    say,
+)
+
+__all__ = ["predict"]
+
+
+def predict(
+    folder: ModelArgument,
+    data: DataOption,
+    output: Annotated[Path, typer.Option("--output", help="Table to write; its ending names the format.")],
+    width: WidthOption = None,
+    text_column: TextOption = None,
+    text_pair_column: PairOption = None,
+    label_column: LabelOption = None,
+    encoding: EncodingOption = None,
+) -> None:
+    """Classify every row: the input's columns, and prediction, score and width.
+
+    A table of any size takes the same memory. What was answered when the command was killed is kept in a hidden
+    folder beside the output, and the same command goes on from there.
+    """
+    from sharcs.data.tables import check_output_path
+    from sharcs.inference.folder import open_model
+    from sharcs.inference.predict import open_texts, predict_table
+    from sharcs.inference.record import check_unclaimed
+
+    check_output_path(output)
+    check_unclaimed(output)
+    trained = open_model(folder)
+    if width is not None:
+        trained.model.config.index_of(width)
+    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
+    stream = open_texts(data, columns, encoding)
+    check_pairs(trained, data, stream.pair is not None)
+    rows = stream.check()
+    try:
+        with progress_bar("predicting", rows) as advance:
+            reused = predict_table(trained, folder, stream, output, width, on_rows=advance)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from the rows that are answered")
+        raise typer.Exit(130) from None
+    say(f"{rows:,} rows are in {output}" + (f"; {reused:,} of them were answered before" if reused else ""))

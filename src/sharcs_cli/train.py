@@ -1,0 +1,128 @@
+"""The command ``sharcs train``."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sharcs_cli.evaluate import report_accuracy
+from sharcs_cli.options import (
+    DataOption,
+    EncodingOption,
+    LabelOption,
+    PairOption,
+    TextOption,
+    columns_of,
+    err,
+    say,
+    texts_of,
+)
+from sharcs_runtime.errors import InputError
+
+__all__ = ["train"]
+
+
+def train(
+    data: DataOption,
+    output: Annotated[Path, typer.Option("--output", help="New directory for the model.")],
+    model: Annotated[str, typer.Option("--model", help="Encoder: hub name, local directory, or minilm.")] = "minilm",
+    eval_data: Annotated[str | None, typer.Option("--eval-data", help="Evaluate on this at the end.")] = None,
+    text_column: TextOption = None,
+    text_pair_column: PairOption = None,
+    label_column: LabelOption = None,
+    encoding: EncodingOption = None,
+    widths: Annotated[str, typer.Option("--widths", help="Ascending, the last 1.0.")] = "0.25,1.0",
+    router_layer: Annotated[
+        int | None,
+        typer.Option(
+            "--router-layer", help="Full-width layers before the router.", show_default="a sixth; paper: a quarter"
+        ),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="sharcs+, or paper.", show_default="sharcs+")] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            "--window", help="Recipe paper: epochs of confidence behind a hardness label.", show_default="3"
+        ),
+    ] = None,
+    bands: Annotated[
+        list[str] | None,
+        typer.Option("--band", help="Recipe paper: confidence band of a width, 0.25=0.8,1.0; repeatable."),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            help="Passes over the training data; 0 if DIR of --model is fine-tuned.",
+            show_default="5; paper: 10",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs a training step.")] = 32,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Peak learning rate.", show_default="5e-5; paper: 2e-5")
+    ] = None,
+    max_length: Annotated[int, typer.Option("--max-length", help="Tokens kept of a text.")] = 128,
+    max_train_samples: Annotated[
+        int | None, typer.Option("--max-train-samples", help="Train on this many rows only.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed and data, same model.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+) -> None:
+    """Train a routed classifier, in one run, and write it to a directory."""
+    from sharcs.jobs.train import TrainingJob, run_training
+    from sharcs_cli.progress import EpochProgress
+
+    job = TrainingJob(
+        data=data,
+        output=output,
+        model=model,
+        eval_data=eval_data,
+        columns=columns_of(text_column, text_pair_column, label_column),
+        widths=tuple(_numbers("--widths", widths)),
+        router_layer=router_layer,
+        recipe=recipe,
+        window=window,
+        bands=_bands(bands or []),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        max_length=max_length,
+        max_train_samples=max_train_samples,
+        seed=seed,
+        encoding=encoding,
+        resume=resume,
+    )
+    say(f"training on {data}; model and checkpoints go to {output}")
+    try:
+        with closing(EpochProgress(err)) as progress:
+            trained = run_training(job, [progress])
+    except KeyboardInterrupt:
+        say(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
+        raise typer.Exit(130) from None
+    say(f"the model is in {output}")
+    if eval_data:
+        texts = texts_of(trained, eval_data, job.columns, labelled=True, encoding=encoding)
+        report_accuracy(trained, texts, output / "evaluation.json", None)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text}: is no list of numbers; write it like 0.25,1.0") from None
+
+
+def _bands(options: list[str]) -> dict[float, tuple[float, float]] | None:
+    bands = {}
+    for option in options:
+        width, equals, limits = option.partition("=")
+        numbers = _numbers("--band", f"{width},{limits}") if equals else []
+        if len(numbers) != 3:
+            raise InputError(f"--band {option}: write it as WIDTH=LOW,HIGH, like 0.25=0.8,1.0")
+        if numbers[0] in bands:
+            raise InputError(f"--band {option}: width {width} has a band already; give one a width")
+        bands[numbers[0]] = (numbers[1], numbers[2])
+    return bands or None
