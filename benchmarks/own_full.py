@@ -26,7 +26,8 @@ import sharcs
 from common import RESULTS, collator, machine, processor_seconds, save, splits, training_precision
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
 from sharcs.data.named import minilm_path
-from sharcs.evaluation.accuracy import accuracy_report, run_all_widths
+from sharcs.evaluation.accuracy import accuracy_report
+from sharcs.evaluation.widths import run_all_widths
 
 TRAIN_ROWS = {"sst2": 2000, "banking77": 2000}
 SEEDS = (0, 1, 2)
