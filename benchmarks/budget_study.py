@@ -67,7 +67,7 @@ def run_networks(cache: Path, names: list[str], seed: int) -> None:
             {"outputs": astuple(trial.outputs), "costs": astuple(trial.costs), "labels": trial.labels}
             for trial in trials
         ]
-        common = {"largest_cost": trials[0].largest_cost, "forcing_weight": trials[0].forcing_weight}
+        common = {"largest_cost": trials[0].largest_cost}
         torch.save({"own": parts[0], "other": parts[1], "classes": len(label2id), **common}, target)
         print(name, len(trials[0]), "rows", flush=True)
 
@@ -77,7 +77,7 @@ def load(file: Path) -> tuple[Trial, Trial, int]:
     own, other = (
         Trial(
             WidthOutputs(*kept[part]["outputs"]), Costs(*kept[part]["costs"]), kept[part]["labels"],
-            kept["largest_cost"], kept["forcing_weight"], BLEND,
+            kept["largest_cost"], BLEND,
         )
         for part in ("own", "other")
     )  # fmt: skip

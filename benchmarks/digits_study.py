@@ -27,7 +27,8 @@ from peers.outputs import Outputs, at_budgets, curve
 from sharcs import SharcsConfig, SharcsForImageClassification, SharcsTrainer, SharcsTrainingArguments
 from sharcs.evaluation.accuracy import accuracy_report
 from sharcs.evaluation.widths import Costs, run_all_widths
-from sharcs.model.router import blended, choose_width
+from sharcs_runtime.policy import choose_width
+from sharcs_runtime.scores import blended
 
 TEST, HELD_OUT = 0.3, 0.1
 NETWORK = {

@@ -25,8 +25,8 @@ from sharcs.calibration.trials import Trial, policy_paths
 from sharcs.config import BLEND, RoutingPolicy, policy_of
 from sharcs.data.named import minilm_path
 from sharcs.evaluation.widths import Costs, WidthOutputs, route
-from sharcs.model.router import blended
 from sharcs.training.arguments import RECIPES
+from sharcs_runtime.scores import blended
 
 TRAINERS = {
     "sharcs+": (SharcsTrainer, SharcsTrainingArguments),
