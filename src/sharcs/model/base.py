@@ -135,11 +135,18 @@ class RoutedModel(RoutedPasses):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a saved model, of this version's format or an earlier one; see ``PreTrainedModel.from_pretrained``."""
-        if pretrained_model_name_or_path is not None and "key_mapping" not in kwargs:
+        renamed: dict[str, str] = {}
+        if pretrained_model_name_or_path is not None:
             hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
             content, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub)
-            kwargs["key_mapping"] = renamed_weights(content) or None
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            renamed = renamed_weights(content)
+        if not renamed:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=renamed, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # transformers would save it again under the names that the file has.
+        model._weight_conversions = None
+        return loaded
 
     def _subnetwork(
         self, spec: SubnetworkSpec, layers: list[nn.Module], final_norm: nn.Module | None
