@@ -221,15 +221,15 @@ def test_a_class_that_was_not_seen_is_not_vouched_for(population):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (("budget", 0.0), "--budget 0: has to be above 0 and at most 1"),
-        (("budget", 1.5), "--budget 1.5"),
-        (("budget", math.nan), "--budget nan"),
-        (("latency_ms", -1.0), "--latency-ms -1: has to be a number of milliseconds above 0"),
-        (("latency_ms", math.inf), "--latency-ms inf"),
-        (("max_accuracy_drop", 0.0), "--max-accuracy-drop 0: has to be between 0 and 1"),
-        (("max_disagreement", 1.0), "--max-disagreement 1"),
-        (("max_disagreement", 0.1, 1.0), "--confidence 1: has to be between 0 and 1"),
-        (("budget", 0.5, 0.95, True), "--per-class: bounds a loss"),
+        (("budget", 0.0), "`budget` 0: has to be above 0 and at most 1"),
+        (("budget", 1.5), "`budget` 1.5"),
+        (("budget", math.nan), "`budget` nan"),
+        (("latency_ms", -1.0), "`latency_ms` -1: has to be a number of milliseconds above 0"),
+        (("latency_ms", math.inf), "`latency_ms` inf"),
+        (("max_accuracy_drop", 0.0), "`max_accuracy_drop` 0: has to be between 0 and 1"),
+        (("max_disagreement", 1.0), "`max_disagreement` 1"),
+        (("max_disagreement", 0.1, 1.0), "`confidence` 1: has to be between 0 and 1"),
+        (("budget", 0.5, 0.95, True), "`per_class`: bounds a loss"),
     ],
 )
 def test_constraints_that_are_none_are_refused(settings, says):

@@ -40,7 +40,10 @@ from sharcs.jobs import train as finetune
 from sharcs_cli import options as cli_options
 from sharcs_cli import train as cli_train
 
-MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"}
+MODEL_FILES = {
+    *("README.md", "config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", "training.json"),
+}
 SUFFIXES = ("csv", "tsv", "jsonl", "parquet")
 ADDED = ["prediction", "score", "width"]
 

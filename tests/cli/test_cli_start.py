@@ -10,7 +10,7 @@ import pytest
 from helpers.cli import error_message, sharcs, succeeds
 from sharcs import InputError
 from sharcs.calibration.choice import Constraint
-from sharcs.training.arguments import DEFAULT_WINDOW, PAPER, PLUS, RECIPES
+from sharcs.training.arguments import PAPER, PLUS, RECIPES
 from sharcs_cli.app import main
 
 COMMANDS = ("train", "evaluate", "predict", "calibrate", "export", "benchmark", "report")
@@ -50,7 +50,7 @@ def test_help_shows_the_defaults_of_the_recipes():
     assert f"sharcs+, or paper. [default: ({PLUS})]" in shown
     assert (plus.router_layer(12), paper.router_layer(12)) == (2, 3)
     assert "before the router. [default: (a sixth; paper: a quarter)]" in shown
-    assert f"hardness label. [default: ({DEFAULT_WINDOW})]" in shown
+    assert f"hardness label. [default: ({paper.window})]" in shown
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def load(family, folder, private=False):
     if private:
         model.config.private_weights = True
         model = with_own_weights(model)
-        randomise(model.tail.narrow, seed=5)
+        randomise(nn.ModuleList(model.tail.narrow), seed=5)
         model.tail.narrow[0].kept_heads.fill_(2)  # not the first, which position biases tell from it
     return model.eval()
 

@@ -33,7 +33,6 @@ from sharcs.inference import predict as prediction
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.record import LOCK_FILE, AnswerRecord, claimed
 from sharcs.subnetworks.onednn import without_shape_cache
-from sharcs_cli import app as cli
 
 PARTIAL = ".out.csv.sharcs-partial"
 WINDOW = 8
@@ -353,7 +352,7 @@ def test_a_second_run_on_one_output_is_refused_at_once(toys, tmp_path, monkeypat
     process = start_slowly(predict_command(toys, first, output), tmp_path / PARTIAL, windows=3)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(cli, "open_model", None)  # nothing is opened before
+            patch.setattr("sharcs.inference.folder.open_model", None)  # nothing is opened before
             message = error_message(sharcs(*predict_command(toys, second, output)))
         assert message == (
             f"{output}: process {process.pid} on {socket.gethostname()} is writing it; wait for that run, or name "

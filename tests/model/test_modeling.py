@@ -381,7 +381,7 @@ def test_the_router_sees_the_mean_of_the_real_tokens_of_the_router_layer(family,
 def test_a_checkpoint_has_each_weight_once_and_no_twins(family, plain_path, tmp_path):
     model = load_routed(plain_path)
     model.save_pretrained(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     plain = load_plain(plain_path).state_dict()
     saved = SharcsForSequenceClassification.from_pretrained(tmp_path).state_dict()
     added = set(saved) - {routed_key(key) for key in plain}

@@ -195,8 +195,8 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
     before = _read_settings(file)
     if before.get("format", 1) != now["format"]:
         raise InputError(
-            f"--resume: the training in {folder} was begun by another version of sharcs, whose checkpoints this one "
-            "can't go on from; name a new --output to train again"
+            f"`resume`: the training in {folder} was begun by another version of sharcs, whose checkpoints this one "
+            "can't go on from; name a new `output` to train again"
         )
     # The rows' fingerprint says whether the data is the same; its path may be written in another way.
     fingerprint = {"rows", "data_sha256"}
