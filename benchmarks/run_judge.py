@@ -70,7 +70,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     try:
         if options.command == "tables":
-            from judge.tables import write
+            from judge.report import write
 
             write(Study.read())
         else:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge import answers
-from judge.curves import BUDGETS, Curve, at_budget, curve_of, pick, reference_curve
+from judge.curves import Curve, at_budget, curve_of, pick, reference_curve
 from judge.data import load
 from judge.families import Cascade, Exits, Family, OracleRouted, RandomRouted, Routed, Static, View
-from judge.intervals import MOST_GAINED, Floats, Interval, draws, mean_over_sets, set_interval
+from judge.intervals import MOST_GAINED, Floats, draws, mean_over_sets, set_interval
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,38 +216,3 @@ def counted(rows: NDArray[np.float64], weights: NDArray[np.float32]) -> tuple[Fl
     seeds = 100 * rows.mean(1)
     short = max(0.0, -MOST_GAINED - float(seeds.mean()))  # what of a gain doesn't count
     return seeds + short, np.maximum(-MOST_GAINED, replicates)
-
-
-def as_json(entry: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Write an entry for the summary."""
-    if entry is None:
-        return None
-    interval: Interval = entry["interval"]
-    rest = {key: value for key, value in entry.items() if key != "interval"}
-    return {"value": interval.value, "low": interval.low, "high": interval.high, **rest}
-
-
-def summary(scores: Scores) -> dict[str, Any]:
-    """Everything that the tables show."""
-    names = [PICK, *ways()]
-    budgets = [f"{budget:g}" for budget in BUDGETS]
-    lost = {
-        way: dict(zip(budgets, (as_json(scores.of_all(way, budget)) for budget in BUDGETS), strict=True))
-        for way in names
-    }
-    ahead = {
-        way: dict(zip(budgets, (as_json(scores.of_all(OURS, budget, way)) for budget in BUDGETS), strict=True))
-        for way in names
-        if way != OURS
-    }
-    per_set = {
-        name: {
-            way: dict(zip(budgets, (as_json(scores.of_set(name, way, budget)) for budget in BUDGETS), strict=True))
-            for way in names
-        }
-        for name in scores.pairs
-    }
-    reference = {
-        name: [round(100 * float(pair.right.mean()), 2) for pair in pairs] for name, pairs in scores.pairs.items()
-    }
-    return {"lost": lost, "ahead": ahead, "sets": per_set, "reference_accuracy": reference}
