@@ -5,6 +5,7 @@ Every one answers texts in batches of its own best form: by length, without padd
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,16 +93,18 @@ def to_onnx(network: Network, file: Path) -> Path:
     axes = {name: {0: "batch", 1: "tokens"} for name in INPUTS} | {"logits": {0: "batch"}}
     before = network.config._attn_implementation
     network.model.set_attn_implementation("eager")
-    torch.onnx.export(
-        _Positional(network),
-        example,
-        str(file),
-        input_names=list(INPUTS),
-        output_names=["logits"],
-        dynamic_axes=axes,
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the graphs that ONNX Runtime's optimiser knows come from the older exporter
+        torch.onnx.export(
+            _Positional(network),
+            example,
+            str(file),
+            input_names=list(INPUTS),
+            output_names=["logits"],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
     network.model.set_attn_implementation(before)
     return file
 
