@@ -23,6 +23,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common import RESULTS, machine, save, splits
 
 TRAIN_ROWS = {"sst2": 2000, "banking77": 2000}
@@ -108,6 +110,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=Path(__file__).parents[1] / "src", help="whose code trains")
     parser.add_argument("--json", help="a file in results/")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)  # what machine() names
     file = RESULTS / (options.json or ("own_full_tuning.json" if options.tune else "own_full.json"))
     runs = json.loads(file.read_text())["runs"] if file.exists() else []
     finished = {(entry["set"], entry["seed"]) for entry in runs}
