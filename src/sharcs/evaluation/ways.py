@@ -1,0 +1,83 @@
+"""Ways: what an input can run, one sub-network or several, each later one continuing from what the trunk kept."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharcs.errors import InputError
+
+if TYPE_CHECKING:
+    from sharcs_runtime.policy import RoutingPolicy
+
+__all__ = [
+    "Columns",
+    "Doubles",
+    "Flags",
+    "Numbers",
+    "Singles",
+    "Way",
+    "flops",
+    "sum_along_ways",
+    "way_taken",
+    "ways_of",
+]
+
+Numbers = NDArray[np.int64]
+Singles = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Columns = NDArray[np.int8]  # of ways
+Way = tuple[int, ...]  # indices of sub-networks, ascending
+MOST_NETWORKS = 6  # which have 63 ways
+
+
+@cache
+def ways_of(count: int) -> tuple[Way, ...]:
+    """List the ways through some sub-networks: each of them alone, then two, then three, in order.
+
+    Raises:
+        InputError: If there are more than six sub-networks.
+    """
+    if count > MOST_NETWORKS:
+        raise InputError(
+            f"{count} sub-networks: can't be recorded, since there are {2**count - 1} ways through them; "
+            f"give at most {MOST_NETWORKS}"
+        )
+    return tuple(way for length in range(1, count + 1) for way in combinations(range(count), length))
+
+
+def way_taken(policy: RoutingPolicy, names: tuple[str, ...], start: int, answered_by: int) -> Way:
+    """Tell by which way a policy leads from one sub-network to another one."""
+    way = [start]
+    while way[-1] != answered_by:
+        step = policy.step_after(way[-1], names)
+        assert step is not None
+        way.append(step[1])
+    return tuple(way)
+
+
+def sum_along_ways(alone: Doubles, continuation: Doubles | float) -> Doubles:
+    """Sum what each way costs, in any unit.
+
+    Args:
+        alone: Of each sub-network, trunk included, ``[networks, ...]``.
+        continuation: Of continuing at the full one, without the trunk, ``[...]``. Others save as much of their cost.
+
+    Returns:
+        ``[ways, ...]``.
+    """
+    later = continuation + (alone - alone[-1])
+    ways = ways_of(len(alone))
+    return np.stack([alone[way[0]] + np.sum(later[list(way[1:])], axis=0) for way in ways])
+
+
+def flops(coefficients: Doubles, lengths: Numbers) -> Doubles:
+    """Evaluate polynomials c₀ + c₁·T + c₂·T², ``[polynomials, 3]``, for lengths T: ``[inputs, polynomials]``."""
+    powers = lengths.astype(np.float64)[:, None] ** np.arange(3)
+    values: Doubles = powers @ coefficients.T
+    return values
