@@ -60,25 +60,35 @@ def test_every_width_of_every_input_equals_a_plain_loop(kind, widths):
             np.testing.assert_allclose(outputs.router_logits[number], output.router_logits[0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("blend", [0.0, 0.6])
-def test_a_policy_is_given_the_answers_that_the_model_gives(blend):
+def test_a_policy_is_given_the_answers_that_the_model_gives(blend, steps):
     model, rows = tiny_model(widths=THREE, labels=3, seed=6), toy_rows(40)
     with torch.no_grad():
         head = model.encoder.classifier
         head.bias.sub_(model.eval()(**collate(rows), all_widths=True).width_logits.mean(dim=(0, 1)))
         head.weight.mul_(9)
         head.bias.mul_(9)
-    scores = np.sort(run_all_widths(model, rows, collate).scores[:, 0]).tolist()
-    policy = RoutingPolicy(9.0, sum(scores[19:21]) / 2, blend)
+    before = run_all_widths(model, rows, collate, blend=blend)
+    threshold = float(np.median(before.scores[:, 0]))
+    if steps == 2:
+        unsure = before.scores[:, 0] < threshold
+        second = before.way_scores["probability"][unsure, ways_of(3).index((0, 1))]
+        threshold = {"width-25": threshold, "width-50": float(np.median(second))}
+    policy = RoutingPolicy(9.0, threshold, blend)
     model.config.policy = asdict(policy)
     outputs = run_all_widths(model, rows, collate, batch_size=8)
     routed = outputs.route([policy])[0]
     assert 5 < (routed.start != routed.answered_by).sum() < 35
     found = routed.answer.tolist()
     with torch.no_grad():
-        expected = [model(input_ids=torch.tensor([row["input_ids"]])).logits.argmax().item() for row in rows]
-    assert found == expected
-    if blend:
+        given_alone = [model(input_ids=torch.tensor([row["input_ids"]])) for row in rows]
+    assert found == [output.logits.argmax().item() for output in given_alone]
+    assert routed.answered_by.tolist() == [output.width_index.item() for output in given_alone]
+    sure = [output.logits.softmax(-1).max().item() for output in given_alone]
+    assert routed.score.tolist() == pytest.approx(sure, abs=1e-5)
+    assert len(set(routed.answered_by.tolist())) == steps + 1
+    if blend and steps == 1:
         assert found != outputs.predictions[np.arange(40), routed.answered_by].tolist()
         other = run_all_widths(model, rows, collate, blend=0.0)
         assert all(
