@@ -19,6 +19,7 @@ from sharcs_runtime.policy import choose_width
 from sharcs_runtime.scores import confidence
 
 NAMES = ("words", "table", "full")
+SIGNALS = ("probability", "margin")
 MULTI_LABEL = "multi_label_classification"
 ALONE = np.array([[3.0, 1.0, 0.0], [5.0, 4.0, 0.0], [9.0, 20.0, 1.0]])
 CONTINUATION = np.array([8.0, 19.5, 1.0])  # of the full network: its cost without 1 + T / 2 for what is kept
@@ -36,7 +37,7 @@ policies = st.builds(
     cost_weight=st.floats(-3, 3),
     escalation_threshold=thresholds,
     start=st.sampled_from([*NAMES, "router"]),
-    signal=st.sampled_from(["probability", "margin"]),
+    signal=st.sampled_from(SIGNALS),
 )
 
 
@@ -52,7 +53,7 @@ def recorded(logits, router_logits, lengths, **options):
     """Record them in two batches, in another order."""
     order = np.random.default_rng(0).permutation(INPUTS)
     batches = [(rows, logits[:, rows], router_logits[rows]) for rows in (order[:5], order[5:])]
-    return record_answers(batches, NAMES, lengths, COEFFICIENTS, **options)
+    return record_answers(batches, NAMES, lengths, COEFFICIENTS, signals=SIGNALS, **options)
 
 
 def cost_of(index, length, *, continued):
@@ -218,6 +219,13 @@ def test_a_policy_of_sub_networks_that_there_are_not_is_refused():
     for policy in (RoutingPolicy(start="narrow"), RoutingPolicy(0.0, {"narrow": 0.5})):
         with pytest.raises(InputError, match="narrow: the network has words, table, full"):
             answers.route([RoutingPolicy(), policy])
+
+
+def test_a_policy_of_a_signal_that_was_not_recorded_is_refused():
+    logits, router_logits, lengths = made_up(7)
+    answers = record_answers([(np.arange(INPUTS), logits, router_logits)], NAMES, lengths, COEFFICIENTS)
+    with pytest.raises(InputError, match="signal margin: was not recorded; only probability was"):
+        answers.route([RoutingPolicy(0.0, 0.5, signal="margin")])
 
 
 def test_the_curve_of_several_thresholds_moves_them_together():

@@ -103,7 +103,7 @@ def calibrate(answers: AllAnswers, constraint: Constraint, classes: int, seed: i
     policy = RoutingPolicy(start=answers.names[-1]) if choice.policy is None else choice.policy
     routed = rows.route([policy])[0]
     observed, bound = choice.test.evidence(policy)
-    full_accuracy = None if rows.labels is None else float((rows.full_predictions == rows.labels).mean())
+    full_accuracy = None if rows.labels is None else float(rows.full_right.mean())
     drop = float(routed.lost.mean() - routed.gained.mean())
     return Calibration(
         constraint=constraint,

@@ -52,7 +52,7 @@ def accuracy_report(
     """
     answers = answers.labelled(labels)
     policy = model.config.routing_policy
-    correct = answers.predictions == np.asarray(answers.labels)[:, None]  # [inputs, networks]
+    correct = answers.way_right[:, : len(answers.names)]
     costs, full_cost = answers.costs, float(answers.full_costs.mean())
     rows = np.arange(len(answers))
 

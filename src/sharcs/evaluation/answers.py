@@ -78,6 +78,19 @@ class AllAnswers:
         return self.predictions[:, -1]
 
     @property
+    def way_right(self) -> Flags:
+        """Whether what each way leads to is right, ``[inputs, ways]``; False without labels."""
+        if self.labels is None:
+            return np.zeros(self.way_predictions.shape, np.bool_)
+        right: Flags = self.way_predictions == self.labels[:, None]
+        return right
+
+    @property
+    def full_right(self) -> Flags:
+        """Whether the full network is right, ``[inputs]``; False without labels."""
+        return self.way_right[:, len(self.names) - 1]
+
+    @property
     def scores(self) -> Singles:
         """Its probability, ``[inputs, networks]``; of several labels, the least sure one's."""
         return self.way_scores["probability"][:, : len(self.names)]
@@ -158,7 +171,7 @@ class AllAnswers:
         """Apply policies, each to every input, as :class:`sharcs_runtime.cascade.Cascade` decides.
 
         Raises:
-            InputError: If a policy names a sub-network that there is not.
+            InputError: If a policy names a sub-network that there is not, or a signal that was not recorded.
         """
         return Routed(
             self, ways_taken(policies, self.names, self.router_logits, self.relative_costs, self.way_scores)
@@ -229,36 +242,21 @@ class Routed:
     @cached_property
     def right(self) -> Flags:
         """Whether the answer is the true one; False without labels."""
-        return self._look_up(self._right)
+        return self._look_up(self.answers.way_right)
 
     @cached_property
     def lost(self) -> Flags:
         """Whether the full network is right and the answer wrong; False without labels."""
-        return self._look_up(self._full_right & ~self._right)
+        return self.answers.full_right & ~self.right
 
     @cached_property
     def gained(self) -> Flags:
         """The other way round."""
-        return self._look_up(self._right & ~self._full_right)
+        return self.right & ~self.answers.full_right
 
     @property
     def _ways(self) -> tuple[Way, ...]:
         return ways_of(len(self.answers.names))
-
-    @property
-    def _right(self) -> Flags:
-        """Whether what each way leads to is right, ``[inputs, ways]``."""
-        labels = self.answers.labels
-        if labels is None:
-            return np.zeros(self.answers.way_predictions.shape, np.bool_)
-        right: Flags = self.answers.way_predictions == labels[:, None]
-        return right
-
-    @property
-    def _full_right(self) -> Flags:
-        """Whether the full network is right, ``[inputs, 1]``."""
-        full = len(self.answers.names) - 1
-        return self._right[:, full : full + 1]
 
     @cached_property
     def _places(self) -> Numbers:

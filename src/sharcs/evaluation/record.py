@@ -8,10 +8,10 @@ import numpy as np
 
 from sharcs.evaluation.answers import AllAnswers
 from sharcs.evaluation.ways import ways_of
-from sharcs_runtime.scores import MULTI_LABEL, SIGNALS, blended, confidence, softmax
+from sharcs_runtime.scores import MULTI_LABEL, blended, confidence, softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from numpy.typing import ArrayLike
 
@@ -28,6 +28,7 @@ def record_answers(
     *,
     problem_type: str | None = None,
     blend: float = 0.0,
+    signals: Collection[str] = ("probability",),
     labels: ArrayLike | None = None,
     max_length: int | None = None,
 ) -> AllAnswers:
@@ -41,6 +42,7 @@ def record_answers(
         cost_coefficients: See :class:`~sharcs.evaluation.answers.AllAnswers`.
         problem_type: As in Hugging Face configurations.
         blend: Weight of the answer at hand where an input escalates.
+        signals: Of how sure answers are of themselves, ``probability`` among them.
         labels: See :meth:`sharcs.evaluation.answers.AllAnswers.truth`; or None.
         max_length: The most tokens of any input, of those to come too; by default of these.
 
@@ -50,7 +52,7 @@ def record_answers(
     ways, count = ways_of(len(names)), len(lengths)
     several = problem_type == MULTI_LABEL
     predictions = np.zeros((count, len(ways)), np.int64)
-    scores = {signal: np.zeros((count, len(ways)), np.float32) for signal in SIGNALS}
+    scores = {signal: np.zeros((count, len(ways)), np.float32) for signal in signals}
     router_logits = np.zeros((count, len(names)), np.float32)
     label_scores = None if labels is None or several else np.zeros((count, len(names)))
     numbers: dict[bytes, int] = {}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sharcs.errors import InputError
 from sharcs.evaluation.ways import Columns, Doubles, Singles, ways_of
 from sharcs_runtime.policy import RoutingPolicy, choose_width
 
@@ -35,21 +36,23 @@ def ways_taken(
         The way that each input takes, as its column: int8 ``[policies, inputs]``.
 
     Raises:
-        InputError: If a policy names a sub-network that there is not.
+        InputError: If a policy names a sub-network that there is not, or a signal that was not recorded.
     """
     for policy in policies:
         policy.check_names(names)
+        if policy.signal not in way_scores:
+            raise InputError(f"policy signal {policy.signal}: was not recorded; only {', '.join(sorted(way_scores))} was")
     ways = ways_of(len(names))
     taken = _starts(policies, names, router_logits, relative_costs)  # the first ways are of one sub-network
     for column, way in enumerate(ways):  # ways that go on from this one come later
         steps = [policy.step_after(way[-1], names) for policy in policies]
-        # Below any score, where the answer stands.
-        limits = np.array([-1.0 if step is None else step[0] for step in steps], np.float32)
         longer = np.array([column if step is None else ways.index((*way, step[1])) for step in steps], np.int8)
         here = taken == column
         if (longer > column).any() and here.any():
-            unsure = here & (_scores(policies, way_scores, column) < limits[:, None])
-            np.copyto(taken, longer[:, None], where=unsure)
+            # Below any score, where the answer stands.
+            limits = np.array([-1.0 if step is None else step[0] for step in steps], np.float32)
+            scores = np.stack([way_scores[policy.signal][:, column] for policy in policies])
+            np.copyto(taken, longer[:, None], where=here & (scores < limits[:, None]))
     return taken
 
 
@@ -65,11 +68,3 @@ def _starts(
     position = {start: index for index, start in enumerate(distinct)}
     choice_of_policy = [position[policy.start, policy.cost_weight] for policy in policies]
     return np.stack(choices).astype(np.int8)[choice_of_policy]
-
-
-def _scores(policies: Sequence[RoutingPolicy], way_scores: Mapping[str, Singles], column: int) -> Singles:
-    """Take the scores that the policies compare after a way: ``[policies or 1, inputs]``."""
-    signals = [policy.signal for policy in policies]
-    if len(set(signals)) == 1:
-        return way_scores[signals[0]][None, :, column]
-    return np.stack([way_scores[signal][:, column] for signal in signals])

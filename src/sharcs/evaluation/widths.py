@@ -65,6 +65,7 @@ def run_all_widths(
             "model(**batch, all_widths=True) by a measure of your own"
         )
     model.train(False)
+    policy = model.config.routing_policy
     lengths = np.array([model.token_count(row) for row in rows], np.int64)  # type: ignore[attr-defined]
     return record_answers(
         _batches(model, rows, collate, lengths, batch_size, on_batch),
@@ -72,7 +73,8 @@ def run_all_widths(
         lengths,
         way_coefficients(model),
         problem_type=model.problem_type,
-        blend=model.config.routing_policy.blend if blend is None else blend,
+        blend=policy.blend if blend is None else blend,
+        signals={"probability", policy.signal},
         labels=labels,
         max_length=max_length,
     )

@@ -163,7 +163,7 @@ def _reliability(routed: Routed) -> dict[str, Any] | None:
         return None
     return {
         "routed": reliability(routed.score, routed.right),
-        "full": reliability(answers.scores[:, -1], answers.full_predictions == answers.labels),
+        "full": reliability(answers.scores[:, -1], answers.full_right),
     }
 
 
