@@ -72,15 +72,15 @@ def outputs_of(model: SharcsForImageClassification, rows: Rows) -> Outputs:
     batch = default_data_collator(rows)
     found = model(pixel_values=batch["pixel_values"], all_widths=True)
     logits, policy = found.width_logits.float(), model.config.routing_policy
+    ways = ways_of(len(WIDTHS))
     lengths = np.array([model.token_count(row) for row in rows])
-    costs = torch.from_numpy(flops(way_coefficients(model), lengths))  # [inputs, ways + 1]
+    costs = torch.from_numpy(flops(way_coefficients(model, ways), lengths))  # [inputs, ways + 1]
     relative = costs[:, : len(WIDTHS)] / costs[:, -1:]
     first = choose_width(found.router_logits.float(), relative, policy)
     narrow, last = logits[first, torch.arange(len(rows))], torch.full_like(first, len(WIDTHS) - 1)
     went_on = (first < last).unsqueeze(1)
     answers = torch.stack([narrow, torch.where(went_on, blended(logits[-1], narrow, policy.blend), logits[-1])])
     row = torch.arange(len(rows))
-    ways = ways_of(len(WIDTHS))
     full = len(WIDTHS) - 1
     escalating = torch.tensor([ways.index(tuple(sorted({start, full}))) for start in first.tolist()])
     spent = torch.stack([costs[row, first], costs[row, escalating]])

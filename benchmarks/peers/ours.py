@@ -27,7 +27,7 @@ from sharcs.config import BLEND, policy_of
 from sharcs.data.named import minilm_path
 from sharcs.evaluation.answers import AllAnswers, Routed
 from sharcs.evaluation.record import record_answers
-from sharcs.evaluation.ways import flops
+from sharcs.evaluation.ways import flops, ways_of
 from sharcs.evaluation.widths import way_coefficients
 from sharcs.training.arguments import RECIPES
 
@@ -56,8 +56,8 @@ def outputs_of(model: SharcsForSequenceClassification, rows: Any) -> Outputs:
     Staying narrow at the cost weight λ means a difference of scores of at least −λ times that of the costs.
     """
     logits, router_logits, lengths, labels = _answers(model, rows)
-    costs = torch.from_numpy(flops(way_coefficients(model), lengths.numpy())).T  # [ways + 1, inputs]
-    narrow, full, plain = costs[0], costs[len(logits) - 1], costs[-1]
+    ends = [(0,), (len(logits) - 1,)]
+    narrow, full, plain = torch.from_numpy(flops(way_coefficients(model, ends), lengths.numpy())).T
     score = torch.sigmoid(router_logits.double())
     signal = (score[:, 0] - score[:, -1]) * plain / (full - narrow)
     spent = torch.stack([narrow, full])
@@ -75,9 +75,8 @@ def answers_from(
     """The same from answers that come from elsewhere, an export of the model."""
     batch = (np.arange(len(lengths)), logits.numpy(), router_logits.numpy())
     names = tuple(model.config.names)
-    return record_answers(
-        [batch], names, lengths.numpy(), way_coefficients(model), blend=BLEND, labels=labels.numpy()
-    )
+    coefficients = way_coefficients(model, ways_of(len(names)))
+    return record_answers([batch], names, lengths.numpy(), coefficients, blend=BLEND, labels=labels.numpy())
 
 
 def measured(routed: Routed, name: str) -> tuple[float, float]:

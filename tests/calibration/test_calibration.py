@@ -17,7 +17,7 @@ from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.latency import measure_times
 from sharcs.calibration.policies import policy_paths
 from sharcs.config import policy_for_budget, policy_of
-from sharcs.evaluation.ways import sum_along_ways
+from sharcs.evaluation.ways import sum_along_ways, ways_of
 from sharcs.evaluation.widths import run_all_widths
 
 
@@ -67,13 +67,13 @@ def test_a_budget_is_nearly_spent(answers):
 
 
 def test_milliseconds_are_kept_within_a_limit(answers):
-    timed = replace(answers, way_milliseconds=sum_along_ways(np.array([2.0, 6.0]), 4.5))
+    timed = replace(answers, way_milliseconds=sum_along_ways(np.array([2.0, 6.0]), 4.5, ways_of(2)))
     found = calibrate(timed, Constraint("latency_ms", 4.0), CLASSES)
     assert 3.7 < found.observed < found.bound <= 4.0
     everything = calibrate(timed, Constraint("latency_ms", 20.0), CLASSES)
     assert everything.shares == [0.0, 1.0]
     assert everything.met
-    slow_narrow = replace(answers, way_milliseconds=sum_along_ways(np.array([7.0, 6.0]), 4.5))
+    slow_narrow = replace(answers, way_milliseconds=sum_along_ways(np.array([7.0, 6.0]), 4.5, ways_of(2)))
     assert calibrate(slow_narrow, Constraint("latency_ms", 6.5), CLASSES).shares == [0.0, 1.0]
     assert not calibrate(slow_narrow, Constraint("latency_ms", 5.5), CLASSES).met
 

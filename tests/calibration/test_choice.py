@@ -117,7 +117,7 @@ def test_paths_are_of_all_three_kinds():
 
 def test_milliseconds_are_counted_where_times_were_measured():
     answers = make_population(50)
-    timed = replace(answers, way_milliseconds=sum_along_ways(np.array([2.0, 5.0]), 4.0))
+    timed = replace(answers, way_milliseconds=sum_along_ways(np.array([2.0, 5.0]), 4.0, ways_of(2)))
     routed = timed.route([RoutingPolicy(3.0), RoutingPolicy(-3.0), RoutingPolicy(3.0, 0.9)])
     assert routed.spent[0].tolist() == [2.0] * 50
     assert routed.spent[1].tolist() == [5.0] * 50

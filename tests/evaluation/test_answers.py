@@ -24,7 +24,7 @@ MULTI_LABEL = "multi_label_classification"
 ALONE = np.array([[3.0, 1.0, 0.0], [5.0, 4.0, 0.0], [9.0, 20.0, 1.0]])
 CONTINUATION = np.array([8.0, 19.5, 1.0])  # of the full network: its cost without 1 + T / 2 for what is kept
 PLAIN = np.array([8.0, 20.0, 1.0])
-COEFFICIENTS = np.stack([*sum_along_ways(ALONE, CONTINUATION), PLAIN])
+COEFFICIENTS = np.stack([*sum_along_ways(ALONE, CONTINUATION, ways_of(3)), PLAIN])
 INPUTS = 12
 
 thresholds = st.one_of(
@@ -84,16 +84,36 @@ def test_ways_begin_with_each_sub_network_alone():
     assert ways_of(2) == ((0,), (1,), (0, 1))
     assert ways_of(3) == ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
     assert len(ways_of(6)) == 63
-    with pytest.raises(InputError, match="7 sub-networks: can't be recorded, since there are 127 ways"):
-        ways_of(7)
+
+
+def test_of_many_sub_networks_steps_to_the_full_one_are_recorded():
+    ways = ways_of(7)
+    assert ways == (*((index,) for index in range(7)), *((index, 6) for index in range(6)))
+    logits = np.random.default_rng(9).standard_normal((7, INPUTS, 3)).astype(np.float32)
+    names = tuple("abcdefg")
+    batch = (np.arange(INPUTS), logits, np.zeros((INPUTS, 7), np.float32))
+    answers = record_answers([batch], names, np.full(INPUTS, 5), np.ones((len(ways) + 1, 3)), blend=0.5)
+    for threshold in (0.6, {"c": 0.6}):
+        policy = RoutingPolicy(0.0, threshold, 0.5, start="c")
+        routed = answers.route([policy])[0]
+        for row in range(INPUTS):
+            cascade = Cascade(policy, names, 1)
+            cascade.begin(np.array([0]), 2)
+            while pending := cascade.pending():
+                ((index, rows),) = pending.items()
+                cascade.put(index, rows, logits[index, row][None])
+            assert routed.answered_by[row] == cascade.answered_by[0]
+            assert routed.answer[row] == cascade.logits[0].argmax()
+    with pytest.raises(InputError, match="several steps, which are recorded of up to 6 sub-networks; give a number"):
+        answers.route([RoutingPolicy(0.0, {"a": 0.5, "c": 0.5})])
 
 
 def test_a_way_costs_the_trunk_once():
     kept = ALONE[-1] - CONTINUATION
     expected = [*ALONE, ALONE[0] + ALONE[1] - kept, ALONE[0] + CONTINUATION, ALONE[1] + CONTINUATION]
-    assert sum_along_ways(ALONE, CONTINUATION)[:6].tolist() == np.array(expected).tolist()
-    assert sum_along_ways(ALONE, CONTINUATION)[6].tolist() == (ALONE.sum(axis=0) - 2 * kept).tolist()
-    assert sum_along_ways(np.array([2.0, 5.0]), 4.0).tolist() == [2, 5, 6]
+    assert sum_along_ways(ALONE, CONTINUATION, ways_of(3))[:6].tolist() == np.array(expected).tolist()
+    assert sum_along_ways(ALONE, CONTINUATION, ways_of(3))[6].tolist() == (ALONE.sum(axis=0) - 2 * kept).tolist()
+    assert sum_along_ways(np.array([2.0, 5.0]), 4.0, ways_of(2)).tolist() == [2, 5, 6]
 
 
 @pytest.mark.parametrize("problem_type", [None, MULTI_LABEL])

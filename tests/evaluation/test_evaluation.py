@@ -153,14 +153,15 @@ def outputs_of(widths, count, *, classes=3, seed=0, scale=2.0, accuracy=(0.5, 0.
 def record(widths, predictions, scores, logits, lengths):
     """Record what widths say alone, without blending."""
     model = model_of(widths)
-    last = [way[-1] for way in ways_of(len(widths))]
+    ways = ways_of(len(widths))
+    last = [way[-1] for way in ways]
     return AllAnswers(
         names=tuple(model.config.names),
         way_predictions=predictions[:, last],
         way_scores={"probability": scores[:, last]},
         router_logits=logits,
         lengths=lengths,
-        cost_coefficients=way_coefficients(model),
+        cost_coefficients=way_coefficients(model, ways),
         max_length=int(lengths.max()),
     )
 

@@ -41,7 +41,7 @@ def make_population(size, seed=0, widths=(0.35, 1.01), rare=False):
     full_index = len(widths) - 1
     answers = [blended[way[0]] if len(way) > 1 and way[-1] == full_index else predictions[way[-1]] for way in ways]
     alone = np.array([[0.0, 1000.0 * share, 0.0] for share in widths])
-    coefficients = [*sum_along_ways(alone, np.array([0.0, 670.0, 0.0])), [0.0, 1000.0, 0.0]]
+    coefficients = [*sum_along_ways(alone, np.array([0.0, 670.0, 0.0]), ways), [0.0, 1000.0, 0.0]]
     return AllAnswers(
         names=("width-25", "width-50", "full")[-len(widths) :] if len(widths) > 2 else ("width-25", "full"),
         way_predictions=np.stack(answers, 1),

@@ -16,7 +16,7 @@ import numpy as np
 from sharcs.benchmark.advice import advise
 from sharcs.benchmark.contestants import Engine, contestants, graphs_to_write, prepare
 from sharcs.benchmark.memory import peak_megabytes
-from sharcs.evaluation.ways import flops, way_taken, ways_of
+from sharcs.evaluation.ways import flops, way_taken
 from sharcs.evaluation.widths import way_coefficients
 from sharcs.inference.engine import tokens_of
 
@@ -257,12 +257,13 @@ def flops_ratios(
     """Mean FLOPs of each contestant over the full network's."""
     config = trained.model.config
     names, policy = tuple(config.names), config.routing_policy
-    ways = ways_of(len(names))
-    costs = flops(way_coefficients(trained.model), tokens_of(list(texts), trained.tokenizer).lengths)
+    lengths = tokens_of(list(texts), trained.tokenizer).lengths
     ratios = dict.fromkeys(answers, 1.0)
     for contestant, predictions in answers.items():
         if contestant.startswith(("width-", "routed")):
             taken = [way_taken(policy, names, each.first_width_index, each.width_index) for each in predictions]
+            ways = sorted(set(taken))
+            costs = flops(way_coefficients(trained.model, ways), lengths)
             spent = costs[np.arange(len(costs)), [ways.index(way) for way in taken]]
             ratios[contestant] = float(spent.mean() / costs[:, -1].mean())
     return ratios

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sharcs.evaluation.inputs import model_inputs
-from sharcs.evaluation.ways import sum_along_ways
+from sharcs.evaluation.ways import sum_along_ways, ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
@@ -55,7 +55,8 @@ def measure_times(
         if number >= WARM_UP:
             measured.append(taken)
     medians = np.median(np.array(measured), axis=0)
-    return sum_along_ways(medians[:-1], max(0.0, float(medians[-1] - medians[0])))
+    continuation = max(0.0, float(medians[-1] - medians[0]))
+    return sum_along_ways(medians[:-1], continuation, ways_of(len(widths)))
 
 
 def _milliseconds(model: SharcsForSequenceClassification, batch: dict[str, Tensor], width: float | None) -> float:

@@ -171,7 +171,7 @@ class AllAnswers:
         """Apply policies, each to every input, as :class:`sharcs_runtime.cascade.Cascade` decides.
 
         Raises:
-            InputError: If a policy names a sub-network that there is not, or a signal that was not recorded.
+            InputError: If a policy names a sub-network that there is not, a signal or a way that was not recorded.
         """
         return Routed(
             self, ways_taken(policies, self.names, self.router_logits, self.relative_costs, self.way_scores)

@@ -47,7 +47,7 @@ def record_answers(
         max_length: The most tokens of any input, of those to come too; by default of these.
 
     Raises:
-        InputError: If there are more than six sub-networks, or labels of another form than the answers.
+        InputError: If the labels are of another form than the answers.
     """
     ways, count = ways_of(len(names)), len(lengths)
     several = problem_type == MULTI_LABEL

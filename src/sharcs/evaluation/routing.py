@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharcs.errors import InputError
-from sharcs.evaluation.ways import Columns, Doubles, Singles, ways_of
+from sharcs.evaluation.ways import MOST_NETWORKS, Columns, Doubles, Singles, ways_of
 from sharcs_runtime.policy import RoutingPolicy, choose_width
 
 if TYPE_CHECKING:
@@ -36,17 +36,26 @@ def ways_taken(
         The way that each input takes, as its column: int8 ``[policies, inputs]``.
 
     Raises:
-        InputError: If a policy names a sub-network that there is not, or a signal that was not recorded.
+        InputError: If a policy names a sub-network that there is not, a signal or a way that was not recorded.
     """
     for policy in policies:
         policy.check_names(names)
         if policy.signal not in way_scores:
-            raise InputError(f"policy signal {policy.signal}: was not recorded; only {', '.join(sorted(way_scores))} was")
+            raise InputError(
+                f"policy signal {policy.signal}: was not recorded; only {', '.join(sorted(way_scores))} was"
+            )
     ways = ways_of(len(names))
+    columns = {way: column for column, way in enumerate(ways)}
     taken = _starts(policies, names, router_logits, relative_costs)  # the first ways are of one sub-network
     for column, way in enumerate(ways):  # ways that go on from this one come later
         steps = [policy.step_after(way[-1], names) for policy in policies]
-        longer = np.array([column if step is None else ways.index((*way, step[1])) for step in steps], np.int8)
+        nexts = [way if step is None else (*way, step[1]) for step in steps]
+        if not columns.keys() >= set(nexts):
+            raise InputError(
+                "policy escalation_threshold: has several steps, which are recorded of up to "
+                f"{MOST_NETWORKS} sub-networks; give a number"
+            )
+        longer = np.array([columns[next_way] for next_way in nexts], np.int8)
         here = taken == column
         if (longer > column).any() and here.any():
             # Below any score, where the answer stands.

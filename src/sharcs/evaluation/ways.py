@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sharcs.errors import InputError
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sharcs_runtime.policy import RoutingPolicy
 
 __all__ = [
+    "MOST_NETWORKS",
     "Columns",
     "Doubles",
     "Flags",
@@ -33,22 +34,19 @@ Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Columns = NDArray[np.int8]  # of ways
 Way = tuple[int, ...]  # indices of sub-networks, ascending
-MOST_NETWORKS = 6  # which have 63 ways
+MOST_NETWORKS = 6  # through which all 63 ways are recorded
 
 
 @cache
 def ways_of(count: int) -> tuple[Way, ...]:
-    """List the ways through some sub-networks: each of them alone, then two, then three, in order.
+    """List the ways through some sub-networks that are recorded: each of them alone, then two, then three, in order.
 
-    Raises:
-        InputError: If there are more than six sub-networks.
+    Of more than six sub-networks, it is each alone, and each and then the full one: all ways would be too many.
     """
-    if count > MOST_NETWORKS:
-        raise InputError(
-            f"{count} sub-networks: can't be recorded, since there are {2**count - 1} ways through them; "
-            f"give at most {MOST_NETWORKS}"
-        )
-    return tuple(way for length in range(1, count + 1) for way in combinations(range(count), length))
+    if count <= MOST_NETWORKS:
+        return tuple(way for length in range(1, count + 1) for way in combinations(range(count), length))
+    full = count - 1
+    return (*((index,) for index in range(count)), *((index, full) for index in range(full)))
 
 
 def way_taken(policy: RoutingPolicy, names: tuple[str, ...], start: int, answered_by: int) -> Way:
@@ -61,18 +59,18 @@ def way_taken(policy: RoutingPolicy, names: tuple[str, ...], start: int, answere
     return tuple(way)
 
 
-def sum_along_ways(alone: Doubles, continuation: Doubles | float) -> Doubles:
+def sum_along_ways(alone: Doubles, continuation: Doubles | float, ways: Sequence[Way]) -> Doubles:
     """Sum what each way costs, in any unit.
 
     Args:
         alone: Of each sub-network, trunk included, ``[networks, ...]``.
         continuation: Of continuing at the full one, without the trunk, ``[...]``. Others save as much of their cost.
+        ways: The ways.
 
     Returns:
         ``[ways, ...]``.
     """
     later = continuation + (alone - alone[-1])
-    ways = ways_of(len(alone))
     return np.stack([alone[way[0]] + np.sum(later[list(way[1:])], axis=0) for way in ways])
 
 

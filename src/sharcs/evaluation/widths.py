@@ -11,17 +11,17 @@ from torch.utils.data import DataLoader
 from sharcs.errors import InputError
 from sharcs.evaluation.inputs import model_inputs
 from sharcs.evaluation.record import record_answers
-from sharcs.evaluation.ways import sum_along_ways
+from sharcs.evaluation.ways import sum_along_ways, ways_of
 from sharcs.tasks.losses import MULTI_LABEL, SINGLE_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sized
+    from collections.abc import Callable, Iterator, Sequence, Sized
 
     from numpy.typing import ArrayLike
     from torch import Tensor
 
     from sharcs.evaluation.answers import AllAnswers
-    from sharcs.evaluation.ways import Doubles, Numbers, Singles
+    from sharcs.evaluation.ways import Doubles, Numbers, Singles, Way
     from sharcs.model.base import RoutedModel
 
     Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
@@ -57,7 +57,7 @@ def run_all_widths(
 
     Raises:
         InputError: If the model is a regression, or answers for tokens: that is not right or wrong as a whole. And if
-            it has more than six sub-networks, or the labels are of another form than its answers.
+            the labels are of another form than its answers.
     """
     if model.problem_type not in (SINGLE_LABEL, MULTI_LABEL):
         raise InputError(
@@ -66,12 +66,13 @@ def run_all_widths(
         )
     model.train(False)
     policy = model.config.routing_policy
+    names = tuple(model.config.names)
     lengths = np.array([model.token_count(row) for row in rows], np.int64)  # type: ignore[attr-defined]
     return record_answers(
         _batches(model, rows, collate, lengths, batch_size, on_batch),
-        tuple(model.config.names),
+        names,
         lengths,
-        way_coefficients(model),
+        way_coefficients(model, ways_of(len(names))),
         problem_type=model.problem_type,
         blend=policy.blend if blend is None else blend,
         signals={"probability", policy.signal},
@@ -104,8 +105,8 @@ def _batches(
             on_batch(len(indices))
 
 
-def way_coefficients(model: RoutedModel) -> Doubles:
-    """Write the FLOPs of each way, and last of the plain full network, as polynomials: ``[ways + 1, 3]``."""
+def way_coefficients(model: RoutedModel, ways: Sequence[Way]) -> Doubles:
+    """Write the FLOPs of ways, and last of the plain full network, as polynomials: ``[ways + 1, 3]``."""
     *alone, plain = model.cost_coefficients().cpu().numpy()
     continuation = model.continuation_coefficients().cpu().numpy()
-    return np.stack([*sum_along_ways(np.stack(alone), continuation), plain])
+    return np.stack([*sum_along_ways(np.stack(alone), continuation, ways), plain])
