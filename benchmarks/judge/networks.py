@@ -81,10 +81,11 @@ class Network(nn.Module):
 
 
 def attention_mask(inputs: dict[str, Tensor]) -> Tensor:
-    """Tell real tokens to a layer: bool ``[batch, 1, tokens, tokens]``."""
-    mask = inputs["attention_mask"].bool()
+    """Tell real tokens to a layer, as what is added to its scores: float ``[batch, 1, tokens, tokens]``."""
+    mask = inputs["attention_mask"]
     tokens = mask.shape[1]
-    return mask[:, None, None, :].expand(-1, 1, tokens, -1)
+    added = (1.0 - mask.to(torch.get_default_dtype())) * torch.finfo(torch.get_default_dtype()).min
+    return added[:, None, None, :].expand(-1, 1, tokens, -1)
 
 
 @torch.inference_mode()

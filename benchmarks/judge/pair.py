@@ -14,7 +14,7 @@ import torch
 
 from common import machine, processor_seconds
 from judge import answers, exits, lexical, ours, reference, students
-from judge.data import APPENDIX, SETS, load
+from judge.data import APPENDIX, SETS
 from judge.dynabert import dynabert
 from judge.joint_exits import joint_exits
 from judge.made_texts import made_rows
@@ -40,16 +40,17 @@ class Pair:
         study: The study, whose settings are frozen.
         name: The set.
         seed: The seed of every training.
+        state_name: What the names of states begin with, where several trainings of a method take turns.
     """
 
     study: Study
     name: str
     seed: int
+    state_name: str = ""
 
     def __post_init__(self) -> None:
-        """Freeze the settings, and read the rows."""
-        self.study.freeze()
-        self.parts = load(self.name)
+        """Read the rows."""
+        self.parts = self.study.parts(self.name)
         self.folder = self.study.folder / self.name / str(self.seed)
         self.cache = CACHE / self.study.name / self.name / str(self.seed)
 
@@ -93,7 +94,7 @@ class Pair:
 
     def state(self, method: str) -> Path:
         """Where a training's state lies meanwhile."""
-        return self.cache / f"{method}.state"
+        return self.cache / f"{self.state_name}{method}.state"
 
     # What methods start from
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, save
+from judge.data import Parts, load
 
 HERE = Path(__file__).parent
 FILE = HERE / "settings.json"
@@ -73,6 +74,15 @@ class Study:
         """A hash of everything that is frozen."""
         content = json.dumps([self.settings, constants()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def parts(self, name: str) -> Parts:
+        """Hand out a set's rows, test rows among them.
+
+        Raises:
+            SettingsError: If the settings don't allow it.
+        """
+        self.freeze()
+        return load(name)
 
     def freeze(self, file: Path = FILE) -> None:
         """Note the settings before test rows are read for the first time, and compare them ever after.
