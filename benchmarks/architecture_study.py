@@ -45,7 +45,7 @@ from peers.outputs import at_budgets, metric_of
 from ports import ARCHITECTURES, port
 from quality_study import EPOCHS, RATE, Rows, first_layers
 from sharcs import SharcsForSequenceClassification
-from sharcs.calibration.trials import Trial
+from sharcs.evaluation.answers import AllAnswers
 from sharcs.export.bundle import export_model, quantise
 from sharcs.inference.folder import best_device
 from sharcs.tasks.losses import SINGLE_LABEL, Task
@@ -121,7 +121,7 @@ def full_network(encoder: str, name: str, rows: Rows, seed: int) -> Any:
     return plain.model
 
 
-def int8_outputs(model: SharcsForSequenceClassification, rows: Any, folder: Path) -> Trial:
+def int8_outputs(model: SharcsForSequenceClassification, rows: Any, folder: Path) -> AllAnswers:
     """What the exported int8 graphs answer, at every width."""
     bundle = Bundle.read(folder)
     options = onnxruntime.SessionOptions()
@@ -137,7 +137,7 @@ def int8_outputs(model: SharcsForSequenceClassification, rows: Any, folder: Path
         return torch.from_numpy(logits), torch.from_numpy(scores).unsqueeze(0)
 
     (logits, scores), lengths = run_all(answer, rows)
-    return ours.trial_from(model, logits, scores[0], lengths, torch.tensor(rows["labels"]))
+    return ours.answers_from(model, logits, scores[0], lengths, torch.tensor(rows["labels"]))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
             quantise(exported)
             dev, test = (int8_outputs(model, part, exported) for part in (rows.dev, rows.test))
         else:
-            dev, test = (ours.trial_of(model, part) for part in (rows.dev, rows.test))
+            dev, test = (ours.answers_of(model, part) for part in (rows.dev, rows.test))
     points = ours.policy_curve(dev, test, args.set)
     chosen = next(row for row in at_budgets(points) if row["budget"] == BUDGET)
     alone = ours.TwoWidths.of(test).summary(args.set, [chosen["cost"]])

@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import math
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,12 @@ import torch
 from common import RESULTS, collator, machine, save, test_file, tokenizer
 from sharcs import DriftMonitor, SharcsForSequenceClassification
 from sharcs.calibration.choice import Constraint, choose
-from sharcs.calibration.trials import Trial, policy_paths
+from sharcs.calibration.policies import policy_paths
 from sharcs.config import BLEND, RoutingPolicy
 from sharcs.data.texts import load_texts
 from sharcs.data.tokens import tokenise
-from sharcs.evaluation.widths import Costs, WidthOutputs, run_all_widths
+from sharcs.evaluation.answers import AllAnswers
+from sharcs.evaluation.widths import run_all_widths
 from sharcs_runtime.drift import log_evidence
 
 SETS = ("sst2", "sick", "agnews", "banking77")
@@ -46,12 +46,12 @@ UNCALIBRATED = 20  # in one of so many resamples: it tries every policy on every
 FOLDER = RESULTS / "budget"
 
 
-def answers(model: SharcsForSequenceClassification, name: str, label2id: dict[str, int] | None) -> Trial:
+def answers_of(model: SharcsForSequenceClassification, name: str, label2id: dict[str, int] | None) -> AllAnswers:
     """Run every width on a set's test rows."""
     data = load_texts(test_file(name))
     rows = tokenise(data, tokenizer(), max_length=MAX_LENGTH, label2id=label2id)
-    outputs = run_all_widths(model, rows, collator(), blend=BLEND)
-    return Trial.of(model, outputs, torch.tensor(rows["labels"]) if label2id else None, MAX_LENGTH)
+    labels = rows["labels"] if label2id else None
+    return run_all_widths(model, rows, collator(), blend=BLEND, labels=labels, max_length=MAX_LENGTH)
 
 
 def run_networks(cache: Path, names: list[str], seed: int) -> None:
@@ -62,68 +62,72 @@ def run_networks(cache: Path, names: list[str], seed: int) -> None:
             continue
         model = SharcsForSequenceClassification.from_pretrained(source)
         label2id = model.config.class_indices
-        trials = [answers(model, name, label2id), answers(model, OTHER[name], None)]
-        parts = [
-            {"outputs": astuple(trial.outputs), "costs": astuple(trial.costs), "labels": trial.labels}
-            for trial in trials
-        ]
-        common = {"largest_cost": trials[0].largest_cost}
-        torch.save({"own": parts[0], "other": parts[1], "classes": len(label2id), **common}, target)
-        print(name, len(trials[0]), "rows", flush=True)
+        own, other = answers_of(model, name, label2id), answers_of(model, OTHER[name], None)
+        kept = {"own": _plain(own), "other": _plain(other), "classes": len(label2id)}
+        torch.save(kept, target)
+        print(name, len(own), "rows", flush=True)
 
 
-def load(file: Path) -> tuple[Trial, Trial, int]:
+def _plain(answers: AllAnswers) -> dict[str, Any]:
+    """Take it apart into what is loaded without running code: tensors, numbers, tuples."""
+    plain = {name: getattr(answers, name) for name in AllAnswers.__slots__}
+    plain["way_scores"] = {signal: torch.from_numpy(scores) for signal, scores in answers.way_scores.items()}
+    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in plain.items()}
+
+
+def _from_plain(plain: dict[str, Any]) -> AllAnswers:
+    fields = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in plain.items()}
+    fields["way_scores"] = {signal: scores.numpy() for signal, scores in plain["way_scores"].items()}
+    return AllAnswers(**fields)
+
+
+def load(file: Path) -> tuple[AllAnswers, AllAnswers, int]:
     kept = torch.load(file, weights_only=True)
-    own, other = (
-        Trial(
-            WidthOutputs(*kept[part]["outputs"]), Costs(*kept[part]["costs"]), kept[part]["labels"],
-            kept["largest_cost"], BLEND,
-        )
-        for part in ("own", "other")
-    )  # fmt: skip
-    return own, other, kept["classes"]
+    return _from_plain(kept["own"]), _from_plain(kept["other"]), kept["classes"]
 
 
-def truths(population: Trial, policies: list[RoutingPolicy], classes: int, constraint: Constraint) -> np.ndarray:
+def truths(population: AllAnswers, policies: list[RoutingPolicy], classes: int, constraint: Constraint) -> np.ndarray:
     """True cost and true risk of policies: ``[policies, 2]``."""
     found: dict[RoutingPolicy, tuple[float, float]] = {}
-    of = population.labels.numpy() if constraint.kind == "max_accuracy_drop" else population.full_answers
+    of = population.labels if constraint.kind == "max_accuracy_drop" else population.full_predictions
     groups = [of == index for index in range(classes)] if constraint.per_class else [np.ones(len(population), bool)]
     for piece in population.in_pieces(list(dict.fromkeys(policies))):
-        applied = population.apply(piece)
-        cost = applied.flops.sum(1) / float(population.costs.full.sum())
+        routed = population.route(piece)
+        cost = routed.cost.sum(1) / population.full_costs.sum()
         if constraint.kind == "budget":
             risk = cost
         else:
-            each = applied.lost.astype(int) - applied.gained
-            each = applied.disagrees if constraint.kind == "max_disagreement" else each
+            each = routed.lost.astype(int) - routed.gained
+            each = routed.disagrees if constraint.kind == "max_disagreement" else each
             risk = np.max([each[:, group].mean(1) for group in groups if group.any()], axis=0)
         found |= dict(zip(piece, zip(cost.tolist(), risk.tolist(), strict=True), strict=True))
     return np.array([found[policy] for policy in policies])
 
 
-def uncalibrated(trial: Trial, kind: str, limit: float) -> RoutingPolicy:
+def uncalibrated(answers: AllAnswers, kind: str, limit: float) -> RoutingPolicy:
     """Take the policy that looks the best on all rows, as one would without a test."""
-    policies = [policy for path in policy_paths(trial) for policy in path]
-    applied = trial.apply(policies)
-    cost = applied.flops.sum(1) / float(trial.costs.full.sum())
-    drop = applied.lost.mean(1) - applied.gained.mean(1)
-    loss = drop if kind == "max_accuracy_drop" else applied.disagrees.mean(1)
+    policies = [policy for path in policy_paths(answers) for policy in path]
+    routed = answers.route(policies)
+    cost = routed.cost.sum(1) / answers.full_costs.sum()
+    drop = routed.lost.mean(1) - routed.gained.mean(1)
+    loss = drop if kind == "max_accuracy_drop" else routed.disagrees.mean(1)
     if kind == "budget":
         return policies[int(np.where(cost <= limit, loss, np.inf).argmin())]
     return policies[int(np.where(loss <= limit, cost, np.inf).argmin())]
 
 
-def guarantee(population: Trial, classes: int, constraint: Constraint, rows: int, resamples: int) -> dict[str, Any]:
+def guarantee(
+    population: AllAnswers, classes: int, constraint: Constraint, rows: int, resamples: int
+) -> dict[str, Any]:
     """Calibrate on many draws of rows, with the guarantee and without, and look the truth up."""
     draw = np.random.default_rng(rows)
-    full = population.policy_of_one_width(full=True)
+    full = RoutingPolicy(start=population.names[-1])
     chosen: dict[str, list[RoutingPolicy]] = {"calibrated": [], "uncalibrated": []}
     for seed in range(resamples):
-        trial = population.take(draw.integers(0, len(population), rows))
-        chosen["calibrated"].append(choose(trial, constraint, classes, seed).policy or full)
+        answers = population.take(draw.integers(0, len(population), rows))
+        chosen["calibrated"].append(choose(answers, constraint, classes, seed).policy or full)
         if not constraint.per_class and seed < resamples / UNCALIBRATED:
-            chosen["uncalibrated"].append(uncalibrated(trial, constraint.kind, constraint.limit))
+            chosen["uncalibrated"].append(uncalibrated(answers, constraint.kind, constraint.limit))
     result: dict[str, Any] = {
         "constraint": constraint.kind, "limit": constraint.limit, "per_class": constraint.per_class, "rows": rows,
         "resamples": resamples, "allowed": 1 - CONFIDENCE, "none": sum(p == full for p in chosen["calibrated"]),
@@ -144,9 +148,9 @@ def guarantee(population: Trial, classes: int, constraint: Constraint, rows: int
     return result
 
 
-def detection(own: Trial, other: Trial, policy: RoutingPolicy, promise: float) -> list[dict[str, Any]]:
+def detection(own: AllAnswers, other: AllAnswers, policy: RoutingPolicy, promise: float) -> list[dict[str, Any]]:
     """Inputs until the alarm, of which a share is checked, when a share of the traffic is another set's texts."""
-    rates = [float(trial.apply([policy]).disagrees.mean()) for trial in (own, other)]
+    rates = [float(part.route([policy]).disagrees.mean()) for part in (own, other)]
     draw = np.random.default_rng(0)
     found = []
     for changed in (0.0, *CHANGED):
@@ -179,7 +183,7 @@ def study(cache: Path, names: list[str], seed: int, resamples: int) -> None:
         # One calibration on all rows, as a user would run it.
         target = Constraint("max_disagreement", 0.02, CONFIDENCE)
         best = choose(unblended, target, classes).policy
-        cost, risk = truths(unblended, [best or own.policy_of_one_width(full=True)], classes, target)[0]
+        cost, risk = truths(unblended, [best or RoutingPolicy(start=own.names[-1])], classes, target)[0]
         result: dict[str, Any] = {
             "set": name, "seed": seed, "population": len(own), "confidence": CONFIDENCE,
             "at_disagreement_0.02": {"met": best is not None, "cost": cost, "disagreement": risk}, **machine(),

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from matplotlib import pyplot as plt
@@ -26,7 +27,8 @@ from common import RESULTS, machine, processor_seconds, save
 from peers.outputs import Outputs, at_budgets, curve
 from sharcs import SharcsConfig, SharcsForImageClassification, SharcsTrainer, SharcsTrainingArguments
 from sharcs.evaluation.accuracy import accuracy_report
-from sharcs.evaluation.widths import Costs, run_all_widths
+from sharcs.evaluation.ways import flops, ways_of
+from sharcs.evaluation.widths import run_all_widths, way_coefficients
 from sharcs_runtime.policy import choose_width
 from sharcs_runtime.scores import blended
 
@@ -70,13 +72,19 @@ def outputs_of(model: SharcsForImageClassification, rows: Rows) -> Outputs:
     batch = default_data_collator(rows)
     found = model(pixel_values=batch["pixel_values"], all_widths=True)
     logits, policy = found.width_logits.float(), model.config.routing_policy
-    costs = Costs.of(model, torch.tensor([model.token_count(row) for row in rows]))
-    first = choose_width(found.router_logits.float(), costs.relative, policy)
+    ways = ways_of(len(WIDTHS))
+    lengths = np.array([model.token_count(row) for row in rows])
+    costs = torch.from_numpy(flops(way_coefficients(model, ways), lengths))  # [inputs, ways + 1]
+    relative = costs[:, : len(WIDTHS)] / costs[:, -1:]
+    first = choose_width(found.router_logits.float(), relative, policy)
     narrow, last = logits[first, torch.arange(len(rows))], torch.full_like(first, len(WIDTHS) - 1)
     went_on = (first < last).unsqueeze(1)
     answers = torch.stack([narrow, torch.where(went_on, blended(logits[-1], narrow, policy.blend), logits[-1])])
-    spent = torch.stack([costs.spent(first, first), costs.spent(first, last)])
-    return Outputs(answers, spent, costs.full, batch["labels"])
+    row = torch.arange(len(rows))
+    full = len(WIDTHS) - 1
+    escalating = torch.tensor([ways.index(tuple(sorted({start, full}))) for start in first.tolist()])
+    spent = torch.stack([costs[row, first], costs[row, escalating]])
+    return Outputs(answers, spent, costs[:, -1], batch["labels"])
 
 
 def by_chance(report: dict[str, Any], cost: float) -> float:

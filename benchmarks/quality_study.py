@@ -167,7 +167,7 @@ def keep(model: SharcsForSequenceClassification, rows: Rows, folder: Path) -> No
 def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Any, Any, str, dict[str, Any]]:
     """Train a method; returns its answers on held-out and test rows, its signal, and what to note of the training.
 
-    The answers are :class:`peers.outputs.Outputs`, of sharcs+ a :class:`sharcs.calibration.trials.Trial`.
+    The answers are :class:`peers.outputs.Outputs`, of sharcs+ :class:`sharcs.evaluation.answers.AllAnswers`.
     """
     labels, common = len(rows.names), {"seed": seed, "epochs": EPOCHS, "rate": RATE}
     if method in STATIC:
@@ -185,7 +185,7 @@ def measure(method: str, name: str, rows: Rows, seed: int) -> tuple[Any, Any, st
         else:
             routed, record = sub_networks(name, rows, seed)
         keep(routed, rows, CACHE / f"{name}-{method}-{seed}")
-        answer = ours.outputs_of if method == "paper" else ours.trial_of
+        answer = ours.outputs_of if method == "paper" else ours.answers_of
         return *(answer(routed, part) for part in (rows.dev, rows.test)), ours.SIGNALS[method], record
     plain, record = first_layers("plain", name, rows, seed)
     if method == "dynabert":

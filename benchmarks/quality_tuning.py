@@ -39,7 +39,7 @@ def run(name: str, choice: Choice, seed: int) -> None:
     rows = Rows(name, seed)
     transformers.set_seed(seed)
     model, record = sub_networks(name, rows, seed, router_layer, (*widths, 1.0))
-    held_out = ours.trial_of(model, rows.dev)
+    held_out = ours.answers_of(model, rows.dev)
     chosen = at_budgets(ours.policy_curve(held_out, held_out, name))
     alone = ours.TwoWidths.of(held_out).summary(name, [])
     second = record["second_phase_cpu_seconds"]

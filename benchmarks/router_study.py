@@ -24,11 +24,11 @@ import tables
 from common import machine, save
 from peers import ours
 from peers.fitting import run_all
-from peers.outputs import at_budgets, metric_of
+from peers.outputs import at_budgets
 from quality_study import CACHE, FOLDER, ROUTER_LAYER, SETS, WIDTHS, Rows, sub_networks
 from sharcs import SharcsForSequenceClassification
-from sharcs.calibration.trials import Trial, policy_paths
-from sharcs.evaluation.widths import route
+from sharcs.calibration.policies import policy_paths
+from sharcs.evaluation.answers import AllAnswers
 from sharcs.model.router import mean_of_real_tokens
 from sharcs.tasks.losses import router_loss
 from sharcs.training.hardness import narrowest_sure
@@ -123,16 +123,14 @@ def routed(reads: list[Tensor], target: Tensor, hidden_size: int) -> list[Tensor
         return [router(part) for part in inputs[1:]]
 
 
-def router_alone(dev: Trial, test: Trial, name: str) -> Curve:
+def router_alone(dev: AllAnswers, test: AllAnswers, name: str) -> Curve:
     """The curve of the router's own choices, without escalation."""
-    metric, points = metric_of(name), []
+    points = []
     for path in policy_paths(dev):
         if all(policy.escalation_threshold is None for policy in path):
             for policy in path:
-                first, last = route(test.outputs, test.costs, policy)
-                cost = float(test.costs.spent(first, last).sum() / test.costs.full.sum())
-                right = metric(test.labels.numpy(), test.outputs.answers(first, last).numpy())
-                points.append({"cost": cost, "metric": float(right)})
+                cost, metric = ours.measured(test.route([policy])[0], name)
+                points.append({"cost": cost, "metric": metric})
     return points
 
 
@@ -156,12 +154,14 @@ def signals(dev: Part, test: Part) -> dict[str, list[Tensor]]:
     return found
 
 
-def scored_by(trial: Trial, scores: Tensor) -> Trial:
-    own = torch.stack([scores, trial.outputs.scores[:, -1]], dim=1)
-    return replace(trial, outputs=replace(trial.outputs, scores=own))
+def scored_by(answers: AllAnswers, scores: Tensor) -> AllAnswers:
+    """Put other scores in the place of the narrow answers' probabilities."""
+    probability = answers.way_scores["probability"].copy()
+    probability[:, 0] = scores.numpy()
+    return replace(answers, way_scores={"probability": probability})
 
 
-def summary(name: str, policy: Curve, alone: Curve | None, test: Trial) -> dict[str, Any]:
+def summary(name: str, policy: Curve, alone: Curve | None, test: AllAnswers) -> dict[str, Any]:
     chosen = at_budgets(policy)
     of_two = ours.TwoWidths.of(test).summary(name, [row["cost"] for row in chosen])
     gain = sum(row["metric"] - bound["random"] for row, bound in zip(chosen, of_two["bounds"], strict=True))
@@ -185,13 +185,13 @@ def study(name: str, seed: int) -> dict[str, Any]:
     for variant, (reads, target) in variants.items():
         logits = routed(reads, target, model.config.router_hidden_size)
         dev, test = (
-            ours.trial_from(model, part.logits, scores, part.lengths, part.labels)
+            ours.answers_from(model, part.logits, scores, part.lengths, part.labels)
             for part, scores in zip(parts[1:], logits, strict=True)
         )
         found[variant] = summary(name, ours.policy_curve(dev, test, name), router_alone(dev, test, name), test)
         if variant == OURS:
             for signal, scores in signals(*parts[1:]).items():
-                both = [scored_by(trial, of) for trial, of in zip((dev, test), scores, strict=True)]
+                both = [scored_by(part, of) for part, of in zip((dev, test), scores, strict=True)]
                 found[signal] = summary(name, ours.policy_curve(*both, name), None, test)
     return {"set": name, "seed": seed, "router_layer": ROUTER_LAYER, "widths": WIDTHS, "variants": found, **machine()}
 

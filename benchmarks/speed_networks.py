@@ -14,12 +14,12 @@ from common import MAX_LENGTH, collator, test_file, tokenizer
 from peers import ours
 from sharcs.benchmark.contestants import contestants, prepare
 from sharcs.calibration.frontier import build_frontier
-from sharcs.calibration.trials import policy_paths
+from sharcs.calibration.policies import policy_paths
 from sharcs.config import SharcsConfig, policy_for_budget
 from sharcs.data.texts import Columns, load_texts
 from sharcs.data.tokens import tokenise
 from sharcs.evaluation.curve import curve_policies
-from sharcs.evaluation.widths import Costs, route, run_all_widths
+from sharcs.evaluation.widths import run_all_widths
 from sharcs.inference.folder import TrainedModel, open_model
 from sharcs.model.text import SharcsForSequenceClassification
 
@@ -62,10 +62,9 @@ def network(name: str, cache: Path) -> TrainedModel:
 
 def route_to(model: SharcsForSequenceClassification, budget: float, rows: Any) -> float:
     """Set the policy whose mean FLOPs on some rows come closest to a budget, and return them."""
-    outputs = run_all_widths(model, rows, collator())
-    costs = Costs.of(model, outputs.lengths)
-    policies = curve_policies(outputs, costs, model.config.routing_policy)
-    spent = [float(costs.spent(*route(outputs, costs, policy)).mean() / costs.full.mean()) for policy in policies]
+    answers = run_all_widths(model, rows, collator())
+    policies = curve_policies(answers, model.config.routing_policy)
+    spent = (answers.route(policies).cost.mean(axis=1) / answers.full_costs.mean()).tolist()
     best = min(range(len(policies)), key=lambda index: abs(spent[index] - budget))
     model.config.policy = asdict(policies[best])
     return spent[best]
@@ -73,11 +72,11 @@ def route_to(model: SharcsForSequenceClassification, budget: float, rows: Any) -
 
 def route_within(model: SharcsForSequenceClassification, budget: float, rows: Any) -> float:
     """Set the policy that 'sharcs calibrate' on some rows would leave for a budget, and return its mean FLOPs."""
-    trial = ours.trial_of(model, rows)
-    frontier = build_frontier(trial, [policy for path in policy_paths(trial) for policy in path])
+    answers = ours.answers_of(model, rows)
+    frontier = build_frontier(answers, [policy for path in policy_paths(answers) for policy in path])
     policy = policy_for_budget({"frontier": frontier}, budget)
     model.config.policy = asdict(policy)
-    return float(trial.apply([policy]).flops.sum() / trial.costs.full.sum())
+    return float(answers.route([policy]).cost.sum() / answers.full_costs.sum())
 
 
 def test_texts(trained: TrainedModel, name: str) -> tuple[Any, list[int]]:

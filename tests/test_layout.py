@@ -16,7 +16,6 @@ LONG_FILES = {
     "sharcs/training/trainer.py",
 }
 LONG_FUNCTIONS = {
-    ("sharcs/evaluation/widths.py", "run_all_widths"),
     ("sharcs/jobs/train.py", "run_training"),
 }
 SKIP_FORMATTING = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, TrainerCallback
@@ -21,12 +22,14 @@ from sharcs import (
     SharcsTrainingArguments,
 )
 from sharcs.calibration.frontier import build_frontier
-from sharcs.calibration.trials import Trial, policy_paths
-from sharcs.config import BLEND, RoutingPolicy, policy_of
+from sharcs.calibration.policies import policy_paths
+from sharcs.config import BLEND, policy_of
 from sharcs.data.named import minilm_path
-from sharcs.evaluation.widths import Costs, WidthOutputs, route
+from sharcs.evaluation.answers import AllAnswers, Routed
+from sharcs.evaluation.record import record_answers
+from sharcs.evaluation.ways import flops, ways_of
+from sharcs.evaluation.widths import way_coefficients
 from sharcs.training.arguments import RECIPES
-from sharcs_runtime.scores import blended
 
 TRAINERS = {
     "sharcs+": (SharcsTrainer, SharcsTrainingArguments),
@@ -53,45 +56,52 @@ def outputs_of(model: SharcsForSequenceClassification, rows: Any) -> Outputs:
     Staying narrow at the cost weight λ means a difference of scores of at least −λ times that of the costs.
     """
     logits, router_logits, lengths, labels = _answers(model, rows)
-    costs = Costs.of(model, lengths)
+    ends = [(0,), (len(logits) - 1,)]
+    narrow, full, plain = torch.from_numpy(flops(way_coefficients(model, ends), lengths.numpy())).T
     score = torch.sigmoid(router_logits.double())
-    signal = (score[:, 0] - score[:, -1]) / (costs.relative[:, -1] - costs.relative[:, 0])
-    spent = costs.widths[:, [0, -1]].T
-    return Outputs(logits[[0, -1]], spent, costs.full, labels, {"router": torch.stack([signal, signal])})
+    signal = (score[:, 0] - score[:, -1]) * plain / (full - narrow)
+    spent = torch.stack([narrow, full])
+    return Outputs(logits[[0, -1]], spent, plain, labels, {"router": torch.stack([signal, signal])})
 
 
-def trial_of(model: SharcsForSequenceClassification, rows: Any) -> Trial:
-    """By ``sharcs+``, a policy of two knobs chooses: which width to start with, and which answers go on."""
-    return trial_from(model, *_answers(model, rows))
+def answers_of(model: SharcsForSequenceClassification, rows: Any) -> AllAnswers:
+    """By ``sharcs+``, a policy of two knobs chooses: which width to start with, and which answers escalate."""
+    return answers_from(model, *_answers(model, rows))
 
 
-def trial_from(
+def answers_from(
     model: SharcsForSequenceClassification, logits: Tensor, router_logits: Tensor, lengths: Tensor, labels: Tensor
-) -> Trial:
+) -> AllAnswers:
     """The same from answers that come from elsewhere, an export of the model."""
-    policy = replace(model.config.routing_policy, blend=BLEND)
-    going_on = torch.stack([*(blended(logits[-1], narrow, policy.blend) for narrow in logits[:-1]), logits[-1]])
-    best = logits.softmax(-1).max(-1)
-    outputs = WidthOutputs(best.indices.T, best.values.T, going_on.argmax(-1).T, router_logits, lengths)
-    return Trial.of(model, outputs, labels, int(lengths.max()), BLEND)
+    batch = (np.arange(len(lengths)), logits.numpy(), router_logits.numpy())
+    names = tuple(model.config.names)
+    coefficients = way_coefficients(model, ways_of(len(names)))
+    return record_answers([batch], names, lengths.numpy(), coefficients, blend=BLEND, labels=labels.numpy())
 
 
-def policy_curve(dev: Trial, test: Trial, name: str) -> list[dict[str, float]]:
+def measured(routed: Routed, name: str) -> tuple[float, float]:
+    """Mean FLOPs over the full network's, and the set's metric, of one policy."""
+    cost = routed.cost.sum() / routed.answers.full_costs.sum()
+    return float(cost), float(metric_of(name)(routed.answers.labels, routed.answer))
+
+
+def policy_curve(dev: AllAnswers, test: AllAnswers, name: str) -> list[dict[str, float]]:
     """Each budget's policy as ``sharcs calibrate`` leaves them, from held-out rows, on the test rows."""
     frontier = build_frontier(dev, [policy for path in policy_paths(dev) for policy in path])
-    policies = [policy_of(point) for point in frontier]
-    metric = metric_of(name)
-
-    def point(trial: Trial, policy: RoutingPolicy) -> tuple[float, float]:
-        first, last = route(trial.outputs, trial.costs, policy)
-        cost = trial.costs.spent(first, last).sum() / trial.costs.full.sum()
-        return float(cost), float(metric(trial.labels.numpy(), trial.outputs.answers(first, last).numpy()))
-
-    return [
-        {"cost_weight": p.cost_weight, "escalation_threshold": p.escalation_threshold, "dev_cost": d[0],
-         "dev_metric": d[1], "cost": t[0], "metric": t[1]}
-        for p, d, t in ((policy, point(dev, policy), point(test, policy)) for policy in policies)
-    ]  # fmt: skip
+    points = []
+    for policy in map(policy_of, frontier):
+        on_dev, on_test = (measured(part.route([policy])[0], name) for part in (dev, test))
+        points.append(
+            {
+                "cost_weight": policy.cost_weight,
+                "escalation_threshold": policy.escalation_threshold,
+                "dev_cost": on_dev[0],
+                "dev_metric": on_dev[1],
+                "cost": on_test[0],
+                "metric": on_test[1],
+            }
+        )
+    return points
 
 
 @dataclass(frozen=True)
@@ -111,12 +121,13 @@ class TwoWidths:
     labels: Tensor
 
     @classmethod
-    def of(cls, answers: Outputs | Trial) -> TwoWidths:
+    def of(cls, answers: Outputs | AllAnswers) -> TwoWidths:
         if isinstance(answers, Outputs):
             return cls(answers.predictions, answers.cost, answers.full, answers.labels)
         assert answers.labels is not None
-        costs, ends = answers.costs, [0, -1]
-        return cls(answers.outputs.predictions[:, ends].T, costs.widths[:, ends].T, costs.full, answers.labels)
+        ends = [0, -1]
+        arrays = (answers.predictions[:, ends].T, answers.costs[:, ends].T, answers.full_costs, answers.labels)
+        return cls(*map(torch.from_numpy, arrays))
 
     def summary(self, name: str, costs: list[float]) -> dict[str, Any]:
         """Score each alone, and random (mean of 20 draws) and oracle choices between them at given costs."""

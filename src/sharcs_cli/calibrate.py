@@ -31,8 +31,8 @@ from sharcs_runtime.errors import InputError
 if TYPE_CHECKING:
     from sharcs.calibration.calibrate import Calibration
     from sharcs.calibration.choice import Constraint
-    from sharcs.calibration.trials import Trial
     from sharcs.data.texts import TextData
+    from sharcs.evaluation.answers import AllAnswers
     from sharcs.inference.folder import TrainedModel
 
 __all__ = ["NOTHING_MEETS_IT", "calibrate"]
@@ -99,15 +99,15 @@ def calibrate(
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     texts = texts_of(trained, data, columns, labelled=needs_labels, encoding=encoding)
     groups = None if group_column is None else groups_of(texts, group_column)
-    trial = _trial(trained, texts, constraint, needs_labels)
+    answers = _answers(trained, texts, constraint, needs_labels)
     names = [str(name) for _, name in sorted((trained.model.config.id2label or {}).items())]
-    found = choose_policy(trial, constraint, len(names))
+    found = choose_policy(answers, constraint, len(names))
     record = found.record() | {"data": data, "data_sha256": fingerprint(texts.texts, texts.pairs)}
-    disagrees, lost, gained = found.applied.disagrees[0], found.applied.lost[0], found.applied.gained[0]
-    drops = None if trial.labels is None else lost.astype(int) - gained
+    disagrees = found.routed.disagrees
+    drops = None if answers.labels is None else found.routed.lost.astype(int) - found.routed.gained
     if per_class:
-        of = trial.labels.numpy() if needs_labels and trial.labels is not None else trial.full_answers
-        record["classes"] = losses_by(disagrees, drops, [names[index] for index in of[found.tested]])[:WORST]
+        class_of = answers.labels if needs_labels and answers.labels is not None else answers.full_predictions
+        record["classes"] = losses_by(disagrees, drops, [names[index] for index in class_of[found.tested]])[:WORST]
     if groups is not None:
         values = [groups[index] for index in found.tested]
         record["groups"] = losses_by(disagrees, drops, values)[:WORST]
@@ -137,13 +137,11 @@ def _constraint(limits: dict[str, float | None], confidence: float, per_class: b
     return Constraint(kind, limit, confidence, per_class)
 
 
-def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs_labels: bool) -> Trial:
+def _answers(trained: TrainedModel, texts: TextData, constraint: Constraint, needs_labels: bool) -> AllAnswers:
     """Run every width on the texts, and measure times if they are to be kept within a limit."""
-    import torch
     from transformers import DataCollatorWithPadding
 
     from sharcs.calibration.latency import measure_times
-    from sharcs.calibration.trials import Trial
     from sharcs.config import BLEND
     from sharcs.data.tokens import tokenise
     from sharcs.evaluation.widths import run_all_widths
@@ -155,15 +153,17 @@ def _trial(trained: TrainedModel, texts: TextData, constraint: Constraint, needs
     longest = tokenizer.model_max_length
     rows = tokenise(texts, tokenizer, max_length=longest, label2id=label2id if labelled else None)
     collate = DataCollatorWithPadding(tokenizer)
+    labels = rows["labels"] if labelled else None
     with progress_bar("calibrating", len(rows)) as advance:
-        outputs = run_all_widths(model, rows, collate, on_batch=advance, blend=BLEND)
-    trial = Trial.of(model, outputs, torch.tensor(rows["labels"]) if labelled else None, longest, BLEND)
+        answers = run_all_widths(
+            model, rows, collate, on_batch=advance, blend=BLEND, labels=labels, max_length=longest
+        )
     if constraint.kind != "latency_ms":
-        return trial
+        return answers
     times = measure_times(model, rows, collate)
-    each = ", ".join(f"{time:.2f}" for time in times.widths)
+    each = ", ".join(f"{time:.2f}" for time in times[: len(answers.names)])
     say(f"measured on this machine, milliseconds of one input at each width: {each}; no part of the guarantee")
-    return replace(trial, times=times)
+    return replace(answers, way_milliseconds=times)
 
 
 def _store(folder: Path, found: Calibration, record: dict[str, Any]) -> None:

@@ -67,7 +67,6 @@ def report_accuracy(trained: TrainedModel, data: TextData, json_file: Path | Non
         json_file: Where the numbers go, and beside it the curve; nothing is written by default.
         width: Forces one width.
     """
-    import torch
     from transformers import DataCollatorWithPadding
 
     from sharcs.data.tokens import tokenise
@@ -80,8 +79,8 @@ def report_accuracy(trained: TrainedModel, data: TextData, json_file: Path | Non
     label2id = model.config.class_indices
     rows = tokenise(data, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
     with progress_bar("evaluating", len(rows)) as advance:
-        outputs = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), on_batch=advance)
-    report = accuracy_report(model, outputs, torch.tensor(rows["labels"]), width=width)
+        answers = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), on_batch=advance)
+    report = accuracy_report(model, answers, rows["labels"], width=width)
     _print_report(report, data.source)
     if json_file is not None:
         picture = json_file.with_suffix(".png")

@@ -1,18 +1,19 @@
 """The guarantee as such, on a population whose risks are known; and that choosing among policies doesn't void it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from helpers.population import CLASSES, make_population, resample
 from sharcs import InputError
-from sharcs.calibration import choice, trials
+from sharcs.calibration import choice, policies
 from sharcs.calibration.choice import Constraint, choose
-from sharcs.calibration.trials import Times, policy_paths
+from sharcs.calibration.policies import policy_paths
 from sharcs.config import RoutingPolicy
-from sharcs.evaluation.widths import route
+from sharcs.evaluation.ways import sum_along_ways, ways_of
+from sharcs_runtime.policy import choose_width, unsure
 
 RESAMPLES = 2000
 
@@ -30,28 +31,28 @@ def population():
 @pytest.fixture
 def coarse(monkeypatch):
     """Fewer policies, for the many resamples."""
-    monkeypatch.setattr(trials, "THRESHOLDS", 21)
-    monkeypatch.setattr(trials, "FIRST_CHOICES", 1)
+    monkeypatch.setattr(policies, "THRESHOLDS", 21)
+    monkeypatch.setattr(policies, "FIRST_CHOICES", 1)
 
 
-def risks(population, policies, kind):
+def risks(population, tried, kind):
     """Look up the truth."""
     found = []
-    for piece in population.in_pieces(policies):
-        applied = population.apply(piece)
+    for piece in population.in_pieces(tried):
+        routed = population.route(piece)
         if kind == "budget":
-            found.append(applied.spent.mean(1) / population.weights.mean())
+            found.append(routed.spent.mean(1) / population.weights.mean())
         elif kind == "max_disagreement":
-            found.append(applied.disagrees.mean(1))
+            found.append(routed.disagrees.mean(1))
         else:
-            found.append(applied.lost.mean(1) - applied.gained.mean(1))
+            found.append(routed.lost.mean(1) - routed.gained.mean(1))
     return np.concatenate(found)
 
 
-def worst_class(population, policies, kind):
-    of = population.labels.numpy() if kind == "max_accuracy_drop" else population.full_answers
+def worst_class(population, tried, kind):
+    of = population.labels if kind == "max_accuracy_drop" else population.full_predictions
     parts = [population.take(np.flatnonzero(of == index)) for index in range(CLASSES)]
-    return np.max([risks(part, policies, kind) for part in parts], axis=0)
+    return np.max([risks(part, tried, kind) for part in parts], axis=0)
 
 
 def chosen_policies(population, rows, choose_one, resamples=RESAMPLES):
@@ -65,37 +66,41 @@ def chosen_policies(population, rows, choose_one, resamples=RESAMPLES):
 
 @pytest.mark.parametrize("widths", [(0.35, 1.01), (0.3, 0.6, 1.02)])
 def test_policies_are_tried_as_the_network_routes(widths):
-    trial = make_population(300, widths=widths)
-    policies = [policy for path in policy_paths(trial) for policy in path]
-    assert len(policies) > 500
-    applied = trial.apply(policies)
-    for index, policy in enumerate(policies):
-        first, last = route(trial.outputs, trial.costs, policy)
-        answers = torch.tensor(
-            [
-                (trial.outputs.predictions[row, b] if a == b else trial.outputs.escalated[row, a]).item()
-                for row, (a, b) in enumerate(zip(first.tolist(), last.tolist(), strict=True))
-            ]
-        )
-        full = trial.outputs.predictions[:, -1]
-        assert applied.last[index].tolist() == last.tolist()
-        assert applied.disagrees[index].tolist() == (answers != full).tolist()
-        assert applied.lost[index].tolist() == ((full == trial.labels) & (answers != trial.labels)).tolist()
-        assert applied.gained[index].tolist() == ((full != trial.labels) & (answers == trial.labels)).tolist()
-        assert applied.spent[index].tolist() == applied.flops[index].tolist()
-        assert applied.flops[index].tolist() == pytest.approx(trial.costs.spent(first, last).tolist())
+    answers = make_population(300, widths=widths)
+    tried = [policy for path in policy_paths(answers) for policy in path]
+    assert len(tried) > 500
+    routed = answers.route(tried)
+    ways = ways_of(len(widths))
+    labels, full = answers.labels, answers.predictions[:, -1]
+    row = np.arange(300)
+    for index, policy in enumerate(tried):
+        first = choose_width(answers.router_logits, answers.relative_costs, policy, answers.names)
+        escalates = unsure(answers.scores[row, first], first, policy, answers.names)
+        last = np.where(escalates, len(widths) - 1, first)
+        way = [ways.index((a,) if a == b else (a, b)) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+        said = answers.way_predictions[row, way]
+        assert routed.start[index].tolist() == first.tolist()
+        assert routed.answered_by[index].tolist() == last.tolist()
+        assert routed.answer[index].tolist() == said.tolist()
+        assert routed.disagrees[index].tolist() == (said != full).tolist()
+        assert routed.lost[index].tolist() == ((full == labels) & (said != labels)).tolist()
+        assert routed.gained[index].tolist() == ((full != labels) & (said == labels)).tolist()
+        assert routed.spent[index].tolist() == routed.cost[index].tolist()
+        lengths = 1000.0 * answers.lengths
+        expected = np.array(widths)[first] * lengths + np.where(first == last, 0.0, 0.67 * lengths)
+        assert routed.cost[index].tolist() == pytest.approx(expected.tolist())
 
 
 def test_along_a_path_no_input_gets_dearer_or_better():
-    trial = make_population(400)
-    for path in policy_paths(trial):
-        applied = trial.apply(path)
-        assert applied.last[0].tolist() == [1] * 400
-        assert applied.last[-1].tolist() == [0] * 400
-        assert not applied.disagrees[0].any()
-        assert (np.diff(applied.disagrees.astype(int), axis=0) >= 0).all()
+    answers = make_population(400)
+    for path in policy_paths(answers):
+        routed = answers.route(path)
+        assert routed.answered_by[0].tolist() == [1] * 400
+        assert routed.answered_by[-1].tolist() == [0] * 400
+        assert not routed.disagrees[0].any()
+        assert (np.diff(routed.disagrees.astype(int), axis=0) >= 0).all()
         # From the full network to escalating nearly every input the cost goes up, and down from there.
-        assert (np.diff(applied.flops[1:-1], axis=0) <= 1e-9).all()
+        assert (np.diff(routed.cost[1:-1], axis=0) <= 1e-9).all()
 
 
 def test_paths_are_of_all_three_kinds():
@@ -111,14 +116,14 @@ def test_paths_are_of_all_three_kinds():
 
 
 def test_milliseconds_are_counted_where_times_were_measured():
-    trial = make_population(50)
-    timed = trials.replace(trial, times=Times(np.array([2.0, 5.0]), 4.0))
-    applied = timed.apply([RoutingPolicy(3.0), RoutingPolicy(-3.0), RoutingPolicy(3.0, 0.9)])
-    assert applied.spent[0].tolist() == [2.0] * 50
-    assert applied.spent[1].tolist() == [5.0] * 50
-    unsure = (trial.outputs.scores[:, 0] < 0.9).tolist()
-    assert applied.spent[2].tolist() == [6.0 if each else 2.0 for each in unsure]
-    assert timed.largest == 6.0  # narrow and then on, which is more than full at once
+    answers = make_population(50)
+    timed = replace(answers, way_milliseconds=sum_along_ways(np.array([2.0, 5.0]), 4.0, ways_of(2)))
+    routed = timed.route([RoutingPolicy(3.0), RoutingPolicy(-3.0), RoutingPolicy(3.0, 0.9)])
+    assert routed.spent[0].tolist() == [2.0] * 50
+    assert routed.spent[1].tolist() == [5.0] * 50
+    escalating = (answers.scores[:, 0] < 0.9).tolist()
+    assert routed.spent[2].tolist() == [6.0 if each else 2.0 for each in escalating]
+    assert timed.most_spent == 6.0  # narrow and then on, which is more than full at once
     assert timed.weights.tolist() == [1.0] * 50
 
 
@@ -139,13 +144,13 @@ def test_a_chosen_policy_breaks_its_limit_no_more_often_than_promised(
 ):
     constraint = Constraint(kind, limit)
 
-    def choose_one(trial, seed):
-        return choose(trial, constraint, CLASSES, seed).policy
+    def choose_one(answers, seed):
+        return choose(answers, constraint, CLASSES, seed).policy
 
-    policies = chosen_policies(population, rows, choose_one, resamples)
-    truth = risks(population, policies, kind)
+    chosen = chosen_policies(population, rows, choose_one, resamples)
+    truth = risks(population, chosen, kind)
     assert (truth > limit).sum() / resamples <= allowed(resamples)
-    assert len(policies) > resamples / 2  # it does choose
+    assert len(chosen) > resamples / 2  # it does choose
     assert (truth > 0.8 * limit).mean() > 0.05  # near the limit, too
 
 
@@ -156,48 +161,48 @@ def test_the_worst_class_is_within_the_limit_as_often_as_promised(kind, coarse):
     constraint = Constraint(kind, limit, per_class=True)
     resamples = RESAMPLES // 4
 
-    def choose_one(trial, seed):
-        return choose(trial, constraint, CLASSES, seed).policy
+    def choose_one(answers, seed):
+        return choose(answers, constraint, CLASSES, seed).policy
 
-    policies = chosen_policies(population, 500, choose_one, resamples)
-    assert len(policies) > resamples / 2
-    truth = worst_class(population, policies, kind)
+    chosen = chosen_policies(population, 500, choose_one, resamples)
+    assert len(chosen) > resamples / 2
+    truth = worst_class(population, chosen, kind)
     assert (truth > limit).sum() / resamples <= allowed(resamples)
-    assert (risks(population, policies, kind) < limit / 2).mean() > 0.9  # the mean hides the class
+    assert (risks(population, chosen, kind) < limit / 2).mean() > 0.9  # the mean hides the class
 
 
 def test_the_cheapest_policy_that_looks_good_breaks_its_limit(population, coarse):
     limit = 0.03
 
-    def naive(trial, _):
-        policies = [policy for path in policy_paths(trial) for policy in path]
-        applied = trial.apply(policies)
-        return policies[int(np.where(applied.disagrees.mean(1) <= limit, applied.spent.mean(1), np.inf).argmin())]
+    def naive(answers, _):
+        tried = [policy for path in policy_paths(answers) for policy in path]
+        routed = answers.route(tried)
+        return tried[int(np.where(routed.disagrees.mean(1) <= limit, routed.spent.mean(1), np.inf).argmin())]
 
     truth = risks(population, chosen_policies(population, 400, naive, 200), "max_disagreement")
     assert (truth > limit).mean() > 0.5
 
 
 def test_the_rows_that_test_have_no_say_in_what_is_tested(population):
-    trial = resample(population, 500, np.random.default_rng(0))
+    answers = resample(population, 500, np.random.default_rng(0))
     constraint = Constraint("max_disagreement", 0.05)
-    before = choose(trial, constraint, CLASSES)
+    before = choose(answers, constraint, CLASSES)
     assert len(before.tested) == 400
-    tested = torch.from_numpy(before.tested)
-    trial.outputs.scores[tested] *= 0.9
-    trial.outputs.router_logits[tested] = trial.outputs.router_logits[tested].flip(1)
-    after = choose(trial, constraint, CLASSES)
+    tested = before.tested
+    answers.way_scores["probability"][tested] *= 0.9
+    answers.router_logits[tested] = answers.router_logits[tested, ::-1]
+    after = choose(answers, constraint, CLASSES)
     assert after.tried == before.tried
     assert after.tested.tolist() == before.tested.tolist()
     # Sure and wrong on all of these rows: nothing passes.
-    trial.outputs.scores[tested] = 1.0
-    trial.outputs.predictions[tested, 0] = (trial.outputs.predictions[tested, 1] + 1) % CLASSES
-    assert choose(trial, constraint, CLASSES).policy is None
+    answers.scores[tested] = 1.0
+    answers.predictions[tested, 0] = (answers.predictions[tested, 1] + 1) % CLASSES
+    assert choose(answers, constraint, CLASSES).policy is None
 
 
 def test_testing_ends_at_the_first_policy_that_fails(population):
-    trial = resample(population, 2000, np.random.default_rng(0))
-    test = choose(trial, Constraint("max_disagreement", 0.05), CLASSES).test
+    answers = resample(population, 2000, np.random.default_rng(0))
+    test = choose(answers, Constraint("max_disagreement", 0.05), CLASSES).test
     good, bad, good_too = RoutingPolicy(3.0, 0.95), RoutingPolicy(3.0), RoutingPolicy(3.0, 0.94)
     assert test.last_passing([good, good_too]) == good_too
     assert test.last_passing([good, bad, good_too]) == good
@@ -205,14 +210,14 @@ def test_testing_ends_at_the_first_policy_that_fails(population):
 
 
 def test_a_class_that_was_not_seen_is_not_vouched_for(population):
-    trial = resample(population, 2000, np.random.default_rng(0))
+    answers = resample(population, 2000, np.random.default_rng(0))
     constraint = Constraint("max_disagreement", 0.1, per_class=True)
-    found = choose(trial, constraint, CLASSES)
+    found = choose(answers, constraint, CLASSES)
     assert found.policy is not None
-    assert choose(trial, constraint, CLASSES + 1).policy is None
+    assert choose(answers, constraint, CLASSES + 1).policy is None
     # Observation and bound are those of the worst class.
-    applied, full = found.test.rows.apply([found.policy]), found.test.rows.full_answers
-    rates = [applied.disagrees[0][full == index].mean() for index in range(CLASSES)]
+    routed, full = found.test.rows.route([found.policy]), found.test.rows.full_predictions
+    rates = [routed.disagrees[0][full == index].mean() for index in range(CLASSES)]
     observed, bound = found.test.evidence(found.policy)
     assert observed == pytest.approx(max(rates))
     assert observed < bound <= 0.1

@@ -292,6 +292,25 @@ def test_a_network_of_one_width(toys, data, tmp_path):
     assert "The network confidently contradicts the label." in page.words
 
 
+def test_a_policy_of_several_steps(toys, data, tmp_path):
+    model = SharcsForSequenceClassification.from_encoder(toys.encoder, widths=(0.25, 0.5, 1.0), num_labels=2)
+    tokenizer = load_tokenizer(toys.encoder)
+    tokenizer.model_max_length = 16
+    model.config.id2label = {0: "bad", 1: "good"}
+    model.config.label2id = {"bad": 0, "good": 1}
+    model.config.policy = {"escalation_threshold": {"width-25": 1.0, "width-50": 1.0}, "start": "width-25"}
+    folder = tmp_path / "steps"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    page = Page(make(folder, data, tmp_path / "report.html"))
+    assert "width-25 1, width-50 1" in page.words
+    assert [numbers[0] for _, numbers in page.tables["shares"][1:]] == [0, 0, 1.0]
+    succeeds("evaluate", folder, "--data", data, "--json", tmp_path / "evaluate.json")
+    found = json.loads((tmp_path / "evaluate.json").read_text())
+    assert found["curve"][0]["escalation_threshold"] == {"width-25": 1.0, "width-50": 1.0}
+    assert found["routed"]["flops_ratio"] > 1
+
+
 @pytest.mark.parametrize(
     ("ratio", "accuracy", "full", "says"),
     [

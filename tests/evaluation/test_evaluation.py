@@ -6,6 +6,7 @@ from dataclasses import asdict
 from itertools import pairwise
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -14,19 +15,24 @@ from hypothesis import strategies as st
 from helpers.tiny import collate, tiny_model, toy_rows
 from sharcs.config import RoutingPolicy
 from sharcs.evaluation.accuracy import _random_routings, accuracy_report
-from sharcs.evaluation.widths import Costs, WidthOutputs, run_all_widths
-from sharcs.evaluation.widths import route as policy_route
+from sharcs.evaluation.answers import AllAnswers
+from sharcs.evaluation.ways import ways_of
+from sharcs.evaluation.widths import run_all_widths, way_coefficients
 
 TWO, THREE, CLOSE = (0.25, 1.0), (0.25, 0.5, 1.0), (0.75, 1.0)
-MODELS = {}
+
+
+@functools.cache
+def model_of(widths):
+    """Build a model, once for all cases; only its widths, policy and costs matter to a report."""
+    return tiny_model(widths=widths)
 
 
 def model_with(widths, cost_weight=0.0, escalation_threshold=None):
-    """Build a model, once for all cases; only its widths, policy and costs matter to a report."""
-    if widths not in MODELS:
-        MODELS[widths] = tiny_model(widths=widths)
-    MODELS[widths].config.policy = {"cost_weight": cost_weight, "escalation_threshold": escalation_threshold}
-    return MODELS[widths]
+    """Set its policy."""
+    model = model_of(widths)
+    model.config.policy = {"cost_weight": cost_weight, "escalation_threshold": escalation_threshold}
+    return model
 
 
 # Running every width
@@ -51,31 +57,44 @@ def test_every_width_of_every_input_equals_a_plain_loop(kind, widths):
             best = max(range(3), key=lambda label: probabilities[label])
             assert outputs.predictions[number, index] == best
             assert outputs.scores[number, index] == pytest.approx(probabilities[best], abs=1e-5)
-            torch.testing.assert_close(outputs.router_logits[number], output.router_logits[0], atol=1e-5, rtol=1e-4)
+            np.testing.assert_allclose(outputs.router_logits[number], output.router_logits[0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("blend", [0.0, 0.6])
-def test_a_policy_is_given_the_answers_that_the_model_gives(blend):
+def test_a_policy_is_given_the_answers_that_the_model_gives(blend, steps):
     model, rows = tiny_model(widths=THREE, labels=3, seed=6), toy_rows(40)
     with torch.no_grad():
         head = model.encoder.classifier
         head.bias.sub_(model.eval()(**collate(rows), all_widths=True).width_logits.mean(dim=(0, 1)))
         head.weight.mul_(9)
         head.bias.mul_(9)
-    scores = run_all_widths(model, rows, collate).scores[:, 0].sort().values.tolist()
-    policy = RoutingPolicy(9.0, sum(scores[19:21]) / 2, blend)
+    before = run_all_widths(model, rows, collate, blend=blend)
+    threshold = float(np.median(before.scores[:, 0]))
+    if steps == 2:
+        unsure = before.scores[:, 0] < threshold
+        second = before.way_scores["probability"][unsure, ways_of(3).index((0, 1))]
+        threshold = {"width-25": threshold, "width-50": float(np.median(second))}
+    policy = RoutingPolicy(9.0, threshold, blend)
     model.config.policy = asdict(policy)
     outputs = run_all_widths(model, rows, collate, batch_size=8)
-    first, last = policy_route(outputs, Costs.of(model, outputs.lengths), policy)
-    assert 5 < (first != last).sum() < 35
-    found = outputs.answers(first, last).tolist()
+    routed = outputs.route([policy])[0]
+    assert 5 < (routed.start != routed.answered_by).sum() < 35
+    found = routed.answer.tolist()
     with torch.no_grad():
-        expected = [model(input_ids=torch.tensor([row["input_ids"]])).logits.argmax().item() for row in rows]
-    assert found == expected
-    if blend:
-        assert found != outputs.predictions.gather(1, last[:, None])[:, 0].tolist()
+        given_alone = [model(input_ids=torch.tensor([row["input_ids"]])) for row in rows]
+    assert found == [output.logits.argmax().item() for output in given_alone]
+    assert routed.answered_by.tolist() == [output.width_index.item() for output in given_alone]
+    sure = [output.logits.softmax(-1).max().item() for output in given_alone]
+    assert routed.score.tolist() == pytest.approx(sure, abs=1e-5)
+    assert len(set(routed.answered_by.tolist())) == steps + 1
+    if blend and steps == 1:
+        assert found != outputs.predictions[np.arange(40), routed.answered_by].tolist()
         other = run_all_widths(model, rows, collate, blend=0.0)
-        assert torch.equal(other.escalated, other.predictions[:, -1:].expand(-1, 3))
+        assert all(
+            np.array_equal(other.way_predictions[:, column], other.predictions[:, way[-1]])
+            for column, way in enumerate(ways_of(3))
+        )
 
 
 def test_only_what_the_tokenizer_makes_is_read():
@@ -87,15 +106,15 @@ def test_only_what_the_tokenizer_makes_is_read():
     extra = [row | {"length": 99, "sample_id": 5, "text": "words"} for row in rows]
     found = run_all_widths(model, datasets.Dataset.from_list(extra), strict, batch_size=5)
     expected = run_all_widths(model, rows, strict, batch_size=5)
-    assert torch.equal(found.scores, expected.scores)
-    assert torch.equal(found.lengths, expected.lengths)
+    assert np.array_equal(found.scores, expected.scores)
+    assert np.array_equal(found.lengths, expected.lengths)
 
 
 def test_batch_size_changes_nothing():
     model, rows = model_with(THREE), toy_rows(17)
     one, all_at_once = (run_all_widths(model, rows, collate, batch_size=size) for size in (1, 64))
-    assert torch.equal(one.predictions, all_at_once.predictions)
-    torch.testing.assert_close(one.scores, all_at_once.scores, atol=1e-5, rtol=0)
+    assert np.array_equal(one.predictions, all_at_once.predictions)
+    np.testing.assert_allclose(one.scores, all_at_once.scores, atol=1e-5, rtol=0)
 
 
 # The report
@@ -127,8 +146,24 @@ def outputs_of(widths, count, *, classes=3, seed=0, scale=2.0, accuracy=(0.5, 0.
     predictions = torch.where(right, truth.unsqueeze(1), predictions)
     logits = torch.randn(count, len(widths), generator=generator) * scale
     lengths = torch.randint(3, 40, (count,), generator=generator)
-    escalated = predictions[:, -1:].expand(-1, len(widths))
-    return WidthOutputs(predictions, torch.rand(count, len(widths)), escalated, logits, lengths), truth
+    scores = torch.rand(count, len(widths))
+    return record(widths, predictions.numpy(), scores.numpy(), logits.numpy(), lengths.numpy()), truth.numpy()
+
+
+def record(widths, predictions, scores, logits, lengths):
+    """Record what widths say alone, without blending."""
+    model = model_of(widths)
+    ways = ways_of(len(widths))
+    last = [way[-1] for way in ways]
+    return AllAnswers(
+        names=tuple(model.config.names),
+        way_predictions=predictions[:, last],
+        way_scores={"probability": scores[:, last]},
+        router_logits=logits,
+        lengths=lengths,
+        cost_coefficients=way_coefficients(model, ways),
+        max_length=int(lengths.max()),
+    )
 
 
 def slow_point(model, outputs, truth, chosen):
@@ -188,12 +223,12 @@ def test_random_router_sends_the_same_shares_to_inputs_at_random(widths):
     model = model_with(widths)
     # A router that knows: without shuffling its accuracy would be far above that of chance. And uneven shares.
     outputs, truth = outputs_of(widths, 400, accuracy=(0.1, 0.9))
-    right = outputs.predictions == truth.unsqueeze(1)
-    outputs.router_logits.copy_(right.float() - 0.01 * torch.arange(len(widths)))
+    right = outputs.predictions == truth[:, None]
+    outputs.router_logits[:] = right - 0.01 * np.arange(len(widths))
     report = accuracy_report(model, outputs, truth)
     shares = [entry["share"] for entry in report["widths"]]
     # Exactly: an input takes width i with probability share_i.
-    expected = sum(share * float(right[:, index].float().mean()) for index, share in enumerate(shares))
+    expected = sum(share * float(right[:, index].mean()) for index, share in enumerate(shares))
     assert report["routed"]["accuracy"] > expected + 0.1
     # One draw deviates by at most about sqrt(1/4/400), and the mean of 20 by a √20th of that.
     assert abs(report["random"]["accuracy"] - expected) < 5 * math.sqrt(0.25 / 400 / 20)
@@ -219,10 +254,10 @@ def test_width_that_nothing_is_routed_to_has_no_accuracy_there(index):
 
 
 def test_oracle_takes_the_cheapest_right_width_and_the_cheapest_where_none_is_right():
-    predictions = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 1]])
-    escalated = predictions[:, -1:].expand(-1, 3)
-    outputs = WidthOutputs(predictions, torch.rand(5, 3), escalated, torch.zeros(5, 3), torch.tensor([10] * 5))
-    report = accuracy_report(model_with(THREE), outputs, torch.zeros(5, dtype=torch.long))
+    predictions = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 1]])
+    nothing = np.zeros((5, 3), np.float32)
+    outputs = record(THREE, predictions, nothing, nothing, np.array([10] * 5))
+    report = accuracy_report(model_with(THREE), outputs, np.zeros(5, np.int64))
     costs = costs_of(model_with(THREE), 10)
     assert report["oracle"]["accuracy"] == pytest.approx(4 / 5)
     assert report["oracle"]["flops_ratio"] == pytest.approx((3 * costs[0] + costs[1] + costs[2]) / 5 / costs[-1])
@@ -249,8 +284,8 @@ def test_curve_goes_from_all_narrow_to_all_full_through_the_papers_policy(case):
     model = model_with(widths)
     count = len(rows)
     outputs, truth = outputs_of(widths, count)
-    outputs.router_logits.copy_(torch.tensor([logits for logits, _ in rows]))
-    outputs.lengths.copy_(torch.tensor([length for _, length in rows]))
+    outputs.router_logits[:] = [logits for logits, _ in rows]
+    outputs.lengths[:] = [length for _, length in rows]
     report = accuracy_report(model, outputs, truth)
     curve = sorted(report["curve"], key=lambda entry: -entry["cost_weight"])
 
@@ -277,7 +312,7 @@ def test_curve_does_not_hang_on_the_configured_policy(cost_weight):
 def test_curve_moves_the_inputs_in_even_steps():
     outputs, truth = outputs_of(TWO, 400, scale=0.01)
     model = model_with(TWO)
-    outputs.lengths.fill_(20)  # with equal costs the cost ratio is linear in the share
+    outputs.lengths[:] = 20  # with equal costs the cost ratio is linear in the share
     ratios = [entry["flops_ratio"] for entry in accuracy_report(model, outputs, truth)["curve"]]
     narrow, full = min(ratios), max(ratios)
     steps = [abs(low - high) / (full - narrow) for low, high in pairwise(ratios)]
@@ -348,16 +383,16 @@ def test_report_on_escalation_equals_a_slow_recomputation(widths, weight, thresh
 def test_random_routing_beside_escalation_costs_as_much(widths, threshold, weight, count):
     model = model_with(widths, weight, threshold)
     outputs, _ = outputs_of(widths, count)
-    outputs.lengths.fill_(10)  # else a draw may send the long inputs to full width, and cost more by chance
-    costs = Costs.of(model, outputs.lengths)
-    first, last = policy_route(outputs, costs, model.config.routing_policy)
-    spent = float(costs.spent(first, last).sum())
-    for drawn in _random_routings(costs, first, last, 0):
-        found = float(costs.spent(drawn, drawn).sum())
+    outputs.lengths[:] = 10  # else a draw may send the long inputs to full width, and cost more by chance
+    costs = outputs.costs
+    routed = outputs.route([model.config.routing_policy])[0]
+    spent = float(routed.cost.sum())
+    for drawn in _random_routings(costs, routed, 0):
+        found = float(costs[np.arange(count), drawn].sum())
         everything_full = bool((drawn == len(widths) - 1).all())
-        dearest = float(costs.widths.max())
-        if torch.equal(first, last):
-            assert sorted(drawn.tolist()) == sorted(last.tolist())
+        dearest = float(costs.max())
+        if np.array_equal(routed.start, routed.answered_by):
+            assert sorted(drawn.tolist()) == sorted(routed.answered_by.tolist())
         else:
             assert everything_full or found >= spent - 2 * dearest
             assert found <= spent + 2 * dearest
@@ -367,7 +402,7 @@ def test_random_routing_beside_escalation_is_no_better_than_its_share():
     """At the same cost, a random router's accuracy lies on the line between the two widths."""
     model = model_with(TWO, 2.0, 0.5)
     outputs, truth = outputs_of(TWO, 3000, accuracy=(0.3, 0.9))
-    outputs.lengths.fill_(10)
+    outputs.lengths[:] = 10
     report = accuracy_report(model, outputs, truth)
     narrow, full = report["widths"]
     share = (report["routed"]["flops_ratio"] - narrow["flops_ratio"]) / (full["flops_ratio"] - narrow["flops_ratio"])

@@ -1,11 +1,10 @@
 """A made-up population of inputs, whose risk under any policy is known: it is the mean over all of them."""
 
 import numpy as np
-import torch
 
-from sharcs.calibration.trials import Trial
 from sharcs.config import BLEND
-from sharcs.evaluation.widths import Costs, WidthOutputs
+from sharcs.evaluation.answers import AllAnswers
+from sharcs.evaluation.ways import sum_along_ways, ways_of
 
 CLASSES = 3
 
@@ -38,21 +37,22 @@ def make_population(size, seed=0, widths=(0.35, 1.01), rare=False):
     # Blending changes a few of the answers that go on.
     blended = [np.where(draw.random(size) < 0.03, labels, full) for _ in widths[:-1]]
     lengths = draw.integers(5, 60, size)
-    flops = 1000.0 * lengths
-    outputs = WidthOutputs(
-        torch.tensor(np.stack(predictions, 1)),
-        torch.tensor(np.stack(scores, 1)).float(),
-        torch.tensor(np.stack([*blended, full], 1)),
-        torch.tensor(np.stack(logits, 1)).float(),
-        torch.tensor(lengths),
+    ways = ways_of(len(widths))
+    full_index = len(widths) - 1
+    answers = [blended[way[0]] if len(way) > 1 and way[-1] == full_index else predictions[way[-1]] for way in ways]
+    alone = np.array([[0.0, 1000.0 * share, 0.0] for share in widths])
+    coefficients = [*sum_along_ways(alone, np.array([0.0, 670.0, 0.0]), ways), [0.0, 1000.0, 0.0]]
+    return AllAnswers(
+        names=("width-25", "width-50", "full")[-len(widths) :] if len(widths) > 2 else ("width-25", "full"),
+        way_predictions=np.stack(answers, 1),
+        way_scores={"probability": np.stack([scores[way[-1]] for way in ways], 1).astype(np.float32)},
+        router_logits=np.stack(logits, 1).astype(np.float32),
+        lengths=lengths,
+        cost_coefficients=np.array(coefficients),
+        max_length=99,  # of inputs to come
+        blend=BLEND,
+        labels=labels,
     )
-    costs = Costs(
-        torch.tensor(np.stack([share * flops for share in widths], 1)),
-        torch.tensor(flops),
-        torch.tensor(0.67 * flops),
-        ("width-25", "width-50", "full")[-len(widths) :] if len(widths) > 2 else ("width-25", "full"),
-    )
-    return Trial(outputs, costs, torch.tensor(labels), 60_000.0 * (widths[-1] + 0.67), BLEND)
 
 
 def resample(population, rows, generator):

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from helpers.tiny import collate, tiny_model, toy_rows
 from sharcs.config import RoutingPolicy
-from sharcs.evaluation.answers import Answers, answer_at_all_widths
+from sharcs.evaluation.answers import AllAnswers, Routed
 from sharcs.evaluation.curve import curve_weights
-from sharcs.evaluation.widths import Costs, WidthOutputs, route, run_all_widths
+from sharcs.evaluation.ways import ways_of
+from sharcs.evaluation.widths import run_all_widths
 from sharcs.report.figures import percentage
 from sharcs.report.findings import (
     agreement,
@@ -45,24 +46,21 @@ def made_up(count=300, widths=2, seed=0, labelled=True):
     last = draw.integers(0, widths, count)
     first = np.where(draw.random(count) < 0.3, 0, last)
     row = np.arange(count)
-    outputs = WidthOutputs(
-        torch.tensor(chances.argmax(-1)),
-        torch.tensor(chances.max(-1)),
-        torch.tensor(chances[:, -1:].argmax(-1).repeat(widths, 1)),
-        torch.zeros(count, widths),
-        torch.full((count,), 5),
-    )
-    answers = Answers(
-        outputs=outputs,
+    ways = ways_of(widths)
+    last_of_way = [way[-1] for way in ways]
+    answers = AllAnswers(
+        names=tuple(f"width-{width}" for width in range(widths)),
+        way_predictions=chances.argmax(-1)[:, last_of_way],
+        way_scores={"probability": chances.max(-1)[:, last_of_way]},
+        router_logits=np.zeros((count, widths), np.float32),
+        lengths=np.full(count, 5),
+        cost_coefficients=np.ones((len(ways) + 1, 3)),
+        max_length=5,
         labels=labels if labelled else None,
         label_scores=chances[row[:, None], np.arange(widths), labels[:, None]].astype(float) if labelled else None,
-        first=first,
-        last=last,
-        routed=chances[row, last].argmax(-1),
-        routed_scores=chances[row, last].max(-1).astype(float),
-        spent=np.ones(count),
     )
-    return answers, chances.astype(float)
+    taken = [ways.index((a,) if a == b else (a, b)) for a, b in zip(first, last, strict=True)]
+    return Routed(answers, np.array(taken)), chances.astype(float)
 
 
 # Reliability
@@ -93,7 +91,8 @@ def test_reliability_equals_a_plain_loop(pairs):
 
 @pytest.mark.parametrize("widths", [1, 2, 3])
 def test_overthinking_equals_a_plain_loop(widths):
-    answers, chances = made_up(widths=widths)
+    routed, chances = made_up(widths=widths)
+    answers = routed.answers
     expected = []
     for row, label in enumerate(answers.labels):
         best = [max(range(CLASSES), key=lambda name: each[name]) for each in chances[row]]
@@ -106,7 +105,8 @@ def test_overthinking_equals_a_plain_loop(widths):
 
 @pytest.mark.parametrize("widths", [1, 2, 3])
 def test_likely_wrong_labels_equal_a_plain_loop(widths):
-    answers, chances = made_up(1500, widths)
+    routed, chances = made_up(1500, widths)
+    answers = routed.answers
     limits = {}
     for name in range(CLASSES):
         for width in range(widths):
@@ -129,14 +129,15 @@ def test_likely_wrong_labels_equal_a_plain_loop(widths):
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_harm_equals_a_plain_loop(labelled):
-    answers, _ = made_up(labelled=labelled)
+    routing, _ = made_up(labelled=labelled)
+    answers = routing.answers
     generator = random.Random(0)
     values = [generator.choice(["a", "b", "", "b\0", "ü"]) for _ in range(len(answers))]
-    found = harm_by(answers, values)
+    found = harm_by(routing, values)
     assert {entry["value"] for entry in found} == set(values)
     for entry in found:
         here = [row for row, value in enumerate(values) if value == entry["value"]]
-        routed = [answers.routed[row] for row in here]
+        routed = [routing.answer[row] for row in here]
         full = [answers.predictions[row, -1] for row in here]
         assert entry["rows"] == len(here)
         assert entry["disagreement"] == pytest.approx(
@@ -155,26 +156,19 @@ def test_harm_equals_a_plain_loop(labelled):
 
 
 def test_harm_takes_a_value_of_its_own_for_each_of_many_inputs():
-    answers, _ = made_up(3)
-    many = Answers(
-        outputs=answers.outputs.take(torch.arange(50_000) % 3),
-        labels=np.resize(answers.labels, 50_000),
-        label_scores=None,
-        first=np.resize(answers.first, 50_000),
-        last=np.resize(answers.last, 50_000),
-        routed=np.resize(answers.routed, 50_000),
-        routed_scores=np.resize(answers.routed_scores, 50_000),
-        spent=np.ones(50_000),
-    )
+    few, _ = made_up(3)
+    rows = np.arange(50_000) % 3
+    many = Routed(few.answers.take(rows), few.start[rows])
     # One pass over all inputs for each value would take minutes.
     assert len(harm_by(many, [str(row) for row in range(50_000)])) == 50_000
 
 
 def test_agreement_equals_a_plain_loop():
-    answers, _ = made_up()
-    found, parts = agreement(answers), agreement(answers)["right"]
+    routing, _ = made_up()
+    answers = routing.answers
+    found, parts = agreement(routing), agreement(routing)["right"]
     count = dict.fromkeys(parts, 0)
-    for label, routed, full in zip(answers.labels, answers.routed, answers.predictions[:, -1], strict=True):
+    for label, routed, full in zip(answers.labels, routing.answer, answers.predictions[:, -1], strict=True):
         if routed == label == full:
             count["both"] += 1
         elif routed == label:
@@ -191,19 +185,19 @@ def test_agreement_equals_a_plain_loop():
 
 
 def test_examples_go_from_the_least_sure_to_the_surest():
-    answers, _ = made_up()
+    routing, _ = made_up()
     for width in (0, 1):
-        here = [row for row in range(len(answers)) if answers.last[row] == width]
-        by_score = sorted(here, key=lambda row: answers.routed_scores[row])
-        chosen = example_rows(answers, width, 6)
+        here = [row for row in range(len(routing.answers)) if routing.answered_by[row] == width]
+        by_score = sorted(here, key=lambda row: routing.score[row])
+        chosen = example_rows(routing, width, 6)
         assert len(set(chosen)) == 6
         assert (chosen[0], chosen[-1]) == (by_score[0], by_score[-1])
         places = [by_score.index(row) for row in chosen]
         gaps = [high - low for low, high in pairwise(places)]
         assert min(gaps) > 0
         assert max(gaps) - min(gaps) <= 1
-        assert sorted(example_rows(answers, width, 1000)) == here
-    assert example_rows(answers, 7, 6) == []
+        assert sorted(example_rows(routing, width, 1000)) == here
+    assert example_rows(routing, 7, 6) == []
 
 
 # The pass over the inputs
@@ -218,20 +212,22 @@ def test_answers_and_scores_are_the_model_s_own(kind):
         head.weight.mul_(9)
         head.bias.mul_(9)
     outputs = run_all_widths(model, rows, collate)
-    weights = curve_weights(outputs.router_logits, Costs.of(model, outputs.lengths).relative)
-    weights = [(low + high) / 2 for low, high in pairwise(weights)]  # at them, some input is undecided
-    costs = Costs.of(model, outputs.lengths)
-    by_weight = {weight: route(outputs, costs, RoutingPolicy(weight))[1].unique().numel() for weight in weights}
+    # At the weights themselves, some input is undecided.
+    weights = [(low + high) / 2 for low, high in pairwise(curve_weights(outputs))]
+    by_weight = {weight: len(np.unique(outputs.route([RoutingPolicy(weight)]).answered_by)) for weight in weights}
     policy = RoutingPolicy(max(by_weight, key=by_weight.get))
     if kind != "router":
-        policy = RoutingPolicy(9.0, outputs.scores[:, 0].median().item() + 1e-3, 0.4 if kind == "blended" else 0.0)
+        policy = RoutingPolicy(
+            9.0, sorted(outputs.scores[:, 0].tolist())[19] + 1e-3, 0.4 if kind == "blended" else 0.0
+        )
     model.config.policy = asdict(policy)
     labels = torch.tensor([row["labels"] for row in rows])
     seen = []
-    answers = answer_at_all_widths(model, rows, collate, labels, seen.append)
+    answers = run_all_widths(model, rows, collate, on_batch=seen.append, labels=labels)
+    routed = answers.route([policy])[0]
     assert sum(seen) == 40
-    assert len(set(answers.last.tolist())) > 1
-    assert (answers.first != answers.last).any() == policy.escalates
+    assert len(set(routed.answered_by.tolist())) > 1
+    assert (routed.start != routed.answered_by).any() == policy.escalates
     for number, row in enumerate(rows):
         batch = {"input_ids": torch.tensor([row["input_ids"]])}
         with torch.no_grad():
@@ -241,8 +237,8 @@ def test_answers_and_scores_are_the_model_s_own(kind):
                 model(**batch, width=width).logits[0].double().softmax(0).tolist() for width in (0.25, 0.5, 1.0)
             ]
         best = max(range(3), key=probabilities.__getitem__)
-        assert (answers.routed[number], answers.last[number]) == (best, output.width_index.item())
-        assert answers.routed_scores[number] == pytest.approx(probabilities[best], abs=1e-5)
+        assert (routed.answer[number], routed.answered_by[number]) == (best, output.width_index.item())
+        assert routed.score[number] == pytest.approx(probabilities[best], abs=1e-5)
         expected = [each[row["labels"]] for each in by_width]
         assert answers.label_scores[number].tolist() == pytest.approx(expected, abs=1e-5)
 

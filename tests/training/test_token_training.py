@@ -14,11 +14,11 @@ from helpers.encoders import make_batch
 from helpers.tiny import PAPER, RECIPE_WEIGHTS, TRAINERS, arguments, logged_losses, rows_of
 from helpers.tokens import KINDS, UNLABELLED, answers, collate, labels_for, toy_model, toy_rows
 from sharcs import DriftMonitor, InputError
-from sharcs.calibration.trials import Trial
-from sharcs.evaluation.answers import answer_at_all_widths
 from sharcs.evaluation.widths import run_all_widths
 from sharcs.export.bundle import export_model
 from sharcs.inference.engine import InferenceEngine
+from sharcs.inference.folder import TrainedModel
+from sharcs.report.content import build_report
 from sharcs.tasks.token_losses import SpanLabels, SpanTask, TokenTask
 
 ROWS, EPOCHS, NARROW_EPOCHS = 24, 2, 2
@@ -406,8 +406,7 @@ def test_what_speaks_of_one_class_refuses_these_models(tmp_path, kind):
     model, rows = toy_model(kind), toy_rows(kind, 8)
     batch = make_batch(model.encoder.config, [4, 9, 1, 6]) | labels_for(kind, [4, 9, 1, 6])
     uses = [
-        lambda: Trial.of(model, None, None, 16),
-        lambda: answer_at_all_widths(model, rows, collate, None),
+        lambda: build_report(TrainedModel(model, None, None), None, "a report"),
         lambda: InferenceEngine(model, None),
         lambda: DriftMonitor(0.1).predict(model, batch),
         lambda: export_model(model, None, tmp_path / "out"),

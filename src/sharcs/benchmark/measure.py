@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from sharcs.benchmark.advice import advise
 from sharcs.benchmark.contestants import Engine, contestants, graphs_to_write, prepare
 from sharcs.benchmark.memory import peak_megabytes
-from sharcs.evaluation.widths import Costs
+from sharcs.evaluation.ways import flops, way_taken
+from sharcs.evaluation.widths import way_coefficients
 from sharcs.inference.engine import tokens_of
 
 if TYPE_CHECKING:
@@ -255,14 +255,15 @@ def flops_ratios(
     trained: TrainedModel, texts: Sequence[Text], answers: dict[str, list[Prediction]]
 ) -> dict[str, float]:
     """Mean FLOPs of each contestant over the full network's."""
-    lengths = torch.from_numpy(tokens_of(list(texts), trained.tokenizer).lengths)
-    costs = Costs.of(trained.model, lengths)
-    found = {}
-    for name, given in answers.items():
-        if name.startswith(("width-", "routed")):
-            first = torch.tensor([answer.first_width_index for answer in given])
-            last = torch.tensor([answer.width_index for answer in given])
-            found[name] = float(costs.spent(first, last).mean() / costs.full.mean())
-        else:
-            found[name] = 1.0
-    return found
+    config = trained.model.config
+    names, policy = tuple(config.names), config.routing_policy
+    lengths = tokens_of(list(texts), trained.tokenizer).lengths
+    ratios = dict.fromkeys(answers, 1.0)
+    for contestant, predictions in answers.items():
+        if contestant.startswith(("width-", "routed")):
+            taken = [way_taken(policy, names, each.first_width_index, each.width_index) for each in predictions]
+            ways = sorted(set(taken))
+            costs = flops(way_coefficients(trained.model, ways), lengths)
+            spent = costs[np.arange(len(costs)), [ways.index(way) for way in taken]]
+            ratios[contestant] = float(spent.mean() / costs[:, -1].mean())
+    return ratios

@@ -10,14 +10,16 @@ import numpy as np
 from sharcs.calibration.choice import Constraint, choose
 from sharcs.calibration.frontier import build_frontier
 from sharcs.errors import InputError
+from sharcs.tasks.labels import require_one_label
+from sharcs.tasks.losses import MULTI_LABEL
+from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from sharcs.calibration.trials import Applied, Trial
-    from sharcs.config import RoutingPolicy
+    from sharcs.evaluation.answers import AllAnswers, Routed
 
 __all__ = ["Calibration", "calibrate", "losses_by"]
 
@@ -42,7 +44,7 @@ class Calibration:
         full_accuracy: Of the full network, or None.
         shares: Fraction of the inputs that each width answers.
         frontier: See :func:`sharcs.calibration.frontier.build_frontier`.
-        applied: The policy on the tested rows, alone.
+        routed: The tested rows as the policy routes them.
         tested: The tested rows' indices.
     """
 
@@ -59,62 +61,65 @@ class Calibration:
     full_accuracy: float | None
     shares: list[float]
     frontier: list[dict[str, float | None]]
-    applied: Applied = field(repr=False)
+    routed: Routed = field(repr=False)
     tested: NDArray[np.int64] = field(repr=False)
 
     def record(self) -> dict[str, Any]:
         """Write it as plain values, for ``config.calibration``."""
-        left_out = ("constraint", "policy", "applied", "tested")
+        left_out = ("constraint", "policy", "routed", "tested")
         plain = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
         return {**asdict(self.constraint), "policy": self.policy.to_dict(), **plain}
 
 
-def calibrate(trial: Trial, constraint: Constraint, classes: int, seed: int = 0) -> Calibration:
+def calibrate(answers: AllAnswers, constraint: Constraint, classes: int, seed: int = 0) -> Calibration:
     """Choose the policy: the cheapest that keeps a loss within its limit, or the best that keeps a cost within it.
 
     Args:
-        trial: Independent rows from where the inputs will come from; with times for ``latency_ms``, and with labels
-            for ``max_accuracy_drop``.
+        answers: Of independent rows from where the inputs will come from; with milliseconds for ``latency_ms``, and
+            with labels for ``max_accuracy_drop``.
         constraint: What has to be met.
         classes: Number of classes, every one of which has to be bounded if ``per_class``: the true ones for
             accuracy, those that the full network names for disagreement.
         seed: Draws the rows that choose. Not to be tried out: the guarantee is for one calibration.
 
     Raises:
-        InputError: If there are fewer than 10 rows, or no labels where they are needed.
+        InputError: If there are fewer than 10 rows, one width only, several labels of each input, or no labels where
+            they are needed.
     """
-    if len(trial) < MIN_ROWS:
-        raise InputError(f"{len(trial)} rows: too few to calibrate on; give at least {MIN_ROWS}, better thousands")
-    if constraint.kind == "max_accuracy_drop" and trial.labels is None:
+    if answers.label_sets is not None:
+        require_one_label(MULTI_LABEL, "calibration")
+    if len(answers.names) < 2:
+        raise InputError("the network has the width 1.0 only, so nothing can be chosen; train it with two widths")
+    if len(answers) < MIN_ROWS:
+        raise InputError(f"{len(answers)} rows: too few to calibrate on; give at least {MIN_ROWS}, better thousands")
+    if constraint.kind == "max_accuracy_drop" and answers.labels is None:
         raise InputError("`max_accuracy_drop`: needs labels; label the rows, or give `max_disagreement`")
-    if constraint.kind == "latency_ms" and trial.times is None:
+    if constraint.kind == "latency_ms" and answers.way_milliseconds is None:
         raise InputError("latency_ms: needs times; measure them with sharcs.calibration.latency.measure_times")
     if constraint.kind == "max_disagreement":
-        trial = trial.unblended()  # an average with another answer is not the full network's
-    choice = choose(trial, constraint, classes, seed)
+        answers = answers.unblended()  # an average with another answer is not the full network's
+    choice = choose(answers, constraint, classes, seed)
     rows = choice.test.rows
-    policy = trial.policy_of_one_width(full=True) if choice.policy is None else choice.policy
-    applied = rows.apply([policy])
+    policy = RoutingPolicy(start=answers.names[-1]) if choice.policy is None else choice.policy
+    routed = rows.route([policy])[0]
     observed, bound = choice.test.evidence(policy)
-    labels = None if rows.labels is None else rows.labels.numpy()
-    full_accuracy = None if labels is None else float((rows.full_answers == labels).mean())
-    drop = float(applied.lost.mean() - applied.gained.mean())
-    widths = trial.costs.widths.shape[1]
+    full_accuracy = None if rows.labels is None else float(rows.full_right.mean())
+    drop = float(routed.lost.mean() - routed.gained.mean())
     return Calibration(
         constraint=constraint,
         policy=policy,
         met=choice.policy is not None,
-        rows=len(trial),
+        rows=len(answers),
         rows_tested=len(choice.tested),
         observed=observed,
         bound=None if choice.policy is None else bound,
-        cost_ratio=float(applied.flops.mean() / rows.costs.full.mean()),
-        disagreement=float(applied.disagrees.mean()),
+        cost_ratio=float(routed.cost.mean() / rows.full_costs.mean()),
+        disagreement=float(routed.disagrees.mean()),
         accuracy=None if full_accuracy is None else full_accuracy - drop,
         full_accuracy=full_accuracy,
-        shares=[float((applied.last == index).mean()) for index in range(widths)],
-        frontier=build_frontier(trial, choice.tried),
-        applied=applied,
+        shares=[float((routed.answered_by == index).mean()) for index in range(len(rows.names))],
+        frontier=build_frontier(answers, choice.tried),
+        routed=routed,
         tested=choice.tested,
     )
 

@@ -30,7 +30,7 @@ from sharcs.calibration.bounds import (
     rate_p,
     rate_upper,
 )
-from sharcs.calibration.trials import policy_paths
+from sharcs.calibration.policies import policy_paths
 from sharcs.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sharcs.calibration.trials import Applied, Trial
     from sharcs.config import RoutingPolicy
+    from sharcs.evaluation.answers import AllAnswers, Routed
 
 __all__ = ["Choice", "Constraint", "SequenceTest", "choose"]
 
@@ -113,21 +113,21 @@ class Choice:
     tried: list[RoutingPolicy]
 
 
-def choose(trial: Trial, constraint: Constraint, classes: int, seed: int = 0) -> Choice:
+def choose(answers: AllAnswers, constraint: Constraint, classes: int, seed: int = 0) -> Choice:
     """Choose the policy: the cheapest that keeps a loss within its limit, or the best that keeps a cost within it.
 
     Args:
-        trial: Independent rows; see :func:`sharcs.calibration.calibrate.calibrate`.
+        answers: Of independent rows; see :func:`sharcs.calibration.calibrate.calibrate`.
         constraint: What has to be met.
         classes: Number of classes.
         seed: Draws the rows that choose the sequence.
     """
-    order = np.random.default_rng(seed).permutation(len(trial))
-    cut = max(1, round(CHOOSING_SHARE * len(trial)))
-    choosing, tested = trial.take(np.sort(order[:cut])), np.sort(order[cut:])
+    order = np.random.default_rng(seed).permutation(len(answers))
+    cut = max(1, round(CHOOSING_SHARE * len(answers)))
+    choosing, tested = answers.take(np.sort(order[:cut])), np.sort(order[cut:])
     paths = policy_paths(choosing)
     _, sequence = min((_sequence(choosing, path, constraint) for path in paths), key=lambda rated: rated[0])
-    test = SequenceTest(choosing, trial.take(tested), constraint, classes)
+    test = SequenceTest(choosing, answers.take(tested), constraint, classes)
     return Choice(test.last_passing(sequence), test, tested, [policy for path in paths for policy in path])
 
 
@@ -141,36 +141,35 @@ class SequenceTest:
         classes: Number of classes.
     """
 
-    def __init__(self, choosing: Trial, rows: Trial, constraint: Constraint, classes: int) -> None:
-        """Sort the rows by class, if every class is tested."""
+    def __init__(self, choosing: AllAnswers, rows: AllAnswers, constraint: Constraint, classes: int) -> None:
         self.choosing, self.rows, self.constraint = choosing, rows, constraint
+        self.choosing_weights, self.weights = choosing.weights, rows.weights
         self.groups: list[NDArray[np.bool_]] = [np.ones(len(rows), dtype=bool)]
         if constraint.per_class:
             true_class = constraint.kind == "max_accuracy_drop" and rows.labels is not None
-            of = rows.labels.numpy() if true_class and rows.labels is not None else rows.full_answers
-            self.groups = [of == index for index in range(classes)]
+            class_of = rows.labels if true_class and rows.labels is not None else rows.full_predictions
+            self.groups = [class_of == index for index in range(classes)]
 
     def last_passing(self, path: list[RoutingPolicy]) -> RoutingPolicy | None:
         """Test one policy after the other, up to the first that fails."""
         passed = None
         for piece in self.rows.in_pieces(path):
-            applied, before = self.rows.apply(piece), self.choosing.apply(piece)
+            routed, before = self.rows.route(piece), self.choosing.route(piece)
             for index, policy in enumerate(piece):
-                if not self._passes(applied, before, index):
+                if not self._passes(routed, before, index):
                     return passed
                 passed = policy
         return passed
 
     def evidence(self, policy: RoutingPolicy) -> tuple[float, float]:
         """Observed value and upper bound, of the class whose bound is the highest."""
-        applied, before = self.rows.apply([policy]), self.choosing.apply([policy])
+        routed, before = self.rows.route([policy]), self.choosing.route([policy])
         confidence = self.constraint.confidence
         if self.constraint.kind in COSTS:
-            weights = self.rows.weights
-            bet = self._bet(before, 0)
-            return float(applied.spent.sum() / weights.sum()), mean_upper(applied.spent[0], weights, bet, confidence)
+            upper = mean_upper(routed.spent[0], self.weights, self._bet(before, 0), confidence)
+            return float(routed.spent.sum() / self.weights.sum()), upper
         found = []
-        for lost, gained, rows in self._counts(applied, before, 0):
+        for lost, gained, rows in self._counts(routed, before, 0):
             if gained is None:
                 found.append((rate_upper(lost, rows, confidence), lost / max(rows, 1)))
             else:
@@ -178,50 +177,50 @@ class SequenceTest:
         bound, observed = max(found)
         return observed, bound
 
-    def _passes(self, applied: Applied, before: Applied, index: int) -> bool:
+    def _passes(self, routed: Routed, before: Routed, index: int) -> bool:
         limit, confidence = self.constraint.limit, self.constraint.confidence
         if self.constraint.kind in COSTS:
             bet = self._bet(before, index)
-            return mean_is_below(applied.spent[index], self.rows.weights, bet, confidence, limit)
+            return mean_is_below(routed.spent[index], self.weights, bet, confidence, limit)
         return all(
             (rate_p(lost, rows, limit) if gained is None else difference_p(lost, gained, rows, limit, confidence))
             <= 1 - confidence
-            for lost, gained, rows in self._counts(applied, before, index)
+            for lost, gained, rows in self._counts(routed, before, index)
         )
 
-    def _counts(self, applied: Applied, before: Applied, index: int) -> Iterator[tuple[int, int | None, int]]:
+    def _counts(self, routed: Routed, before: Routed, index: int) -> Iterator[tuple[int, int | None, int]]:
         """For each class: losses, gains (None if they are not to be set against losses) and rows."""
         of_labels = self.constraint.kind == "max_accuracy_drop"
-        losses = (applied.lost if of_labels else applied.disagrees)[index]
+        losses = (routed.lost if of_labels else routed.disagrees)[index]
         # The rows that choose decide, so that the test is fixed for those that it is made on.
         paired = of_labels and bool(before.gained[index].any())
         for group in self.groups:
-            gained = int(applied.gained[index][group].sum()) if paired else None
+            gained = int(routed.gained[index][group].sum()) if paired else None
             yield int(losses[group].sum()), gained, int(group.sum())
 
-    def _bet(self, before: Applied, index: int) -> float:
+    def _bet(self, before: Routed, index: int) -> float:
         return bet_size(
             before.spent[index],
-            self.choosing.weights,
+            self.choosing_weights,
             self.constraint.limit,
-            self.rows.largest,
+            self.rows.most_spent,
             len(self.rows),
             self.constraint.confidence,
         )
 
 
 def _sequence(
-    choosing: Trial, path: list[RoutingPolicy], constraint: Constraint
+    choosing: AllAnswers, path: list[RoutingPolicy], constraint: Constraint
 ) -> tuple[float, list[RoutingPolicy]]:
     """Make of a path from full to narrow the sequence to test, from the safest on, and rate it.
 
     The rating is what the sequence gives near the limit; less is better. What spends more than the full network is
     left out: a policy that escalates nearly every input.
     """
-    applied = choosing.apply(path)
-    spent = applied.spent.mean(axis=1) / choosing.weights.mean()  # [policies], the first is the full network
+    routed = choosing.route(path)
+    spent = routed.spent.mean(axis=1) / choosing.weights.mean()  # [policies], the first is the full network
     # Losses without the gains: hardly a row shows any, and the sum would be mostly chance.
-    lost = (applied.lost if constraint.kind == "max_accuracy_drop" else applied.disagrees).mean(axis=1)
+    lost = (routed.lost if constraint.kind == "max_accuracy_drop" else routed.disagrees).mean(axis=1)
     cheaper = spent < spent[0]
     kept = [policy for policy, keep in zip(path, cheaper, strict=True) if keep]
     if constraint.kind in COSTS:

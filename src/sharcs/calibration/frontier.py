@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharcs.config import RoutingPolicy, policy_of
+from sharcs.config import policy_of
 
 if TYPE_CHECKING:
-    from sharcs.calibration.trials import Trial
+    from sharcs.config import RoutingPolicy
+    from sharcs.evaluation.answers import AllAnswers
 
 __all__ = ["build_frontier"]
 
@@ -17,14 +18,14 @@ FRONTIER_POINTS = 33
 SURELY = 2.33  # standard deviations: one error in a hundred
 
 
-def build_frontier(trial: Trial, policies: list[RoutingPolicy]) -> list[dict[str, float | None]]:
+def build_frontier(answers: AllAnswers, policies: list[RoutingPolicy]) -> list[dict[str, float | None]]:
     """Keep the policies that nothing cheaper, or as cheap, agrees with the full network better than, blending apart.
 
     Agreement says more about accuracy than as many labels do where the full network is the best there is. Where it is
     not, labels show it: a policy that is surely less accurate than a cheaper one goes.
 
     Args:
-        trial: All rows at hand.
+        answers: Of all rows at hand.
         policies: Those to choose from.
 
     Returns:
@@ -32,19 +33,19 @@ def build_frontier(trial: Trial, policies: list[RoutingPolicy]) -> list[dict[str
         ``disagreement`` and, with labels, ``accuracy_drop``. They are what was observed, not bounds.
     """
     points: list[tuple[float, dict[str, float | None]]] = []
-    unblended = trial.unblended()
-    full = float(trial.costs.full.mean())
-    for piece in trial.in_pieces(list(dict.fromkeys(policies))):
-        applied = trial.apply(piece)
+    unblended = answers.unblended()
+    full = float(answers.full_costs.mean())
+    for piece in answers.in_pieces(list(dict.fromkeys(policies))):
+        routed = answers.route(piece)
         # Blending gives other answers than the full network's for the sake of accuracy, which is no loss.
-        risks = unblended.apply(piece).disagrees.mean(axis=1)
-        drops = applied.lost.mean(axis=1) - applied.gained.mean(axis=1)
+        risks = unblended.route(piece).disagrees.mean(axis=1)
+        drops = routed.lost.mean(axis=1) - routed.gained.mean(axis=1)
         for index, policy in enumerate(piece):
             point = {
                 **policy.to_dict(),
-                "cost_ratio": float(applied.flops[index].mean()) / full,
-                "disagreement": float(applied.disagrees[index].mean()),
-                "accuracy_drop": None if trial.labels is None else float(drops[index]),
+                "cost_ratio": float(routed.cost[index].mean()) / full,
+                "disagreement": float(routed.disagrees[index].mean()),
+                "accuracy_drop": None if answers.labels is None else float(drops[index]),
             }
             points.append((float(risks[index]), point))
     kept: list[tuple[float, dict[str, float | None]]] = []
@@ -52,15 +53,15 @@ def build_frontier(trial: Trial, policies: list[RoutingPolicy]) -> list[dict[str
         if not kept or risk < kept[-1][0]:
             kept.append((risk, point))
     chosen = np.unique(np.linspace(0, len(kept) - 1, FRONTIER_POINTS).round().astype(int))
-    return _without_surely_worse(trial, [kept[index][1] for index in chosen])
+    return _without_surely_worse(answers, [kept[index][1] for index in chosen])
 
 
-def _without_surely_worse(trial: Trial, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _without_surely_worse(answers: AllAnswers, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Drop points, by ascending cost, that are less accurate than one before, by a paired test (McNemar's)."""
-    if trial.labels is None:
+    if answers.labels is None:
         return points
-    applied = trial.apply([policy_of(point) for point in points])
-    gains = applied.gained.astype(np.int8) - applied.lost  # over the full network, -1 to 1: [points, rows]
+    routed = answers.route([policy_of(point) for point in points])
+    gains = routed.gained.astype(np.int8) - routed.lost  # over the full network, -1 to 1: [points, rows]
     kept: list[int] = []
     for index in range(len(points)):
         ahead = gains[kept] - gains[index]

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sharcs.calibration.trials import Times
 from sharcs.evaluation.inputs import model_inputs
+from sharcs.evaluation.ways import sum_along_ways, ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from sharcs.model.text import SharcsForSequenceClassification
@@ -29,7 +30,7 @@ def measure_times(
     model: SharcsForSequenceClassification,
     rows: Sized,
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
-) -> Times:
+) -> NDArray[np.float64]:
     """Measure the median time of a batch of one, over texts of the rows' lengths.
 
     Widths take turns on each text, so that whatever else slows the machine down slows all of them.
@@ -38,6 +39,9 @@ def measure_times(
         model: The routed network, in evaluation mode.
         rows: Tokenised inputs.
         collate: Pads rows into a batch.
+
+    Returns:
+        Milliseconds of each way, ``[ways]``, in the order of :func:`sharcs.evaluation.ways.ways_of`.
     """
     by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))  # type: ignore[index]
     picked = np.linspace(0, len(by_length) - 1, min(TEXTS, len(by_length))).round().astype(int)
@@ -51,7 +55,8 @@ def measure_times(
         if number >= WARM_UP:
             measured.append(taken)
     medians = np.median(np.array(measured), axis=0)
-    return Times(medians[:-1], max(0.0, float(medians[-1] - medians[0])))
+    continuation = max(0.0, float(medians[-1] - medians[0]))
+    return sum_along_ways(medians[:-1], continuation, ways_of(len(widths)))
 
 
 def _milliseconds(model: SharcsForSequenceClassification, batch: dict[str, Tensor], width: float | None) -> float:

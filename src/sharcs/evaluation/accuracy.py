@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from sharcs.evaluation.curve import curve_policies
-from sharcs.evaluation.widths import Costs, WidthOutputs, route
+from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor
+    from numpy.typing import ArrayLike
 
+    from sharcs.evaluation.answers import AllAnswers, Routed
+    from sharcs.evaluation.ways import Doubles, Numbers
     from sharcs.model.base import RoutedModel
 
 __all__ = ["accuracy_report"]
@@ -23,18 +26,18 @@ RANDOM_DRAWS = 20
 
 def accuracy_report(
     model: RoutedModel,
-    outputs: WidthOutputs,
-    labels: Tensor,
+    answers: AllAnswers,
+    labels: ArrayLike,
     width: float | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compare the configured policy with the full network, random routing and an oracle.
 
     Args:
-        model: The routed network, for its widths, policy and costs.
-        outputs: From :func:`run_all_widths`.
-        labels: True classes, int64 ``[inputs]``; of several labels, zeros and ones ``[inputs, labels]``, all of which
-            have to be right.
+        model: The routed network, for its widths and policy.
+        answers: From :func:`sharcs.evaluation.widths.run_all_widths`.
+        labels: True classes, ``[inputs]``; of several labels, zeros and ones ``[inputs, labels]``, all of which have
+            to be right.
         width: Routes every input to this width; by default the configured policy routes.
         seed: For the random router.
 
@@ -47,66 +50,74 @@ def accuracy_report(
     Raises:
         InputError: If the labels don't fit the answers.
     """
-    widths, policy = list(model.config.widths), model.config.routing_policy
-    labels = outputs.truth(labels)
-    correct = outputs.predictions == labels.unsqueeze(1)  # [inputs, widths]
-    costs = Costs.of(model, outputs.lengths)
+    answers = answers.labelled(labels)
+    policy = model.config.routing_policy
+    correct = answers.way_right[:, : len(answers.names)]
+    costs, full_cost = answers.costs, float(answers.full_costs.mean())
+    rows = np.arange(len(answers))
 
-    def point(first: Tensor, last: Tensor) -> dict[str, float]:
-        spent = costs.spent(first, last).mean()
-        return {
-            "accuracy": (outputs.answers(first, last) == labels).double().mean().item(),
-            "flops": spent.item(),
-            "flops_ratio": (spent / costs.full.mean()).item(),
-        }
+    def point(routed: Routed) -> dict[str, float]:
+        cost = float(routed.cost.mean())
+        return {"accuracy": float(routed.right.mean()), "flops": cost, "flops_ratio": cost / full_cost}
 
-    if width is None:
-        first, last = route(outputs, costs, policy)
-    else:
-        first = last = torch.full((len(labels),), model.config.index_of(width))
-    draws = [point(drawn, drawn)["accuracy"] for drawn in _random_routings(costs, first, last, seed)]
-    right_or_last = torch.cat([correct, ~correct.any(dim=1, keepdim=True)], dim=1).int().argmax(dim=1)
-    oracle = torch.where(right_or_last == len(widths), 0, right_or_last)
-    right = outputs.answers(first, last) == labels
+    chosen = policy if width is None else RoutingPolicy(start=answers.names[model.config.index_of(width)])
+    routed = answers.route([chosen])[0]
+    draws = [float(correct[rows, drawn].mean()) for drawn in _random_routings(costs, routed, seed)]
+    # The first that is right; the cheapest, which is the first, where none is.
+    oracle = correct.argmax(axis=1)
     per_width = []
-    for index, known in enumerate(widths):
-        here = last == index
+    for index, known in enumerate(model.config.widths):
+        here = routed.answered_by == index
         per_width.append(
             {
                 "width": known,
-                "accuracy": correct[:, index].double().mean().item(),
-                "flops_ratio": (costs.widths[:, index].mean() / costs.full.mean()).item(),
-                "share": here.double().mean().item(),
-                "accuracy_routed": right[here].double().mean().item() if here.any() else None,
+                "accuracy": float(correct[:, index].mean()),
+                "flops_ratio": float(costs[:, index].mean()) / full_cost,
+                "share": float(here.mean()),
+                "accuracy_routed": float(routed.right[here].mean()) if here.any() else None,
             }
         )
     curve: list[dict[str, Any]] = []
-    for other in curve_policies(outputs, costs, policy):
-        at = point(*route(outputs, costs, other))
+    for other in curve_policies(answers, policy):
+        at = point(answers.route([other])[0])
         settings = {"cost_weight": other.cost_weight, "escalation_threshold": other.escalation_threshold}
         curve.append({**settings, "flops_ratio": at["flops_ratio"], "accuracy": at["accuracy"]})
     return {
-        "samples": len(labels),
+        "samples": len(answers),
         "metric": "accuracy",
-        "full": {"accuracy": correct[:, -1].double().mean().item(), "flops": costs.full.mean().item()},
-        "routed": point(first, last),
+        "full": {"accuracy": float(correct[:, -1].mean()), "flops": full_cost},
+        "routed": point(routed),
         "widths": per_width,
         "random": {"accuracy": sum(draws) / len(draws)},
-        "oracle": {key: value for key, value in point(oracle, oracle).items() if key != "flops"},
+        "oracle": {
+            "accuracy": float(correct.any(axis=1).mean()),
+            "flops_ratio": float(costs[rows, oracle].mean()) / full_cost,
+        },
         "curve": curve,
     }
 
 
-def _random_routings(costs: Costs, first: Tensor, last: Tensor, seed: int) -> Iterator[Tensor]:
-    """Draw routings of the same shares, and of the same mean cost where some inputs ran two widths."""
-    generator = torch.Generator().manual_seed(seed)
-    full, escalated = costs.widths.shape[1] - 1, not torch.equal(first, last)
-    target = costs.spent(first, last).sum()
+def _random_routings(costs: Doubles, routed: Routed, seed: int) -> Iterator[Numbers]:
+    """Draw sub-networks in the same shares, and of the same mean cost where some inputs ran several.
+
+    Args:
+        costs: Of each sub-network, ``[inputs, networks]``.
+        routed: Inputs as a policy routes them.
+        seed: Of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)  # whose draws the records are of
+
+    def shuffled() -> Numbers:
+        order: Numbers = torch.randperm(len(costs), generator=generator).numpy()
+        return order
+
+    rows, full = np.arange(len(costs)), costs.shape[1] - 1
+    escalated = not np.array_equal(routed.start, routed.answered_by)
     for _ in range(RANDOM_DRAWS):
-        drawn = last[torch.randperm(len(last), generator=generator)]
+        drawn = routed.answered_by[shuffled()]
         if escalated:
-            spent = costs.spent(drawn, drawn)
-            order = torch.randperm(len(last), generator=generator)
-            added = (costs.widths[:, full] - spent)[order].cumsum(0)
-            drawn[order[added <= target - spent.sum()]] = full
+            spent = costs[rows, drawn]
+            order = shuffled()
+            added = np.cumsum((costs[:, full] - spent)[order])
+            drawn[order[added <= routed.cost.sum() - spent.sum()]] = full
         yield drawn

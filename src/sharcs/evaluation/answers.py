@@ -1,116 +1,268 @@
-"""What a policy answers, row by row, beside what every width would have said: the rows behind a report."""
+"""What every sub-network says about every input, and what policies make of it: NumPy alone, no model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from numpy.typing import ArrayLike, NDArray
 
-from sharcs.evaluation.widths import Costs, WidthOutputs, route, run_all_widths
-from sharcs.tasks.labels import require_one_label
+from sharcs.errors import InputError
+from sharcs.evaluation.routing import ways_taken
+from sharcs.evaluation.ways import Columns, Doubles, Flags, Numbers, Singles, Way, flops, ways_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from numpy.typing import NDArray
-    from torch import Tensor
+    from sharcs_runtime.policy import RoutingPolicy
 
-    from sharcs.model.text import SharcsForSequenceClassification
+__all__ = ["AllAnswers", "Routed"]
 
-__all__ = ["Answers", "answer_at_all_widths"]
+ANSWERS_AT_ONCE = 4_000_000
+OF_INPUTS = ("way_predictions", "router_logits", "lengths", "labels", "label_scores")
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """The configured policy on some inputs, in their order.
+class AllAnswers:
+    """What every sub-network says about every input, in input order, alone and where inputs escalate to it.
+
+    Columns that are ways stand in the order of :func:`sharcs.evaluation.ways.ways_of`: each sub-network alone, then
+    two of them, and so on. With two it is narrow, full, narrow and then full.
 
     Attributes:
-        outputs: What every width says, from :func:`sharcs.evaluation.widths.run_all_widths`.
+        names: Of the sub-networks, the cheapest first, the full one last.
+        way_predictions: Class that each way leads to, int64 ``[inputs, ways]``; of several labels, the number of
+            their set.
+        way_scores: How sure that answer is of itself, by the name of the signal, float32 ``[inputs, ways]`` each.
+        router_logits: float32 ``[inputs, networks]``.
+        lengths: Real tokens, int64 ``[inputs]``.
+        cost_coefficients: c₀, c₁ and c₂ of the FLOPs c₀ + c₁·T + c₂·T² of each way, and last of the plain full
+            network: float64 ``[ways + 1, 3]``.
+        max_length: The most tokens of any input, of those to come too.
+        blend: With which later answers were blended; a policy's own makes no difference.
+        label_sets: The sets of labels by number, bool ``[sets, labels]``; None where there is one label.
         labels: True classes, int64 ``[inputs]``, or None.
-        label_scores: Probability that each width gives to the true class, ``[inputs, widths]``, or None.
-        first: Index of the width that each input runs first, int64 ``[inputs]``.
-        last: Index of the one that answers.
-        routed: The policy's answer, a class, int64 ``[inputs]``.
-        routed_scores: Its probability, ``[inputs]``.
-        spent: FLOPs, float64 ``[inputs]``.
+        label_scores: Probability that each sub-network gives to the true class, float64 ``[inputs, networks]``;
+            None without labels, or where there are several.
+        way_milliseconds: Of one input alone on each way, float64 ``[ways]``, if what an input takes is to be counted
+            in milliseconds.
     """
 
-    outputs: WidthOutputs
-    labels: NDArray[np.int64] | None
-    label_scores: NDArray[np.float64] | None
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-    routed: NDArray[np.int64]
-    routed_scores: NDArray[np.float64]
-    spent: NDArray[np.float64]
+    names: tuple[str, ...]
+    way_predictions: Numbers
+    way_scores: Mapping[str, Singles]
+    router_logits: Singles
+    lengths: Numbers
+    cost_coefficients: Doubles
+    max_length: int
+    blend: float = 0.0
+    label_sets: Flags | None = None
+    labels: Numbers | None = None
+    label_scores: Doubles | None = None
+    way_milliseconds: Doubles | None = None
 
     def __len__(self) -> int:
         """Return the number of inputs."""
-        return len(self.last)
+        return len(self.lengths)
 
     @property
-    def predictions(self) -> NDArray[np.int64]:
-        """Class that each width names, ``[inputs, widths]``."""
-        found: NDArray[np.int64] = self.outputs.predictions.numpy()
-        return found
+    def predictions(self) -> Numbers:
+        """Class that each sub-network names alone, ``[inputs, networks]``."""
+        return self.way_predictions[:, : len(self.names)]
 
     @property
-    def scores(self) -> NDArray[np.float64]:
-        """Its probability, ``[inputs, widths]``."""
-        found: NDArray[np.float64] = self.outputs.scores.double().numpy()
-        return found
+    def full_predictions(self) -> Numbers:
+        """Class that the full network names, ``[inputs]``."""
+        return self.predictions[:, -1]
 
     @property
-    def disagrees(self) -> NDArray[np.bool_]:
-        """Whether the answer is another than the full network's, ``[inputs]``."""
-        found: NDArray[np.bool_] = self.routed != self.predictions[:, -1]
-        return found
+    def way_right(self) -> Flags:
+        """Whether what each way leads to is right, ``[inputs, ways]``; False without labels."""
+        if self.labels is None:
+            return np.zeros(self.way_predictions.shape, np.bool_)
+        right: Flags = self.way_predictions == self.labels[:, None]
+        return right
+
+    @property
+    def full_right(self) -> Flags:
+        """Whether the full network is right, ``[inputs]``; False without labels."""
+        return self.way_right[:, len(self.names) - 1]
+
+    @property
+    def scores(self) -> Singles:
+        """Its probability, ``[inputs, networks]``; of several labels, the least sure one's."""
+        return self.way_scores["probability"][:, : len(self.names)]
+
+    @property
+    def way_costs(self) -> Doubles:
+        """FLOPs of each way, ``[inputs, ways]``."""
+        return flops(self.cost_coefficients[:-1], self.lengths)
+
+    @property
+    def costs(self) -> Doubles:
+        """FLOPs of each sub-network alone, ``[inputs, networks]``."""
+        return flops(self.cost_coefficients[: len(self.names)], self.lengths)
+
+    @property
+    def full_costs(self) -> Doubles:
+        """FLOPs of the plain full network, ``[inputs]``."""
+        return flops(self.cost_coefficients[-1:], self.lengths)[:, 0]
+
+    @property
+    def relative_costs(self) -> Doubles:
+        """Each sub-network's cost over the full network's on the same input, ``[inputs, networks]``."""
+        return self.costs / self.full_costs[:, None]
+
+    @property
+    def weights(self) -> Doubles:
+        """What :attr:`Routed.spent` is relative to, ``[inputs]``: the full network's FLOPs, or 1 for milliseconds."""
+        return self.full_costs if self.way_milliseconds is None else np.ones(len(self))
+
+    @property
+    def most_spent(self) -> float:
+        """What no input spends more than under any policy, in the unit that is counted."""
+        if self.way_milliseconds is not None:
+            return float(self.way_milliseconds.max())
+        return float(flops(self.cost_coefficients[:-1], np.array([self.max_length])).max())
+
+    def take(self, rows: Numbers) -> AllAnswers:
+        """Keep some of the inputs."""
+        kept: dict[str, Any] = {name: getattr(self, name) for name in OF_INPUTS}
+        kept = {name: None if values is None else values[rows] for name, values in kept.items()}
+        scores = {signal: values[rows] for signal, values in self.way_scores.items()}
+        return replace(self, way_scores=scores, **kept)
+
+    def unblended(self) -> AllAnswers:
+        """Give inputs that escalate the later sub-network's own answer."""
+        last = [way[-1] for way in ways_of(len(self.names))]
+        scores = {signal: values[:, last] for signal, values in self.way_scores.items()}
+        return replace(self, way_predictions=self.way_predictions[:, last], way_scores=scores, blend=0.0)
+
+    def labelled(self, labels: ArrayLike) -> AllAnswers:
+        """Add true labels; see :meth:`truth`."""
+        return replace(self, labels=self.truth(labels))
+
+    def truth(self, labels: ArrayLike) -> Numbers:
+        """Bring true labels into the form of the predictions.
+
+        Args:
+            labels: Classes ``[inputs]``; of several labels, zeros and ones ``[inputs, labels]``.
+
+        Returns:
+            int64 ``[inputs]``; of several labels, the number of each set, and −1 where no answer is like it.
+
+        Raises:
+            InputError: If several labels have another shape or other values.
+        """
+        values = np.asarray(labels)
+        if self.label_sets is None:
+            return values.astype(np.int64)
+        count = self.label_sets.shape[1]
+        if values.ndim != 2 or values.shape[1] != count or not np.isin(values, (0, 1)).all():
+            raise InputError(
+                f"labels: of shape {list(values.shape)}; each input needs {count} zeros and ones, one a label"
+            )
+        numbers = {known.tobytes(): number for number, known in enumerate(self.label_sets)}
+        return np.array([numbers.get(row.tobytes(), -1) for row in values.astype(np.bool_)], np.int64)
+
+    def route(self, policies: Sequence[RoutingPolicy]) -> Routed:
+        """Apply policies, each to every input, as :class:`sharcs_runtime.cascade.Cascade` decides.
+
+        Raises:
+            InputError: If a policy names a sub-network that there is not, a signal or a way that was not recorded.
+        """
+        return Routed(
+            self, ways_taken(policies, self.names, self.router_logits, self.relative_costs, self.way_scores)
+        )
+
+    def in_pieces(self, policies: Sequence[RoutingPolicy]) -> Iterator[Sequence[RoutingPolicy]]:
+        """Split policies so that routing by a piece takes little memory."""
+        size = max(1, ANSWERS_AT_ONCE // len(self))
+        for start in range(0, len(policies), size):
+            yield policies[start : start + size]
 
 
-def answer_at_all_widths(
-    model: SharcsForSequenceClassification,
-    rows: Sized,
-    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
-    labels: Tensor | None,
-    on_batch: Callable[[int], None] | None = None,
-) -> Answers:
-    """Run every input at every width, and apply the configured policy.
+class Routed:
+    """Inputs as policies route them.
+
+    What is asked for is worked out then: a choice of policies looks at little of it. Each attribute is
+    ``[policies, inputs]``, and ``[inputs]`` of one policy's, ``routed[index]``.
 
     Args:
-        model: The routed network.
-        rows: Tokenised inputs.
-        collate: Pads rows into a batch.
-        labels: True classes, int64 ``[inputs]``, or None.
-        on_batch: Called with the number of inputs after each batch.
-
-    Raises:
-        InputError: If the model doesn't name one class for each input.
+        answers: Of the inputs.
+        taken: The way that each takes, as its column, of the shape of the attributes.
     """
-    require_one_label(model.problem_type, "a report")
-    shape = (len(rows), len(model.config.widths))
-    # Of the labels' and the answers' classes alone: all probabilities of a thousand classes would fill the memory.
-    of_labels, of_escalated = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
 
-    def keep(indices: Tensor, every: Tensor, mixed: Tensor) -> None:
-        of_escalated[indices] = mixed.softmax(dim=-1).amax(dim=-1).T.double().cpu()
-        if labels is not None:
-            wanted = labels[indices].to(every.device).expand(len(every), -1).unsqueeze(-1)  # [widths, batch, 1]
-            of_labels[indices] = every.softmax(dim=-1).gather(-1, wanted).squeeze(-1).T.double().cpu()
+    def __init__(self, answers: AllAnswers, taken: Columns) -> None:
+        self.answers = answers
+        self._taken = taken
 
-    outputs = run_all_widths(model, rows, collate, on_batch=on_batch, on_logits=keep)
-    costs = Costs.of(model, outputs.lengths)
-    first, last = route(outputs, costs, model.config.routing_policy)
-    row = torch.arange(len(last))
-    scores = torch.where(first == last, outputs.scores.double()[row, last], of_escalated[row, first])
-    return Answers(
-        outputs=outputs,
-        labels=None if labels is None else labels.numpy(),
-        label_scores=None if labels is None else of_labels.numpy(),
-        first=first.numpy(),
-        last=last.numpy(),
-        routed=outputs.answers(first, last).numpy(),
-        routed_scores=scores.numpy(),
-        spent=costs.spent(first, last).numpy(),
-    )
+    def __getitem__(self, policy: int) -> Routed:
+        """Take one policy's."""
+        return Routed(self.answers, self._taken[policy])
+
+    @cached_property
+    def start(self) -> Numbers:
+        """Index of the sub-network that each input runs first."""
+        return np.array([way[0] for way in self._ways])[self._taken]
+
+    @cached_property
+    def answered_by(self) -> Numbers:
+        """Index of the one that answers."""
+        return np.array([way[-1] for way in self._ways])[self._taken]
+
+    @cached_property
+    def answer(self) -> Numbers:
+        """The class that is answered; of several labels, the number of their set."""
+        return self._look_up(self.answers.way_predictions)
+
+    @cached_property
+    def score(self) -> Singles:
+        """Its probability; of several labels, the least sure one's."""
+        return self._look_up(self.answers.way_scores["probability"])
+
+    @cached_property
+    def cost(self) -> Doubles:
+        """FLOPs."""
+        return self._look_up(self.answers.way_costs)
+
+    @cached_property
+    def spent(self) -> Doubles:
+        """The same, or milliseconds where times were measured."""
+        milliseconds = self.answers.way_milliseconds
+        return self.cost if milliseconds is None else milliseconds[self._taken]
+
+    @cached_property
+    def disagrees(self) -> Flags:
+        """Whether the answer is another than the full network's."""
+        return self._look_up(self.answers.way_predictions != self.answers.full_predictions[:, None])
+
+    @cached_property
+    def right(self) -> Flags:
+        """Whether the answer is the true one; False without labels."""
+        return self._look_up(self.answers.way_right)
+
+    @cached_property
+    def lost(self) -> Flags:
+        """Whether the full network is right and the answer wrong; False without labels."""
+        return self.answers.full_right & ~self.right
+
+    @cached_property
+    def gained(self) -> Flags:
+        """The other way round."""
+        return self.right & ~self.answers.full_right
+
+    @property
+    def _ways(self) -> tuple[Way, ...]:
+        return ways_of(len(self.answers.names))
+
+    @cached_property
+    def _places(self) -> Numbers:
+        """Where each input's way stands in a flat array of inputs and ways."""
+        return np.arange(len(self.answers)) * len(self._ways) + self._taken
+
+    def _look_up(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Look each input's way up in ``values``, ``[inputs, ways]``."""
+        return values.ravel()[self._places]

@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sharcs.config import RoutingPolicy
-    from sharcs.evaluation.widths import Costs, WidthOutputs
+    from sharcs.evaluation.answers import AllAnswers
+    from sharcs_runtime.policy import RoutingPolicy
 
 __all__ = ["curve_policies", "curve_weights"]
 
 CURVE_POINTS = 41
+MOST_VALUES = 1_000_000  # that quantiles are taken of
 
 
-def curve_policies(outputs: WidthOutputs, costs: Costs, policy: RoutingPolicy) -> list[RoutingPolicy]:
+def curve_policies(answers: AllAnswers, policy: RoutingPolicy) -> list[RoutingPolicy]:
     """Choose the policies that sweep from all inputs narrow to all inputs full, by the configured policy's means.
 
-    Where it escalates, the threshold moves, along the quantiles of the confidences; else the cost weight.
+    Where it escalates, the threshold moves, along the quantiles of the confidences; else the cost weight. Thresholds
+    of several sub-networks move together, and the configured policy comes first.
     """
     if not policy.escalates:
-        weights = curve_weights(outputs.router_logits, costs.relative)
-        return [replace(policy, cost_weight=weight) for weight in weights]
-    confidences = outputs.scores[:, :-1].double().flatten()
-    if len(confidences) == 0:
+        return [replace(policy, cost_weight=weight) for weight in curve_weights(answers)]
+    confidences = answers.way_scores[policy.signal][:, : len(answers.names) - 1].astype(np.float64)
+    if confidences.size == 0:
         return [policy]
-    inner = torch.quantile(confidences, torch.linspace(0, 1, CURVE_POINTS).double()).tolist()
-    thresholds = sorted({0.0, *inner, policy.escalation_threshold or 0.0, 1.0})
+    inner = np.quantile(confidences, np.linspace(0, 1, CURVE_POINTS)).tolist()
+    configured = policy.escalation_threshold
+    if isinstance(configured, Mapping):
+        together = [dict.fromkeys(configured, threshold) for threshold in sorted({0.0, *inner, 1.0})]
+        return [policy, *(replace(policy, escalation_threshold=thresholds) for thresholds in together)]
+    thresholds = sorted({0.0, *inner, configured or 0.0, 1.0})
     return [replace(policy, escalation_threshold=threshold) for threshold in thresholds]
 
 
-def curve_weights(router_logits: Tensor, relative: Tensor) -> list[float]:
+def curve_weights(answers: AllAnswers) -> list[float]:
     """Choose the cost weights that sweep the policy evenly from all inputs narrow to all inputs full.
 
     An input changes between two widths where their scores' difference equals λ times their costs' difference, so the
@@ -43,14 +47,16 @@ def curve_weights(router_logits: Tensor, relative: Tensor) -> list[float]:
     Returns:
         Ascending weights, with 0, the paper's policy, among them.
     """
-    if relative.shape[1] == 1:
+    networks = len(answers.names)
+    if networks == 1:
         return [0.0]
-    scores = torch.sigmoid(router_logits.double())
-    critical = []
-    for low in range(relative.shape[1]):
-        for high in range(low + 1, relative.shape[1]):
-            critical.append((scores[:, low] - scores[:, high]) / (relative[:, low] - relative[:, high]))
-    every = torch.cat(critical)
-    inner = torch.quantile(every[:: max(1, len(every) // 1_000_000)], torch.linspace(0, 1, CURVE_POINTS).double())
-    ends = torch.tensor([every.min() - 1e-6, every.max() + 1e-6, 0.0])
-    return sorted(set(torch.cat([inner, ends]).tolist()))
+    relative = answers.relative_costs
+    scores = 1 / (1 + np.exp(-answers.router_logits.astype(np.float64)))
+    critical = [
+        (scores[:, low] - scores[:, high]) / (relative[:, low] - relative[:, high])
+        for low in range(networks)
+        for high in range(low + 1, networks)
+    ]
+    every = np.concatenate(critical)
+    inner = np.quantile(every[:: max(1, len(every) // MOST_VALUES)], np.linspace(0, 1, CURVE_POINTS))
+    return sorted({*inner.tolist(), float(every.min()) - 1e-6, float(every.max()) + 1e-6, 0.0})

@@ -6,7 +6,6 @@ import re
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import DataCollatorWithPadding
 
 from sharcs.config import RoutingPolicy
@@ -14,7 +13,7 @@ from sharcs.data.texts import fingerprint
 from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import accuracy_report
-from sharcs.evaluation.answers import Answers, answer_at_all_widths
+from sharcs.evaluation.widths import run_all_widths
 from sharcs.report.findings import (
     agreement,
     example_rows,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sharcs.data.texts import TextData
+    from sharcs.evaluation.answers import Routed
     from sharcs.inference.folder import TrainedModel
 
 __all__ = ["build_report"]
@@ -76,14 +76,12 @@ def build_report(
     labelled = texts.labels is not None
     label2id = {label: index for index, label in enumerate(names)} if labelled else None
     rows = tokenise(texts, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
-    labels = torch.tensor(rows["labels"]) if labelled else None
-    answers = answer_at_all_widths(model, rows, DataCollatorWithPadding(tokenizer), labels, on_batch)
-    evaluation = accuracy_report(
-        model, answers.outputs, answers.outputs.predictions[:, -1] if labels is None else labels
-    )
-    listing = _Listing(texts, answers, names, list(config.widths))
+    labels = rows["labels"] if labelled else None
+    answers = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), on_batch=on_batch, labels=labels)
+    routed = answers.route([config.routing_policy])[0]
     # Without labels: by the class that the full network names.
-    of = answers.predictions[:, -1] if answers.labels is None else answers.labels
+    class_of = answers.full_predictions if answers.labels is None else answers.labels
+    listing = _Listing(texts, routed, names, list(config.widths))
     overthinking, wrong_labels = overthinking_rows(answers), wrong_label_rows(answers)
     return {
         "name": name,
@@ -94,18 +92,18 @@ def build_report(
         "labelled": labelled,
         "policy": config.routing_policy.to_dict(),
         "calibration": calibration,
-        "evaluation": evaluation,
-        "agreement": agreement(answers),
-        "harm_by_class": _worst(harm_by(answers, [names[index] for index in of])),
-        "harm_by_group": None if group is None else {"column": group[0], **_worst(harm_by(answers, group[1]))},
-        "reliability": _reliability(answers),
+        "evaluation": accuracy_report(model, answers, class_of),
+        "agreement": agreement(routed),
+        "harm_by_class": _worst(harm_by(routed, [names[index] for index in class_of])),
+        "harm_by_group": None if group is None else {"column": group[0], **_worst(harm_by(routed, group[1]))},
+        "reliability": _reliability(routed),
         "examples": [
-            {"width": width, "inputs": [listing.row(row) for row in example_rows(answers, index, PER_WIDTH)]}
+            {"width": width, "inputs": [listing.row(row) for row in example_rows(routed, index, PER_WIDTH)]}
             for index, width in enumerate(config.widths)
         ],
         "overthinking": {
             "count": len(overthinking),
-            "routed_right": int((answers.routed == of)[overthinking].sum()),
+            "routed_right": int(routed.right[overthinking].sum()),
             "inputs": [listing.row(int(row)) for row in overthinking[:LISTED]],
         },
         "wrong_labels": {
@@ -118,13 +116,14 @@ def build_report(
 class _Listing:
     """Writes inputs down for people to read."""
 
-    def __init__(self, texts: TextData, answers: Answers, names: list[str], widths: list[float]) -> None:
-        self.texts, self.answers, self.widths = texts, answers, widths
+    def __init__(self, texts: TextData, routed: Routed, names: list[str], widths: list[float]) -> None:
+        self.texts, self.routed, self.widths = texts, routed, widths
         self.names = [_short(name, VALUE_LENGTH) for name in names]
 
     def row(self, row: int) -> dict[str, Any]:
         """Tell all about an input; rows are counted from 1 as in the source."""
-        texts, answers, names = self.texts, self.answers, self.names
+        texts, routed, names = self.texts, self.routed, self.names
+        answers = routed.answers
         by_width = [
             {
                 "width": width,
@@ -133,17 +132,16 @@ class _Listing:
             }
             for index, width in enumerate(self.widths)
         ]
-        label = None if answers.labels is None else names[answers.labels[row]]
         return {
             "row": texts.row(row),
             "text": _short(texts.texts[row], TEXT_LENGTH),
             "pair": None if texts.pairs is None else _short(texts.pairs[row], TEXT_LENGTH),
-            "label": label,
-            "answer": names[answers.routed[row]],
-            "right": None if answers.labels is None else bool(answers.routed[row] == answers.labels[row]),
-            "score": float(answers.routed_scores[row]),
-            "first": self.widths[answers.first[row]],
-            "last": self.widths[answers.last[row]],
+            "label": None if answers.labels is None else names[answers.labels[row]],
+            "answer": names[routed.answer[row]],
+            "right": None if answers.labels is None else bool(routed.right[row]),
+            "score": float(routed.score[row]),
+            "first": self.widths[routed.start[row]],
+            "last": self.widths[routed.answered_by[row]],
             "by_width": by_width,
         }
 
@@ -159,12 +157,13 @@ def _worst(entries: list[dict[str, Any]]) -> dict[str, Any]:
     return {"total": len(entries), "entries": shown}
 
 
-def _reliability(answers: Answers) -> dict[str, Any] | None:
+def _reliability(routed: Routed) -> dict[str, Any] | None:
+    answers = routed.answers
     if answers.labels is None:
         return None
     return {
-        "routed": reliability(answers.routed_scores, answers.routed == answers.labels),
-        "full": reliability(answers.scores[:, -1], answers.predictions[:, -1] == answers.labels),
+        "routed": reliability(routed.score, routed.right),
+        "full": reliability(answers.scores[:, -1], answers.full_right),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from sharcs.report.drawings import bar_figure, reliability_figure, svg, swatch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "Chart", "charts_of", "percentage", "points", "width_name"]
+__all__ = ["Cell", "Chart", "charts_of", "percentage", "points", "threshold_text", "width_name"]
 
 BARS = 15
 KINDS = ("curve", "shares", "agreement", "classes", "groups", "reliability")
@@ -60,6 +61,13 @@ def percentage(value: float | None, digits: int = 1) -> str:
         return "\u2013"
     rounded = round(100 * value, digits) + 0.0  # no negative zero
     return f"{rounded:.{digits}f}%".replace("-", "\u2212")
+
+
+def threshold_text(threshold: float | Mapping[str, float] | None, digits: int = 6) -> str:
+    """Write a policy's escalation threshold, or that of each sub-network."""
+    if isinstance(threshold, Mapping):
+        return ", ".join(f"{name} {value:.{digits}g}" for name, value in threshold.items())
+    return "none" if threshold is None else f"{threshold:.{digits}g}"
 
 
 def points(value: float) -> str:
@@ -146,7 +154,9 @@ def _curve(report: dict[str, Any]) -> Chart:
         rows.append([f"{width_name(width['width'])} on every input", width["flops_ratio"], width["accuracy"]])
     for point in evaluation["curve"]:
         threshold = point["escalation_threshold"]
-        setting = f"cost weight {point['cost_weight']:.4g}" if threshold is None else f"threshold {threshold:.4g}"
+        setting = f"threshold {threshold_text(threshold, 4)}"
+        if threshold is None:
+            setting = f"cost weight {point['cost_weight']:.4g}"
         rows.append([f"router, {setting}", point["flops_ratio"], point["accuracy"]])
     return _drawn(
         "curve",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sharcs.evaluation.answers import Answers
+    from sharcs.evaluation.answers import AllAnswers, Routed
 
 __all__ = ["agreement", "example_rows", "harm_by", "overthinking_rows", "reliability", "wrong_label_rows"]
 
 BINS = 10  # of scores
 
 
-def agreement(answers: Answers) -> dict[str, Any]:
+def agreement(routed: Routed) -> dict[str, Any]:
     """Count how the policy's answers compare with the full network's.
 
     Returns:
@@ -28,65 +29,58 @@ def agreement(answers: Answers) -> dict[str, Any]:
         consist of: ``both``, ``neither_same`` (the same wrong answer), ``routed_only``, ``full_only`` and
         ``neither_different``. Without labels it is None.
     """
-    different = answers.disagrees
+    different = routed.disagrees
     parts = None
-    if answers.labels is not None:
-        routed, full = answers.routed == answers.labels, answers.predictions[:, -1] == answers.labels
+    if routed.answers.labels is not None:
+        neither = ~routed.right & ~routed.lost
         parts = {
-            "both": float((routed & full).mean()),
-            "neither_same": float((~routed & ~full & ~different).mean()),
-            "routed_only": float((routed & ~full).mean()),
-            "full_only": float((full & ~routed).mean()),
-            "neither_different": float((~routed & ~full & different).mean()),
+            "both": float((routed.right & ~routed.gained).mean()),
+            "neither_same": float((neither & ~different).mean()),
+            "routed_only": float(routed.gained.mean()),
+            "full_only": float(routed.lost.mean()),
+            "neither_different": float((neither & different).mean()),
         }
     return {"same": float((~different).mean()), "different": float(different.mean()), "right": parts}
 
 
-def harm_by(answers: Answers, values: Sequence[str]) -> list[dict[str, Any]]:
+def harm_by(routed: Routed, values: Sequence[str]) -> list[dict[str, Any]]:
     """Break down by class, or by a column, what routing does to the answers; the worst first.
 
     Args:
-        answers: The policy on some inputs.
+        routed: Inputs as the policy routes them.
         values: The class, or the column's value, of each.
 
     Returns:
         What :func:`sharcs.calibration.calibrate.losses_by` tells, and ``accuracy`` and ``full_accuracy``, None
         without labels.
     """
-    routed = full = np.zeros(len(answers), dtype=bool)
-    drops = None
-    if answers.labels is not None:
-        routed, full = answers.routed == answers.labels, answers.predictions[:, -1] == answers.labels
-        drops = full.astype(int) - routed
-    hits: dict[str, list[int]] = {}
-    for value, by_policy, by_full in zip(values, routed.tolist(), full.tolist(), strict=True):
-        count = hits.setdefault(value, [0, 0])
-        count[0] += by_policy
-        count[1] += by_full
-    found = losses_by(answers.disagrees, drops, values)
-    for entry in found:
-        shares = [count / entry["rows"] for count in hits[entry["value"]]]
-        entry["accuracy"], entry["full_accuracy"] = (None, None) if answers.labels is None else shares
-    return found
+    labelled = routed.answers.labels is not None
+    losses = losses_by(routed.disagrees, routed.lost.astype(int) - routed.gained if labelled else None, values)
+    hits = Counter(value for value, right in zip(values, routed.right.tolist(), strict=True) if right)
+    for entry in losses:
+        accuracy = hits[entry["value"]] / entry["rows"]
+        entry["accuracy"] = accuracy if labelled else None
+        entry["full_accuracy"] = accuracy + entry["accuracy_drop"] if labelled else None
+    return losses
 
 
-def example_rows(answers: Answers, width_index: int, count: int) -> list[int]:
+def example_rows(routed: Routed, width_index: int, count: int) -> list[int]:
     """Choose inputs that a width answered, evenly from the least sure answer to the surest.
 
     Args:
-        answers: The policy on some inputs.
+        routed: Inputs as the policy routes them.
         width_index: The width.
         count: At most so many.
     """
-    here = np.flatnonzero(answers.last == width_index)
+    here = np.flatnonzero(routed.answered_by == width_index)
     if not len(here):
         return []
-    by_score = here[np.argsort(answers.routed_scores[here], kind="stable")]
+    by_score = here[np.argsort(routed.score[here], kind="stable")]
     chosen = np.linspace(0, len(by_score) - 1, min(count, len(by_score))).round().astype(int)
     return [int(row) for row in by_score[chosen]]
 
 
-def overthinking_rows(answers: Answers) -> NDArray[np.int64]:
+def overthinking_rows(answers: AllAnswers) -> NDArray[np.int64]:
     """Find inputs that a narrow width answers rightly and the full network wrongly, the surest narrow answer first.
 
     "Overthinking" is what Kaya, Hong and Dumitras call it (Shallow-Deep Networks, ICML 2019).
@@ -102,7 +96,7 @@ def overthinking_rows(answers: Answers) -> NDArray[np.int64]:
     return rows[np.argsort(-sure, kind="stable")]
 
 
-def wrong_label_rows(answers: Answers) -> NDArray[np.int64]:
+def wrong_label_rows(answers: AllAnswers) -> NDArray[np.int64]:
     """Find labels that every width confidently contradicts, with the same answer; the clearest first.
 
     What counts as confident is the definition of confident learning (Northcutt, Jiang and Chuang, "Confident
@@ -132,7 +126,7 @@ def wrong_label_rows(answers: Answers) -> NDArray[np.int64]:
     return rows[np.argsort(-margins, kind="stable")]
 
 
-def reliability(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[str, Any]:
+def reliability(scores: NDArray[np.floating], right: NDArray[np.bool_]) -> dict[str, Any]:
     """Sort answers by score into ten bins of equal width, and compare mean score and accuracy in each.
 
     Args:

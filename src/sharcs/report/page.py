@@ -12,7 +12,7 @@ import jinja2
 
 from sharcs.errors import InputError, first_line
 from sharcs.report.drawings import SWATCH
-from sharcs.report.figures import KINDS, Chart, charts_of, percentage, points, width_name
+from sharcs.report.figures import KINDS, Chart, charts_of, percentage, points, threshold_text, width_name
 
 __all__ = ["check_report_path", "headline", "picture_paths", "render_page", "write_report"]
 
@@ -61,7 +61,7 @@ def _page(report: dict[str, Any], charts: dict[str, Chart]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percentage": percentage, "width_name": width_name}
+    environment.filters |= {"percentage": percentage, "threshold": threshold_text, "width_name": width_name}
     template = environment.get_template("report.html")
     return template.render(report=report, headline=headline(report), charts=charts, units=UNITS, swatch=SWATCH)
 

@@ -1,0 +1,81 @@
+"""Ways: what an input can run, one sub-network or several, each later one continuing from what the trunk kept."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sharcs_runtime.policy import RoutingPolicy
+
+__all__ = [
+    "MOST_NETWORKS",
+    "Columns",
+    "Doubles",
+    "Flags",
+    "Numbers",
+    "Singles",
+    "Way",
+    "flops",
+    "sum_along_ways",
+    "way_taken",
+    "ways_of",
+]
+
+Numbers = NDArray[np.int64]
+Singles = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Columns = NDArray[np.int8]  # of ways
+Way = tuple[int, ...]  # indices of sub-networks, ascending
+MOST_NETWORKS = 6  # through which all 63 ways are recorded
+
+
+@cache
+def ways_of(count: int) -> tuple[Way, ...]:
+    """List the ways through some sub-networks that are recorded: each of them alone, then two, then three, in order.
+
+    Of more than six sub-networks, it is each alone, and each and then the full one: all ways would be too many.
+    """
+    if count <= MOST_NETWORKS:
+        return tuple(way for length in range(1, count + 1) for way in combinations(range(count), length))
+    full = count - 1
+    return (*((index,) for index in range(count)), *((index, full) for index in range(full)))
+
+
+def way_taken(policy: RoutingPolicy, names: tuple[str, ...], start: int, answered_by: int) -> Way:
+    """Tell by which way a policy leads from one sub-network to another one."""
+    way = [start]
+    while way[-1] != answered_by:
+        step = policy.step_after(way[-1], names)
+        assert step is not None
+        way.append(step[1])
+    return tuple(way)
+
+
+def sum_along_ways(alone: Doubles, continuation: Doubles | float, ways: Sequence[Way]) -> Doubles:
+    """Sum what each way costs, in any unit.
+
+    Args:
+        alone: Of each sub-network, trunk included, ``[networks, ...]``.
+        continuation: Of continuing at the full one, without the trunk, ``[...]``. Others save as much of their cost.
+        ways: The ways.
+
+    Returns:
+        ``[ways, ...]``.
+    """
+    later = continuation + (alone - alone[-1])
+    return np.stack([alone[way[0]] + np.sum(later[list(way[1:])], axis=0) for way in ways])
+
+
+def flops(coefficients: Doubles, lengths: Numbers) -> Doubles:
+    """Evaluate polynomials c₀ + c₁·T + c₂·T², ``[polynomials, 3]``, for lengths T: ``[inputs, polynomials]``."""
+    powers = lengths.astype(np.float64)[:, None] ** np.arange(3)
+    values: Doubles = powers @ coefficients.T
+    return values
