@@ -97,7 +97,7 @@ def run_all_widths(
     if problem_type not in (SINGLE_LABEL, MULTI_LABEL):
         raise InputError(
             f"problem_type {problem_type}: its answers are not right or wrong as a whole; compare "
-            "model(**batch, all_widths=True) by a measure of your own"
+            "model(**batch, widths='all') by a measure of your own"
         )
     model.train(False)
     lengths = torch.tensor([model.token_count(row) for row in rows])  # type: ignore[attr-defined]
@@ -113,7 +113,7 @@ def run_all_widths(
         policy = replace(policy, blend=blend)
     for batch in loader:
         inputs = {name: value.to(model.device) for name, value in batch.items()}
-        outputs = model(**inputs, all_widths=True)
+        outputs = model(**inputs, widths="all")
         every = outputs.width_logits.float()
         mixed = torch.stack(
             [blended(every[-1], narrow, policy.blend, problem_type) for narrow in every[:-1]] + [every[-1]]

@@ -101,12 +101,12 @@ class InferenceEngine(PooledEngine[Tensor]):
         return WholeAnswers(_array(outputs.logits), last, first)
 
     def _trunk(self, inputs: dict[str, Numbers]) -> tuple[Tensor, Numbers]:
-        trunk = self.model(**self._on_device(inputs), trunk_only=True)
+        trunk = self.model.run_trunk(**self._on_device(inputs))
         return trunk.hidden, trunk.width_index.cpu().numpy()
 
     def _tail(self, index: int, hidden: Tensor, real: Flags) -> Floats:
         mask = torch.from_numpy(real).to(hidden.device, torch.int64)
-        return _array(self.model(hidden=hidden, attention_mask=mask, width=self.model.config.widths[index]).logits)
+        return _array(self.model.run_tail(hidden, mask, self.model.config.widths[index]))
 
     def _on_device(self, inputs: dict[str, Numbers]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(array).to(self.model.device) for name, array in inputs.items()}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RoutedTrainer", "at_width"]
 
 # What a pass can be told about its widths.
-ROUTING = {"width", "width_index", "all_widths", "trunk_only", "hidden"}
+ROUTING = {"width", "width_index", "widths"}
 TRAINERS: dict[str | None, str] = {"own": "SharcsTrainer", "shared": "PaperTrainer"}
 
 
