@@ -226,6 +226,17 @@ def test_a_loaded_model_may_continue_before_it_runs_anything_else(plain_path, tm
 
 
 @torch.no_grad()
+def test_a_loaded_model_may_be_prepared_before_it_runs_anything_else(plain_path, tmp_path):
+    model = load_routed(plain_path)
+    batch = batch_of(model)
+    expected = model(**batch, width=WIDTHS[0]).logits
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    loaded.prepare_for_inference()
+    torch.testing.assert_close(loaded(**batch, width=WIDTHS[0]).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_a_tail_takes_inputs_of_several_batches_padded_anew(plain_path):
     model = load_routed(plain_path)
     batches = [batch_of(model, lengths) for lengths in ([4, 9], [6], [2, 12, 3])]

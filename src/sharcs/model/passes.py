@@ -117,14 +117,12 @@ class RoutedPasses(RoutedNetwork):
     def _encode(self, context: RoutingContext, inputs: dict[str, Any]) -> Any:
         """Run the encoder once, as the context says."""
         context.fast = self.tail.usable_fast_layers()
-        if self.tail.arity is None and (context.fast is not None or context.hidden is not None):
-            self._learn_arity()
         with context.active():
             return self.encoder(**inputs, return_dict=True)
 
     @torch.no_grad()
     def _learn_arity(self) -> None:
-        """Run an example as far as layer k: in a model that was just loaded, no layer has shown what it returns."""
+        """Run an example as far as layer k: in a model that resumes before it ran, no layer has shown what it returns."""
         context = RoutingContext(None, ends_at_router=True)
         # What autocast kept of a weight now would have no gradient later.
         autocast = torch.autocast(self.device.type, enabled=False)
@@ -142,6 +140,8 @@ class RoutedPasses(RoutedNetwork):
         self, context: RoutingContext, inputs: dict[str, Any], width_index: int, rows: Tensor | None = None
     ) -> Tensor:
         """Run another width from the kept output of layer k, on some rows, for the answer: ``[rows, ...]``."""
+        if self.tail.arity is None:
+            self._learn_arity()
         parts = (context.attention_mask, context.kept(), inputs)
         real, hidden, inputs = parts if rows is None else select_rows(parts, rows, len(context.kept()))
         return self.answer_of(self._encode(RoutingContext(real, width_index, hidden=hidden), inputs))
