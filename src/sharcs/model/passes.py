@@ -122,7 +122,7 @@ class RoutedPasses(RoutedNetwork):
 
     @torch.no_grad()
     def _learn_arity(self) -> None:
-        """Run an example as far as layer k: in a model that resumes before it ran, no layer has shown what it returns."""
+        """Run an example as far as layer k, for a model that resumes before any layer has shown what it returns."""
         context = RoutingContext(None, ends_at_router=True)
         # What autocast kept of a weight now would have no gradient later.
         autocast = torch.autocast(self.device.type, enabled=False)
