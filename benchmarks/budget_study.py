@@ -30,7 +30,7 @@ from sharcs.config import BLEND, RoutingPolicy
 from sharcs.data.texts import load_texts
 from sharcs.data.tokens import tokenise
 from sharcs.evaluation.widths import Costs, WidthOutputs, run_all_widths
-from sharcs.inference.monitor import log_evidence
+from sharcs_runtime.drift import log_evidence
 
 SETS = ("sst2", "sick", "agnews", "banking77")
 # Whose texts stand for changed traffic.
@@ -155,7 +155,7 @@ def detection(own: Trial, other: Trial, policy: RoutingPolicy, promise: float) -
         for _ in range(STREAMS):
             disagrees = draw.random(int(LONGEST_STREAM * CHECK_SHARE)) < rate
             checked = np.flatnonzero(disagrees) + 1
-            evidence = log_evidence(np.arange(1, len(checked) + 1), checked, promise, promise)
+            evidence = np.vectorize(log_evidence)(np.arange(1, len(checked) + 1), checked, promise, promise)
             alarms = evidence >= -math.log(1 - CONFIDENCE)
             times.append(checked[alarms.argmax()] / CHECK_SHARE if alarms.any() else math.inf)
         alarmed = np.isfinite(times)

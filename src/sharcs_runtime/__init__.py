@@ -3,9 +3,10 @@
 What the engine of :mod:`sharcs` has in common with it lives here too: this package imports nothing of ``sharcs``.
 """
 
+from sharcs_runtime.drift import DisagreementCounter
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.onnx import OnnxRunner
 from sharcs_runtime.policy import RoutingPolicy
 from sharcs_runtime.scheduler import Prediction
 
-__all__ = ["InputError", "OnnxRunner", "Prediction", "RoutingPolicy"]
+__all__ = ["DisagreementCounter", "InputError", "OnnxRunner", "Prediction", "RoutingPolicy"]

@@ -58,7 +58,8 @@ class Cascade:
 
     def pending(self) -> dict[int, Numbers]:
         """List the inputs that have to run, by the sub-network's index, the cheapest first."""
-        return {int(index): np.flatnonzero(self._next == index) for index in np.unique(self._next) if index >= 0}
+        waiting = ((index, np.flatnonzero(self._next == index)) for index in range(len(self.names)))
+        return {index: rows for index, rows in waiting if len(rows)}
 
     def put(self, index: int, rows: Numbers, logits: Floats | None = None, scores: Floats | None = None) -> Flags:
         """Take the answers of a sub-network.

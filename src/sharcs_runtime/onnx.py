@@ -11,13 +11,14 @@ from tokenizers import Tokenizer
 from sharcs_runtime.bundle import Bundle
 from sharcs_runtime.errors import InputError, MissingPackageError, first_line
 from sharcs_runtime.policy import RoutingPolicy, choose_width, relative_cost
-from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Routing, Tokens, WholeAnswers
+from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Routing, Tokens
 from sharcs_runtime.truncation import check_limit, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from sharcs_runtime.cascade import Cascade
     from sharcs_runtime.policy import Floats
     from sharcs_runtime.pool import Flags, Numbers
     from sharcs_runtime.scheduler import Text
@@ -120,19 +121,18 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         feed = {"hidden": hidden, "attention_mask": real.astype(np.int64)}
         return self._tail_sessions[index].run(["logits"], feed)[0]  # type: ignore[no-any-return]
 
-    def _whole(self, inputs: dict[str, Numbers]) -> WholeAnswers:
-        real = inputs["attention_mask"] != 0
+    def _whole(self, inputs: dict[str, Numbers], rows: Numbers, cascade: Cascade) -> None:
         if self._trunk_session is None:
-            only = np.zeros(len(real), np.int64)
-            return WholeAnswers(self._tail_sessions[0].run(["logits"], inputs)[0], only, only)
+            cascade.begin(rows, 0)
+            cascade.put(0, rows, self._tail_sessions[0].run(["logits"], inputs)[0])
+            return
+        real = inputs["attention_mask"] != 0
         hidden, first = self._trunk(inputs)
-        cascade = self._routing().cascade(len(first))
-        cascade.begin(np.arange(len(first)), first)
-        while pending := cascade.pending():
-            for index, rows in pending.items():
-                cascade.put(index, rows, self._tail(index, hidden[rows], real[rows]))
-        assert cascade.logits is not None
-        return WholeAnswers(cascade.logits, cascade.answered_by, cascade.start)
+        cascade.begin(rows, first)
+        index: int | None = int(first[0])  # of all of them
+        while index is not None:
+            escalates = cascade.put(index, rows, self._tail(index, hidden, real))
+            index = cascade.next_after(index) if escalates.any() else None
 
 
 def _session(file: Path, threads: int | None, providers: Sequence[str]) -> Any:

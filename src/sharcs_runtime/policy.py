@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 from numpy.typing import NDArray
 
 from sharcs_runtime.errors import InputError
-from sharcs_runtime.scores import SIGNALS, Array
+from sharcs_runtime.scores import SIGNALS, Array, namespace
 
 __all__ = [
     "ROUTER",
@@ -203,7 +203,7 @@ def choose_width(
     Returns:
         The index of each input's width, int64 ``[batch]``.
     """
-    xp = array_namespace(router_logits)
+    xp = namespace(router_logits)
     if policy.start != ROUTER:
         where = {"dtype": xp.int64, "device": device(router_logits)}
         return xp.full(router_logits.shape[:1], list(names).index(policy.start), **where)
@@ -218,7 +218,7 @@ def choose_width(
 
 def unsure(confidences: Array, width_index: Array, policy: RoutingPolicy, names: Sequence[str]) -> Array:
     """Tell which answers, of confidences and widths ``[batch]``, don't stand: bool ``[batch]``."""
-    xp = array_namespace(confidences)
+    xp = namespace(confidences)
     below = xp.zeros(width_index.shape, dtype=xp.bool, device=device(confidences))
     for index in range(len(names)):
         step = policy.step_after(index, names)

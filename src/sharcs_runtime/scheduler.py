@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Text = str | tuple[str, str]
 
-__all__ = ["BATCH_TOKENS", "PooledEngine", "Prediction", "Routing", "Tokens", "WholeAnswers"]
+__all__ = ["BATCH_TOKENS", "PooledEngine", "Prediction", "Routing", "Tokens"]
 
 
 # Tokens of a batch on a CPU: benchmarks/batch_tokens.py compares them.
@@ -63,20 +63,6 @@ class Routing(NamedTuple):
     def cascade(self, count: int) -> Cascade:
         """Begin to decide for some inputs."""
         return Cascade(self.policy, self.names, count, self.problem_type)
-
-
-class WholeAnswers(NamedTuple):
-    """The answers to a batch that ran from tokens to logits at once.
-
-    Attributes:
-        logits: ``[batch, labels]``.
-        last: Index of the width that answered, ``[batch]``.
-        first: Of the one that ran first, ``[batch]``.
-    """
-
-    logits: Floats
-    last: Numbers
-    first: Numbers
 
 
 class Tokens:
@@ -170,8 +156,8 @@ class PooledEngine(ABC, Generic[Array]):
         """Look up what decides the inputs' way."""
 
     @abstractmethod
-    def _whole(self, inputs: dict[str, Numbers]) -> WholeAnswers:
-        """Answer inputs of one width, or one input, by themselves."""
+    def _whole(self, inputs: dict[str, Numbers], rows: Numbers, cascade: Cascade) -> None:
+        """Answer inputs of one width, or one input, by themselves: ``rows`` of the cascade."""
 
     def _trunk(self, inputs: dict[str, Numbers]) -> tuple[Array, Numbers]:
         """Run embeddings, layers 1..k and the router: the former's output, and the chosen widths ``[batch]``.
@@ -199,8 +185,7 @@ class PooledEngine(ABC, Generic[Array]):
             start += count
             inputs, real = tokens.batch(rows)
             if self._forced or len(order) == 1:
-                whole = self._whole(inputs)
-                cascade.settle(rows, whole.logits, whole.last, whole.first)
+                self._whole(inputs, rows, cascade)
                 continue
             hidden, widths = self._trunk(inputs)
             cascade.begin(rows, widths)

@@ -8,27 +8,34 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import array_api_compat.numpy
+import numpy as np
 from array_api_compat import array_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SIGNALS", "Array", "blended", "confidence", "softmax"]
+__all__ = ["SIGNALS", "Array", "blended", "confidence", "namespace", "softmax"]
 
 Array = Any  # of NumPy, torch or another library of the array API standard
 MULTI_LABEL = "multi_label_classification"
 
 
+def namespace(array: Array) -> Any:
+    """Look up an array's functions. NumPy's arrays are told apart first: the search takes as long as a small sum."""
+    return array_api_compat.numpy if isinstance(array, np.ndarray) else array_namespace(array)
+
+
 def softmax(logits: Array) -> Array:
     """Turn logits ``[..., labels]`` into probabilities."""
-    xp = array_namespace(logits)
+    xp = namespace(logits)
     powers = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
     return powers / xp.sum(powers, axis=-1, keepdims=True)
 
 
 def _probability(logits: Array, problem_type: str | None) -> Array:
     """Score the probability of the class that is named; of several labels, the least sure one's."""
-    xp = array_namespace(logits)
+    xp = namespace(logits)
     if problem_type == MULTI_LABEL:
         # The larger one of a label's two probabilities.
         return xp.min(1 / (1 + xp.exp(-xp.abs(logits))), axis=-1)
@@ -37,7 +44,7 @@ def _probability(logits: Array, problem_type: str | None) -> Array:
 
 def _margin(logits: Array, problem_type: str | None) -> Array:
     """Score the lead of the class that is named over the next one; of several labels, of the least sure one."""
-    xp = array_namespace(logits)
+    xp = namespace(logits)
     if problem_type == MULTI_LABEL:
         return 2 * _probability(logits, problem_type) - 1
     ordered = xp.sort(softmax(logits), axis=-1)
@@ -56,7 +63,7 @@ def confidence(logits: Array, problem_type: str | None = None, signal: str = "pr
         problem_type: As in Hugging Face configurations.
         signal: One of :data:`SIGNALS`.
     """
-    xp = array_namespace(logits)
+    xp = namespace(logits)
     return xp.astype(SIGNALS[signal](xp.astype(logits, xp.float32), problem_type), xp.float32)
 
 
@@ -76,7 +83,7 @@ def blended(later: Array, earlier: Array, weight: float, problem_type: str | Non
         return later
     if weight == 1:
         return earlier
-    xp = array_namespace(later)
+    xp = namespace(later)
     of_later = math.log(1 - weight)
     of_earlier = math.log(weight)
     answers = [xp.astype(logits, xp.float32) for logits in (later, earlier)]
@@ -92,11 +99,11 @@ def blended(later: Array, earlier: Array, weight: float, problem_type: str | Non
 
 
 def _log_softmax(logits: Array) -> Array:
-    xp = array_namespace(logits)
+    xp = namespace(logits)
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
 
 
 def _log_sigmoid(logits: Array) -> Array:
-    xp = array_namespace(logits)
+    xp = namespace(logits)
     return -xp.logaddexp(xp.zeros_like(logits), -logits)

@@ -5,13 +5,40 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, special
+from scipy import integrate, special, stats
 
 from helpers.encoders import load_routed, make_batch
 from sharcs import DriftMonitor, InputError
-from sharcs.inference.monitor import MIXTURE_A, MIXTURE_B_TIMES_RATE, log_evidence
+from sharcs_runtime.drift import MIXTURE_A, MIXTURE_B_TIMES_RATE, log_beta_above, log_evidence
 
 PROMISE = 0.02
+
+
+def evidence_by_scipy(disagreements, checked, rate, promise):
+    """The same as ``log_evidence`` of arrays, by another library."""
+    k, n = np.asarray(disagreements, float), np.asarray(checked, float)
+    a, b = MIXTURE_A, max(MIXTURE_A, MIXTURE_B_TIMES_RATE / promise)
+    above = np.log(special.betaincc(k + a, n - k + b, rate)) - np.log(special.betaincc(a, b, rate))
+    total = special.betaln(k + a, n - k + b) - special.betaln(a, b) + above
+    return total - special.xlogy(k, rate) - special.xlog1py(n - k, -rate)
+
+
+def test_the_beta_distribution_is_that_of_scipy():
+    draw = np.random.default_rng(0)
+    for _ in range(2000):
+        a, b = 10 ** draw.uniform(-1, 5), 10 ** draw.uniform(-1, 6)
+        mean = a / (a + b)
+        spread = math.sqrt(mean * (1 - mean) / (a + b + 1))
+        x = float(np.clip(mean + 3 * draw.normal() * spread, 1e-9, 1 - 1e-9))
+        truth = stats.beta.logsf(x, a, b)
+        if truth > -600:
+            assert log_beta_above(a, b, x) == pytest.approx(truth, rel=1e-6, abs=1e-7)
+
+
+def test_evidence_is_that_of_scipy():
+    for k, n, rate in [(0, 5, 0.02), (3, 40, 0.01), (60, 2000, 0.02), (900, 40_000, 0.02), (5, 10**7, 1e-7)]:
+        expected = float(evidence_by_scipy(k, n, rate, PROMISE))
+        assert log_evidence(k, n, rate, PROMISE) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def alarm_times(rate, streams, checks, seed=0, promise=PROMISE):
@@ -21,7 +48,7 @@ def alarm_times(rate, streams, checks, seed=0, promise=PROMISE):
     for _ in range(streams):
         disagrees = draw.random(checks) < rate
         checked = np.flatnonzero(disagrees) + 1
-        alarms = log_evidence(np.arange(1, len(checked) + 1), checked, promise, promise) >= math.log(20)
+        alarms = evidence_by_scipy(np.arange(1, len(checked) + 1), checked, promise, promise) >= math.log(20)
         found.append(checked[alarms.argmax()] if alarms.any() else math.inf)
     return np.array(found)
 
@@ -83,7 +110,7 @@ def test_the_alarm_stays_on_and_batches_do_not_matter():
     stream = np.array([False] * 50 + [True] * 6 + [False] * 1500)
     whole, single = DriftMonitor(PROMISE), DriftMonitor(PROMISE)
     whole.record(stream)
-    evidence = log_evidence(np.cumsum(stream), np.arange(1, len(stream) + 1), PROMISE, PROMISE)
+    evidence = evidence_by_scipy(np.cumsum(stream), np.arange(1, len(stream) + 1), PROMISE, PROMISE)
     expected = np.maximum.accumulate(evidence) >= math.log(20)
     for one, alarm in zip(stream, expected, strict=True):
         single.record([one])

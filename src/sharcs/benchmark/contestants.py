@@ -17,7 +17,7 @@ from sharcs.inference.engine import InferenceEngine, batch_tokens_on, tokens_of
 from sharcs.inference.folder import best_device, open_model
 from sharcs.model.layer_list import RoutedLayerList
 from sharcs_runtime.policy import RoutingPolicy
-from sharcs_runtime.scheduler import PooledEngine, Prediction, Routing, Tokens, WholeAnswers
+from sharcs_runtime.scheduler import PooledEngine, Prediction, Routing, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from sharcs.inference.folder import TrainedModel
     from sharcs.model.text import SharcsForSequenceClassification
+    from sharcs_runtime.cascade import Cascade
     from sharcs_runtime.pool import Numbers
     from sharcs_runtime.scheduler import Text
 
@@ -151,11 +152,10 @@ class PlainEngine(PooledEngine[Any]):
         return Routing(RoutingPolicy(), self.model.config.problem_type, ["full"])
 
     @torch.inference_mode()
-    def _whole(self, inputs: dict[str, Numbers]) -> WholeAnswers:
+    def _whole(self, inputs: dict[str, Numbers], rows: Numbers, cascade: Cascade) -> None:
         tensors = {name: torch.from_numpy(array).to(self.model.device) for name, array in inputs.items()}
-        logits = self.model(**tensors).logits.float().cpu().numpy()
-        zeros = torch.zeros(len(logits), dtype=torch.int64).numpy()
-        return WholeAnswers(logits, zeros, zeros)
+        cascade.begin(rows, 0)
+        cascade.put(0, rows, self.model(**tensors).logits.float().cpu().numpy())
 
 
 class PipelineEngine:

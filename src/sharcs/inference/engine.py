@@ -10,12 +10,13 @@ from torch import Tensor
 from sharcs.data.tokens import encode, token_limit
 from sharcs.inference.pool import Pool
 from sharcs.tasks.labels import require_one_label
-from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Prediction, Routing, Tokens, WholeAnswers
+from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Prediction, Routing, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from sharcs.model.text import SharcsForSequenceClassification
+    from sharcs_runtime.cascade import Cascade
     from sharcs_runtime.policy import Floats
     from sharcs_runtime.pool import Flags, Numbers
     from sharcs_runtime.scheduler import Text
@@ -94,14 +95,14 @@ class InferenceEngine(PooledEngine[Tensor]):
     def _pool(self) -> Pool:
         return Pool()
 
-    def _whole(self, inputs: dict[str, Numbers]) -> WholeAnswers:
+    def _whole(self, inputs: dict[str, Numbers], rows: Numbers, cascade: Cascade) -> None:
         # Without what may be around the model's own pass, which trunk and tail don't have either: training in mixed
         # precision leaves autocast there.
         run: Any = type(self.model).forward
         outputs = run(self.model, **self._on_device(inputs), width=self.width)
         last = outputs.width_index.cpu().numpy()
         first = last if outputs.first_width_index is None else outputs.first_width_index.cpu().numpy()
-        return WholeAnswers(_array(outputs.logits), last, first)
+        cascade.settle(rows, _array(outputs.logits), last, first)
 
     def _trunk(self, inputs: dict[str, Numbers]) -> tuple[Tensor, Numbers]:
         trunk = self.model.run_trunk(**self._on_device(inputs))

@@ -1,0 +1,213 @@
+"""Ways to use a method's answers: each has settings, laid out on held-out rows, and applies one to any rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharcs_runtime.policy import RoutingPolicy, choose_width
+from sharcs_runtime.scores import blended, softmax
+
+if TYPE_CHECKING:
+    from judge.answers import Answers
+
+GRID = 101  # thresholds of a family
+COST_WEIGHTS = 25
+BLENDS = (0.0, 0.3, 0.5)  # weight of the first answer in that of an input that goes on
+SIGNALS = ("confidence", "entropy", "patience", "certainty")
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Some rows with what is known of them.
+
+    Attributes:
+        answers: The method's.
+        reference: The reference's, one step: the full network that every method may fall back on.
+        labels: int64 ``[rows]``.
+    """
+
+    answers: Answers
+    reference: Answers
+    labels: NDArray[np.int64]
+
+    def right(self, logits: NDArray[np.float32]) -> Flags:
+        """Tell which answers are right: ``[..., rows, classes]`` to ``[..., rows]``."""
+        flags: Flags = logits.argmax(-1) == self.labels
+        return flags
+
+
+Outcome = tuple[Floats, Floats]  # FLOPs and the chance of a right answer, [rows] each
+
+
+class Family(Protocol):
+    """One way to use a method."""
+
+    def settings(self, held_out: View) -> list[Any]:
+        """Lay settings out."""
+
+    def apply(self, view: View, setting: Any) -> Outcome:
+        """Use one of them."""
+
+
+def scores(answers: Answers, signal: str) -> NDArray[Any]:
+    """How sure every step is, ``[steps, rows]``, higher is surer."""
+    if signal == "certainty":
+        return answers.signals["certainty"]
+    if signal == "patience":
+        named = answers.predictions
+        runs = np.zeros(named.shape, np.float32)
+        for step in range(1, len(runs)):
+            # How often in a row the same class was named.
+            runs[step] = np.where(named[step] == named[step - 1], runs[step - 1] + 1, 0)
+        return runs
+    probabilities = softmax(answers.logits.astype(np.float64))
+    if signal == "confidence":
+        top: Floats = probabilities.max(-1)
+        return top
+    negative_entropy: Floats = (probabilities * np.log(np.maximum(probabilities, 1e-30))).sum(-1)
+    return negative_entropy
+
+
+def quantiles(values: NDArray[Any]) -> list[float]:
+    """Thresholds from "everything leaves" to "everything goes on"."""
+    inner = np.quantile(values, np.linspace(0, 1, GRID)) if values.size else []
+    return sorted({-1e9, *map(float, inner), 1e9})
+
+
+@dataclass(frozen=True)
+class Static:
+    """One network for every input."""
+
+    step: int = 0
+
+    def settings(self, held_out: View) -> list[Any]:
+        return [None]
+
+    def apply(self, view: View, setting: Any) -> Outcome:
+        return view.answers.cost[self.step], view.right(view.answers.logits[self.step]).astype(float)
+
+
+@dataclass(frozen=True)
+class Exits:
+    """An input leaves at the first step that is sure enough, else at the last."""
+
+    signal: str
+
+    def settings(self, held_out: View) -> list[Any]:
+        if self.signal == "patience":
+            return [float(runs) for runs in range(len(held_out.answers.logits) + 1)]
+        return quantiles(scores(held_out.answers, self.signal)[: len(held_out.answers.logits) - 1])
+
+    def apply(self, view: View, setting: Any) -> Outcome:
+        steps = len(view.answers.logits)
+        sure = scores(view.answers, self.signal)[: steps - 1] >= setting
+        left = np.concatenate([sure, np.ones_like(sure[:1])]).argmax(0)
+        rows = np.arange(len(left))
+        return view.answers.cost[left, rows], view.right(view.answers.logits[left, rows]).astype(float)
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """One step of the method, then the reference from its start where that is unsure; answers may be averaged."""
+
+    step: int = 0
+
+    def settings(self, held_out: View) -> list[Any]:
+        sure = scores(held_out.answers.step(self.step), "confidence")[0]
+        return [(threshold, blend) for blend in BLENDS for threshold in quantiles(sure)]
+
+    def apply(self, view: View, setting: Any) -> Outcome:
+        threshold, blend = setting
+        first = view.answers.step(self.step)
+        goes_on = scores(first, "confidence")[0] < threshold
+        later = blended(view.reference.logits[0], first.logits[0], blend)
+        right = np.where(goes_on, view.right(later), view.right(first.logits[0]))
+        return first.cost[0] + np.where(goes_on, view.reference.cost[0], 0.0), right.astype(float)
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Ours: the router or the narrow network first, unsure answers go on to the full one and are averaged.
+
+    Answers are two steps, narrow and full; ``signals`` has the router's logits, ``[2, rows]``, and what continuing at
+    full width costs, ``continuation [1, rows]``, as a share of the reference's cost.
+    """
+
+    blend: float = 0.3
+
+    def settings(self, held_out: View) -> list[Any]:
+        router = held_out.answers.signals["router"].T
+        relative = (held_out.answers.cost / held_out.reference.cost[0]).T
+        # The cost weight from which on a row stays narrow.
+        score = 1 / (1 + np.exp(-router.astype(np.float64)))
+        turning = (score[:, 1] - score[:, 0]) / (relative[:, 1] - relative[:, 0])
+        weights = sorted({0.0, *np.maximum(np.quantile(turning, np.linspace(0, 1, COST_WEIGHTS)), 0).tolist()})
+        sure = quantiles(scores(held_out.answers.step(0), "confidence")[0])
+        few = [weights[index] for index in np.linspace(0, len(weights) - 1, 5).astype(int)]
+        starts = [("router", weight, -1e9) for weight in weights]
+        starts += [("narrow", 0.0, threshold) for threshold in sure]
+        return starts + [("router", weight, threshold) for weight in few for threshold in sure]
+
+    def apply(self, view: View, setting: Any) -> Outcome:
+        start, weight, threshold = setting
+        answers = view.answers
+        narrow_first = np.ones(len(view.labels), np.bool_)
+        if start == "router":
+            relative = (answers.cost / view.reference.cost[0]).T
+            chosen = choose_width(answers.signals["router"].T, relative, RoutingPolicy(weight))
+            narrow_first = chosen == 0
+        goes_on = narrow_first & (scores(answers.step(0), "confidence")[0] < threshold)
+        return routed_outcome(view, narrow_first, goes_on, self.blend)
+
+
+def routed_outcome(view: View, narrow_first: Flags, goes_on: Flags, blend: float) -> Outcome:
+    """Answer by a choice of networks for each row."""
+    answers = view.answers
+    continuation = answers.signals["continuation"][0] * view.reference.cost[0]
+    cost = np.where(narrow_first, answers.cost[0], answers.cost[1]) + np.where(goes_on, continuation, 0.0)
+    both = view.right(blended(answers.logits[1], answers.logits[0], blend))
+    right = np.where(narrow_first, view.right(answers.logits[0]), view.right(answers.logits[1]))
+    return cost, np.where(goes_on, both, right).astype(float)
+
+
+@dataclass(frozen=True)
+class RandomRouted:
+    """Ours with rows that go on drawn at random: what the choice of rows is worth. Expected values, no draws."""
+
+    blend: float = 0.3
+
+    def settings(self, held_out: View) -> list[Any]:
+        return np.linspace(0, 1, GRID).tolist()
+
+    def apply(self, view: View, setting: Any) -> Outcome:
+        everything = np.ones(len(view.labels), np.bool_)
+        stays = routed_outcome(view, everything, ~everything, self.blend)
+        goes_on = routed_outcome(view, everything, everything, self.blend)
+        cost, right = (setting * go + (1 - setting) * stay for go, stay in zip(goes_on, stays, strict=True))
+        return cost, right
+
+
+@dataclass(frozen=True)
+class OracleRouted:
+    """Ours with the rows sent on that gain by it, known from their labels: what a perfect choice would reach."""
+
+    blend: float = 0.3
+
+    def settings(self, held_out: View) -> list[Any]:
+        return np.linspace(0, 1, GRID).tolist()
+
+    def apply(self, view: View, setting: Any) -> Outcome:
+        everything = np.ones(len(view.labels), np.bool_)
+        _, stays = routed_outcome(view, everything, ~everything, self.blend)
+        _, goes = routed_outcome(view, everything, everything, self.blend)
+        gains = np.flatnonzero(goes > stays)
+        chosen = np.zeros(len(view.labels), np.bool_)
+        chosen[gains[: round(setting * len(gains))]] = True
+        return routed_outcome(view, everything, chosen, self.blend)

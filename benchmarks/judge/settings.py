@@ -1,0 +1,122 @@
+"""Frozen settings: committed before test rows are read, and never changed under the same name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, save
+from judge.data import Parts, load
+
+HERE = Path(__file__).parent
+FILE = HERE / "settings.json"
+FOLDER = RESULTS / "judge"
+# Where numbers that decide something stand beside the code that uses them; they are frozen with the rest.
+MODULES = (
+    "training",
+    "exits",
+    "joint_exits",
+    "dynabert",
+    "students",
+    "lexical",
+    "made_texts",
+    "families",
+    "curves",
+    "data",
+)
+
+
+class SettingsError(Exception):
+    """Test rows must not be read with these settings."""
+
+
+def constants() -> dict[str, str]:
+    """List the constants of the modules, by module and name."""
+    found = {}
+    for name in MODULES:
+        module = importlib.import_module(f"judge.{name}")
+        for constant, value in vars(module).items():
+            if constant.isupper() and isinstance(value, int | float | str | tuple):
+                found[f"{name}.{constant}"] = repr(value)
+    return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison by its name and its settings.
+
+    Attributes:
+        name: The study's name; its results lie in a folder of that name.
+        settings: What ``settings.json`` holds.
+    """
+
+    name: str
+    settings: dict[str, Any]
+
+    @classmethod
+    def read(cls, file: Path = FILE) -> Study:
+        """Read the settings."""
+        settings = json.loads(file.read_text())
+        return cls(settings["study"], settings)
+
+    @property
+    def folder(self) -> Path:
+        """Where the results lie."""
+        return FOLDER / self.name
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that is frozen."""
+        content = json.dumps([self.settings, constants()], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def parts(self, name: str) -> Parts:
+        """Hand out a set's rows, test rows among them.
+
+        Raises:
+            SettingsError: If the settings don't allow it.
+        """
+        self.freeze()
+        return load(name)
+
+    def freeze(self, file: Path = FILE) -> None:
+        """Note the settings before test rows are read for the first time, and compare them ever after.
+
+        Raises:
+            SettingsError: If they are not committed, or are others than those of this name's first reading.
+        """
+        frozen = self.folder / "frozen.json"
+        if frozen.exists():
+            noted = json.loads(frozen.read_text())
+            if noted["fingerprint"] != self.fingerprint:
+                changed = self._changes(noted)
+                raise SettingsError(
+                    f"{file.name}: test rows were read with other settings under the name {self.name} "
+                    f"({', '.join(changed)}); give the study a new name"
+                )
+            return
+        if not committed(file):
+            raise SettingsError(f"{file.name}: is not committed as it is; commit it before test rows are read")
+        content = {"fingerprint": self.fingerprint, "settings": self.settings, "constants": constants()}
+        save(frozen, content)
+
+    def _changes(self, noted: dict[str, Any]) -> list[str]:
+        before = noted["settings"] | noted["constants"]
+        now = self.settings | constants()
+        return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def committed(file: Path) -> bool:
+    """Tell whether a file is in the last commit as it is."""
+    run = subprocess.run(
+        ["git", "diff", "--quiet", "HEAD", "--", file.name], cwd=file.parent, capture_output=True, check=False
+    )
+    known = subprocess.run(
+        ["git", "ls-files", "--error-unmatch", file.name], cwd=file.parent, capture_output=True, check=False
+    )
+    return run.returncode == known.returncode == 0

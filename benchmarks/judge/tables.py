@@ -1,0 +1,121 @@
+"""Markdown tables of a study's summary; tools/docs_tables.py writes them into the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tables import table
+
+
+def points(entry: dict[str, Any] | None) -> str:
+    """Show a value with its interval; a hyphen where nothing is as cheap as the budget."""
+    if entry is None:
+        return "-"
+    reach = (entry["high"] - entry["low"]) / 2
+    return f"{entry['value']:.1f} ± {reach:.1f}"
+
+
+def budgets_of(content: dict[str, Any]) -> list[str]:
+    """List the budgets, as they stand in the summary."""
+    return list(next(iter(content["lost"].values())))
+
+
+def percent(budget: str) -> str:
+    """Show a budget."""
+    return f"{100 * float(budget):g}%"
+
+
+def by_budget(content: dict[str, Any], first: str, rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
+    """Lay entries out, a column a budget."""
+    budgets = budgets_of(content)
+    lines = [[name, *(points(entries[budget]) for budget in budgets)] for name, entries in rows]
+    return table([first, *map(percent, budgets)], lines)
+
+
+def lost(content: dict[str, Any]) -> str:
+    """What every way loses against the reference, mean over the sets."""
+    rows = [(way, entries) for way, entries in content["lost"].items() if any(entries.values())]
+    return by_budget(content, f"points lost, {len(content['sets'])} sets", rows)
+
+
+def spent(content: dict[str, Any]) -> str:
+    """What every way really spends on test rows where held-out rows ask for a budget, mean over the sets."""
+    budgets = budgets_of(content)
+    lines = [
+        [way, *("-" if entries[b] is None else f"{100 * entries[b]['cost']:.1f}" for b in budgets)]
+        for way, entries in content["lost"].items()
+        if any(entries.values())
+    ]
+    return table(["spent, %", *map(percent, budgets)], lines)
+
+
+def ahead(content: dict[str, Any]) -> str:
+    """How many points more than ours every way loses, mean over the sets."""
+    rows = [(way, entries) for way, entries in content["ahead"].items() if any(entries.values())]
+    return by_budget(content, "points that ours is ahead of", rows)
+
+
+def adds(content: dict[str, Any]) -> str:
+    """What routing adds on every set, over the best mix of our two networks and over random routing."""
+    rows = [
+        (f"{name}: over {label}", entries[way])
+        for name, entries in content["adds"].items()
+        for way, label in (("ours, static", "the best mix of static networks"), ("ours, random", "random routing"))
+    ]
+    return by_budget(content, "points gained", rows)
+
+
+def verdicts(content: dict[str, Any]) -> str:
+    """On how many sets ours is ahead of or behind the pick and its own static networks, by Holm's correction."""
+    lines = []
+    for way, by in content["verdicts"].items():
+        cells = []
+        for of_sets in by.values():
+            counts = [list(of_sets.values()).count(verdict) for verdict in ("ahead", "behind")]
+            cells.append(f"{counts[0]} / {counts[1]} of {len(of_sets)}" if of_sets else "-")
+        lines.append([way, *cells])
+    return table(["sets ahead / behind", *map(percent, budgets_of(content))], lines)
+
+
+def references(content: dict[str, Any]) -> str:
+    """What the reference reaches on every set, and what ours and the pick lose at three budgets."""
+    lines = []
+    shown = [budget for budget in ("0.1", "0.25", "0.5") if budget in budgets_of(content)]
+    for name, values in content["reference"].items():
+        chosen = content["settings"]["reference"][name]
+        ways = content["by_set"][name]
+        lines.append(
+            [
+                name,
+                ", ".join(f"{value:.1f}" for value in values),
+                f"{chosen['readout']}, {chosen['rate']:g}",
+                *(points(ways[way][budget]) for way in ("ours", "PICK") for budget in shown),
+                ", ".join(dict.fromkeys(w for b in shown for w in (ways["PICK"][b] or {"ways": []})["ways"])),
+            ]
+        )
+    heads = [f"{way} at {percent(budget)}" for way in ("ours", "PICK") for budget in shown]
+    return table(["set", "reference, %", "read-out, rate", *heads, "what PICK is"], lines)
+
+
+def hours(content: dict[str, Any]) -> str:
+    """Processor hours by method and set."""
+    sets = list(content["sets"])
+    lines = [
+        [method, *(f"{by_set.get(name, 0):.2f}" for name in sets), f"{sum(by_set.values()):.1f}"]
+        for method, by_set in content["hours"].items()
+    ]
+    total = sum(sum(by_set.values()) for by_set in content["hours"].values())
+    lines.append(["all", *([""] * len(sets)), f"{total:.1f}"])
+    return table(["processor hours", *sets, "sum"], lines)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "judge-lost": lost,
+    "judge-spent": spent,
+    "judge-ahead": ahead,
+    "judge-adds": adds,
+    "judge-verdicts": verdicts,
+    "judge-references": references,
+    "judge-hours": hours,
+}

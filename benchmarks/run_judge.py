@@ -1,0 +1,95 @@
+"""The comparison with everything that a user could run instead, on frozen settings.
+
+    python benchmarks/run_judge.py tune                          # try settings on held-out rows
+    python benchmarks/run_judge.py choose                        # write the best ones to settings.json; commit it
+    python benchmarks/run_judge.py run --sets sst2 --seeds 0     # what is missing of a pair, on this machine
+    python benchmarks/run_judge.py run --minutes 100             # all pairs, as far as the time goes
+    python benchmarks/run_judge.py tables                        # results/judge/STUDY/summary.json and its picture
+
+Settings stand in benchmarks/judge/settings.json and have to be committed before test rows are read. A method's
+answers are written as it ends, to results/judge/STUDY/SET/SEED/METHOD.npz; a training that was interrupted goes on
+from benchmarks/cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import torch
+
+from judge.data import APPENDIX, SETS
+from judge.pair import METHODS, Pair
+from judge.settings import FILE, SettingsError, Study
+
+SEEDS = {"sst2": (0, 1, 2), "banking77": (0, 1, 2)}  # the others have seed 0
+
+
+def pairs(sets: list[str], seeds: list[int] | None) -> list[tuple[str, int]]:
+    """List sets with seeds, the first seed of all sets first."""
+    every = [(name, seed) for name in sets for seed in (seeds or SEEDS.get(name, (0,)))]
+    return sorted(every, key=lambda pair: pair[1])
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Try settings on train and held-out rows, as far as the time goes; what was tried is skipped."""
+    from judge import tuning
+
+    end = time.time() + 60 * options.minutes
+    for name in options.sets:
+        if time.time() < end:
+            tuning.try_reference(name)
+    for name in tuning.SETS:
+        if time.time() < end:
+            tuning.try_peers(name, Study.read().settings)
+
+
+def choose(options: argparse.Namespace) -> None:
+    """Write what was best into the settings."""
+    from judge import tuning
+
+    chosen = tuning.chosen_settings(Study.read().settings, options.sets)
+    FILE.write_text(json.dumps(chosen, indent=1) + "\n")
+
+
+def tables(_options: argparse.Namespace) -> None:
+    """Write the summary and its picture."""
+    from judge.report import write
+
+    write(Study.read())
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run what is missing, until the time is up; a method that has begun is finished."""
+    end = time.time() + 60 * options.minutes
+    study = Study.read()
+    for name, seed in pairs(options.sets, options.seeds):
+        pair = Pair(study, name, seed)
+        for method in options.methods:
+            if time.time() > end:
+                return
+            pair.run(method)
+
+
+COMMANDS = {"tune": tune, "choose": choose, "run": run, "tables": tables}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--sets", nargs="+", choices=[*SETS, *APPENDIX], default=[*SETS, *APPENDIX])
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--minutes", type=float, default=1e6)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    try:
+        COMMANDS[options.command](options)
+    except SettingsError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

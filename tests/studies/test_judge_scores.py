@@ -1,0 +1,301 @@
+"""The judge's scores on made-up answers, for which the right numbers are known by hand or by brute force."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from judge import answers as files
+from judge.answers import Answers
+from judge.curves import Curve, Mix, at_budget, curve_of, ladder, pick, reference_curve
+from judge.families import Cascade, Exits, OracleRouted, RandomRouted, Routed, Static, View, scores
+from judge.intervals import Interval, draws, holm, mean_over_sets, seed_variance, set_interval
+from judge.scoring import OURS, PICK, PairScores, Scores, counted
+
+
+def logits_of(classes, sure):
+    """Logits of two classes that name ``classes`` with these odds."""
+    sign = np.where(np.array(classes) == 1, 1.0, -1.0)
+    return np.stack([-sign * np.array(sure) / 2, sign * np.array(sure) / 2], axis=-1).astype(np.float32)
+
+
+def softmax(values):
+    powers = np.exp(values - values.max())
+    return powers / powers.sum()
+
+
+# Four rows, all of class 1. The full network is wrong on the last; the first step is right on two, and sure of three.
+LABELS = np.array([1, 1, 1, 1])
+FIRST = logits_of([1, 1, 0, 0], [4.0, 3.0, 2.0, 0.5])
+FULL = logits_of([1, 1, 1, 0], [5.0, 5.0, 5.0, 1.0])
+FULL_COST = np.full(4, 100.0)
+
+
+def two_steps(**signals):
+    answers = Answers(np.stack([FIRST, FULL]), np.stack([np.full(4, 10.0), np.full(4, 105.0)]), signals)
+    return View(answers, Answers(FULL[None], FULL_COST[None]), LABELS)
+
+
+def test_an_input_leaves_at_the_first_exit_that_is_sure():
+    view = two_steps()
+    confidence = scores(view.answers, "confidence")[0]
+    threshold = (confidence[1] + confidence[2]) / 2  # rows 0 and 1 leave
+    cost, right = Exits("confidence").apply(view, threshold)
+    assert cost.tolist() == [10, 10, 105, 105]
+    assert right.tolist() == [1, 1, 1, 0]
+
+
+def test_patience_counts_how_often_the_same_class_was_named():
+    logits = np.stack([logits_of(named, [1, 1]) for named in ([1, 0], [1, 1], [1, 1], [0, 1])])
+    answers = Answers(logits, np.zeros((4, 2)))
+    assert scores(answers, "patience").T.tolist() == [[0, 1, 2, 0], [0, 0, 1, 2]]
+
+
+def test_entropy_and_confidence_are_those_of_the_probabilities():
+    answers = Answers(np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32), np.zeros((2, 5)))
+    for step, row in itertools.product(range(2), range(5)):
+        shares = softmax(answers.logits[step, row].astype(float))
+        assert scores(answers, "confidence")[step, row] == pytest.approx(shares.max(), abs=1e-6)
+        assert scores(answers, "entropy")[step, row] == pytest.approx((shares * np.log(shares)).sum(), abs=1e-5)
+
+
+def test_a_cascade_pays_for_both_and_averages_their_probabilities():
+    view = two_steps()
+    cost, right = Cascade().apply(view, (0.9, 0.5))
+    for row in range(4):
+        first, full = softmax(FIRST[row]), softmax(FULL[row])
+        if first.max() < 0.9:
+            assert cost[row] == 110
+            assert right[row] == (np.argmax(first + full) == LABELS[row])
+        else:
+            assert cost[row] == 10
+            assert right[row] == (first.argmax() == LABELS[row])
+    assert cost.tolist() == [10, 10, 110, 110]
+
+
+def routed_view():
+    router = np.array([[2.0, 2.0, -2.0, 2.0], [0.0, 0.0, 2.0, 0.0]], np.float32)
+    return two_steps(router=router, continuation=np.full((1, 4), 0.8, np.float32))
+
+
+def test_ours_starts_where_the_router_says_and_continues_when_unsure():
+    view = routed_view()
+    cost, right = Routed(blend=0.3).apply(view, ("router", 0.0, 0.8))
+    # Row 2 starts full; row 3 is unsure (0.62), so it continues.
+    assert cost.tolist() == pytest.approx([10, 10, 105, 90])
+    mixed = 0.7 * softmax(FULL[3]) + 0.3 * softmax(FIRST[3])
+    assert right.tolist() == [1, 1, 1, float(mixed.argmax() == 1)]
+    cost, _ = Routed().apply(view, ("narrow", 0.0, -1e9))
+    assert cost.tolist() == [10] * 4
+
+
+def test_a_heavy_cost_starts_every_input_narrow():
+    cost, _ = Routed().apply(routed_view(), ("router", 1e6, -1e9))
+    assert cost.tolist() == [10] * 4
+
+
+def test_random_routing_is_the_mean_over_draws_and_the_oracle_takes_what_gains():
+    view = routed_view()
+    cost, right = RandomRouted(blend=0.0).apply(view, 0.25)
+    assert cost.tolist() == pytest.approx([0.75 * 10 + 0.25 * 90] * 4)
+    assert right.tolist() == pytest.approx([1, 1, 0.25, 0])
+    cost, right = OracleRouted(blend=0.0).apply(view, 1.0)
+    assert cost.tolist() == pytest.approx([10, 10, 90, 10])
+    assert right.tolist() == [1, 1, 1, 0]
+
+
+# Curves and budgets
+
+
+def curve(costs, accuracies, test_costs=None, rows=10):
+    right = np.repeat(np.array(accuracies, np.float32)[:, None], rows, axis=1)
+    return Curve(np.array(costs), np.array(accuracies), np.array(test_costs or costs), right)
+
+
+def test_the_ladder_is_what_no_mixture_beats():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        made = curve(generator.random(12).tolist(), generator.random(12).round(1).tolist())
+        for budget in (0.1, 0.3, 0.5, 0.9):
+            best = None  # by brute force: every setting and every mixture of two
+            for a, b in itertools.product(range(12), repeat=2):
+                low, high = made.held_cost[[a, b]]
+                share = 0.0 if high <= low else min(1.0, (budget - low) / (high - low))
+                if low > budget or share < 0:
+                    continue
+                value = made.held_accuracy[a] * (1 - share) + made.held_accuracy[b] * share
+                best = value if best is None else max(best, value)
+            mix = at_budget(made, budget)
+            assert (mix is None) == (best is None)
+            if mix is not None:
+                cost, accuracy = mix.held(made)
+                assert cost <= budget + 1e-9
+                assert accuracy == pytest.approx(best)
+
+
+def test_a_mixture_stands_at_the_cost_that_it_has_on_test_rows():
+    made = curve([0.1, 0.5], [0.8, 0.9], [0.2, 0.7])
+    mix = at_budget(made, 0.3)
+    assert mix == Mix((0, 1), (pytest.approx(0.5), pytest.approx(0.5)))
+    assert mix.cost(made) == pytest.approx(0.45)
+    assert mix.right(made) == pytest.approx(np.full(10, 0.85))
+
+
+def test_a_static_network_just_above_the_budget_is_mixed_and_not_dropped():
+    """The judge of before counted a width of 0.5003 as its narrower one at a budget of 0.5."""
+    made = curve([0.25, 0.5003], [0.8, 0.9])
+    cost, accuracy = at_budget(made, 0.5).held(made)
+    assert cost == pytest.approx(0.5)
+    assert accuracy == pytest.approx(0.9, abs=2e-4)
+
+
+def test_test_rows_decide_nothing():
+    view = two_steps()
+    other = View(view.answers, view.reference, 1 - LABELS)
+    ladders = [ladder(curve_of(Exits("entropy"), view, test)) for test in (view, other)]
+    assert ladders[0] == ladders[1]
+
+
+def test_the_pick_is_the_best_on_held_out_rows_and_the_cheaper_of_two_equal_ones():
+    curves = {"dear": curve([0.2, 1], [0.8, 0.9]), "cheap": curve([0.1, 1], [0.8, 0.8]), "none": curve([0.9], [1.0])}
+    assert pick(curves, 0.05) is None
+    assert pick(curves, 0.2) == "cheap"
+    assert pick(curves, 0.5) == "dear"
+    assert pick(curves, 0.95) == "none"
+
+
+# Intervals
+
+
+def test_the_seeds_variance_is_that_of_their_mean_without_bias():
+    values = np.array([1.0, 2.0, 4.0])
+    assert seed_variance(values) == pytest.approx(values.var(ddof=1) / 3)
+    assert seed_variance(values) == pytest.approx(values.var() / 3 * 3 / 2)
+    assert seed_variance(values[:1]) == 0
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    weights = draws(400)
+    covered = 0
+    for _ in range(300):
+        rows = generator.choice([-1.0, 0.0, 1.0], size=(1, 400), p=[0.1, 0.75, 0.15])
+        interval, _ = set_interval(rows, weights)
+        covered += interval.low <= 5.0 <= interval.high
+    assert 0.91 < covered / 300 < 0.985
+
+
+def test_the_bootstrap_has_the_textbook_error():
+    rows = np.random.default_rng(2).choice([-1.0, 0.0, 1.0], size=(1, 3000), p=[0.1, 0.7, 0.2])
+    interval, _ = set_interval(rows, draws(3000))
+    assert interval.error == pytest.approx(100 * rows.std() / np.sqrt(3000), rel=0.05)
+    assert interval.value == pytest.approx(100 * rows.mean())
+
+
+def test_a_mean_over_sets_adds_their_variances():
+    generator = np.random.default_rng(3)
+    per_set = []
+    for rows in (500, 1500):
+        made = generator.choice([0.0, 1.0], size=(3, rows))
+        interval, replicates = set_interval(made, draws(rows, rows))
+        per_set.append((interval, (100 * made.mean(1), replicates)))
+    mean = mean_over_sets([values for _, values in per_set])
+    assert mean.value == pytest.approx(np.mean([interval.value for interval, _ in per_set]))
+    assert mean.error == pytest.approx(np.sqrt(sum(i.error**2 for i, _ in per_set)) / 2, rel=0.05)
+
+
+def test_a_set_that_gains_much_counts_half_a_point():
+    rows = np.zeros((2, 100))
+    rows[:, :3] = -1  # three points gained
+    seeds, replicates = counted(rows, draws(100))
+    assert seeds.mean() == pytest.approx(-0.5)
+    assert replicates.min() >= -0.5
+    seeds, _ = counted(-rows, draws(100))
+    assert seeds.mean() == pytest.approx(3)
+
+
+def test_holm_is_stricter_than_each_set_alone():
+    def of(p, sign=1):
+        return Interval.of(sign * norm.isf(p / 2), 1.0)
+
+    verdicts = holm({"a": of(0.001), "b": of(0.02, -1), "c": of(0.03), "d": of(0.9)})
+    # 0.001 < 0.05 / 4; 0.02 > 0.05 / 3, and nothing after it counts.
+    assert verdicts == {"a": "ahead", "b": "level", "c": "level", "d": "level"}
+    assert holm({"a": of(0.001), "b": of(0.02, -1)}) == {"a": "ahead", "b": "behind"}
+
+
+# From files to scores
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Two sets of made-up answers: a peer that loses 10 points at no cost, and ours, which loses nothing."""
+    monkeypatch.setattr(PairScores, "parts", {"held_out": np.ones(40, np.int64), "test": np.ones(40, np.int64)})
+    full = logits_of([1] * 40, [3.0] * 40)
+    wrong = logits_of([0] * 4 + [1] * 36, [0.1] * 4 + [2.0] * 36)
+    router = np.stack([np.ones(40), np.zeros(40)]).astype(np.float32)
+
+    def both(logits, cost, **signals):
+        made = Answers(np.array(logits), np.array(cost, float)[:, None] * np.full(40, 100.0), signals)
+        return {"held_out": made, "test": made}
+
+    for name in ("one", "two"):
+        folder = tmp_path / name / "0"
+        files.save(folder / "reference.npz", both([full], [1.0]), {})
+        files.save(folder / "tfidf.npz", both([wrong], [0.01]), {})
+        ours = both([full, full], [0.02, 1.0], router=router, continuation=np.full((1, 40), 0.9, np.float32))
+        files.save(folder / "ours.npz", ours, {})
+    return Scores({name: [PairScores(name, tmp_path / name / "0")] for name in ("one", "two")})
+
+
+def test_points_lost_are_read_from_the_files(study):
+    assert study.of_all("tfidf", 0.02)["interval"].value == pytest.approx(10, abs=0.2)
+    assert study.of_all(OURS, 0.02)["interval"].value == 0
+    assert study.of_all(OURS, 0.01) is None  # nothing is as cheap
+    # Its four errors are the least sure, so that a cascade mends them at a tenth of the cost.
+    assert study.of_all("tfidf → full", 0.15)["interval"].value == pytest.approx(0, abs=1e-9)
+    picked = study.of_set("one", PICK, 0.15)
+    assert picked["ways"] == ["tfidf → full"]
+    assert picked["cost"] == pytest.approx(0.11, abs=1e-3)
+
+
+def test_ours_against_a_peer_is_the_difference_of_what_both_lose(study):
+    lead = study.of_all(OURS, 0.02, "tfidf")["interval"]
+    assert lead.value == pytest.approx(10 - 10 * 0.01 / 0.99, abs=0.2)
+    assert lead.low > 0
+
+
+def test_what_ours_is_compared_with_is_no_peer(study):
+    assert set(study.pairs["one"][0].curves) == {
+        OURS, "ours, random", "ours, oracle", "ours, static", "tfidf", "tfidf → full",
+    }  # fmt: skip
+    assert study.of_set("one", PICK, 0.02)["ways"] == ["tfidf → full"] or study.of_set("one", PICK, 0.02)["ways"] == [
+        "tfidf"
+    ]
+
+
+def test_answers_come_back_as_they_were_written(tmp_path):
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(2, 7, 3)).astype(np.float32) * 4
+    made = Answers(
+        logits, generator.random((2, 7)) * 1e9, {"router": generator.normal(size=(2, 7)).astype(np.float32)}
+    )
+    files.save(tmp_path / "a.npz", {"test": made}, {"seed": 3})
+    back, record = files.read(tmp_path / "a.npz")
+    assert record == {"seed": 3}
+    centred = logits - logits.mean(-1, keepdims=True)
+    assert np.abs(back["test"].logits - centred).max() <= 0.5 / files.STEP + 1e-6
+    np.testing.assert_allclose(back["test"].cost, made.cost, rtol=1e-6)
+    np.testing.assert_allclose(back["test"].signals["router"], made.signals["router"], rtol=1e-3, atol=1e-3)
+
+
+def test_the_reference_stands_on_every_ladder():
+    view = two_steps()
+    made = reference_curve(view, view)
+    assert made.held_cost.tolist() == [1.0]
+    assert made.held_accuracy.tolist() == [0.75]
+    assert curve_of(Static(0), view, view).held_cost.tolist() == [0.1]

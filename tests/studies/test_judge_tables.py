@@ -1,0 +1,52 @@
+"""The judge's tables say what its summary says."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from judge import tables
+
+
+def entry(value, half=0.5, cost=0.1, **more):
+    return {"value": value, "low": value - half, "high": value + half, "cost": cost, **more}
+
+
+@pytest.fixture
+def content():
+    at = {"0.1": entry(1.25, cost=0.12, ways=["gru"]), "0.5": None}
+    return {
+        "sets": {"sst2": ["0"], "sick": ["0", "1"]},
+        "lost": {"PICK": at, "ours": {"0.1": entry(-0.2), "0.5": entry(0.0)}, "absent": {"0.1": None, "0.5": None}},
+        "ahead": {"PICK": at},
+        "adds": {"sst2": {"ours, static": at, "ours, random": at}},
+        "verdicts": {"PICK": {"0.1": {"sst2": "ahead", "sick": "behind"}, "0.5": {}}},
+        "reference": {"sst2": [90.04, 89.96]},
+        "by_set": {"sst2": {"ours": at, "PICK": at}},
+        "hours": {"gru": {"sst2": 0.5, "sick": 1.5}},
+        "settings": {"reference": {"sst2": {"readout": "mean", "rate": 1e-4}}},
+    }
+
+
+def cells(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_values_stand_with_their_intervals_and_what_does_not_fit_is_a_hyphen(content):
+    head, _, *rows = cells(tables.lost(content))
+    assert head == ["points lost, 2 sets", "10%", "50%"]
+    assert rows == [["PICK", "1.2 ± 0.5", "-"], ["ours", "-0.2 ± 0.5", "0.0 ± 0.5"]]
+    assert cells(tables.spent(content))[2] == ["PICK", "12.0", "-"]
+
+
+def test_verdicts_count_sets(content):
+    assert cells(tables.verdicts(content))[2] == ["PICK", "1 / 1 of 2", "-"]
+
+
+def test_every_table_can_be_laid_out(content):
+    for make in tables.TABLES.values():
+        rows = cells(make(content))
+        assert len({len(row) for row in rows}) == 1
+    assert cells(tables.hours(content))[-1] == ["all", "", "", "2.0"]
+    assert cells(tables.references(content))[2][:3] == ["sst2", "90.0, 90.0", "mean, 0.0001"]
