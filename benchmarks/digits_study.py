@@ -70,7 +70,7 @@ def outputs_of(model: SharcsForImageClassification, rows: Rows) -> Outputs:
     """Two stages: what an image runs first, and the full width for those that go on, which pay for both."""
     model.train(False)
     batch = default_data_collator(rows)
-    found = model(pixel_values=batch["pixel_values"], all_widths=True)
+    found = model(pixel_values=batch["pixel_values"], widths="all")
     logits, policy = found.width_logits.float(), model.config.routing_policy
     ways = ways_of(len(WIDTHS))
     lengths = np.array([model.token_count(row) for row in rows])

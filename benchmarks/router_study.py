@@ -52,9 +52,9 @@ class Part(NamedTuple):
 @torch.no_grad()
 def part_of(model: SharcsForSequenceClassification, rows: Any) -> Part:
     def answer(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        hidden, mask = model(**inputs, trunk_only=True).hidden, inputs["attention_mask"]
+        hidden, mask = model.run_trunk(**inputs).hidden, inputs["attention_mask"]
         largest = hidden.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf).amax(1)
-        logits = model(**inputs, all_widths=True).width_logits.float()
+        logits = model(**inputs, widths="all").width_logits.float()
         return logits, torch.stack([mean_of_real_tokens(hidden, mask), largest, hidden[:, 0]])
 
     (logits, pooled), lengths = run_all(answer, rows)

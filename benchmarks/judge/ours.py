@@ -77,7 +77,7 @@ def answers_of(model: SharcsForSequenceClassification, reference: Network, rows:
     model.train(False)
 
     def run(inputs: dict[str, Any]) -> torch.Tensor:
-        outputs = model(**inputs, all_widths=True)
+        outputs = model(**inputs, widths="all")
         router = outputs.router_logits.T.unsqueeze(-1)  # [widths, batch, 1]
         return torch.cat([outputs.width_logits, router], dim=-1)
 

@@ -43,7 +43,7 @@ def _answers(model: SharcsForSequenceClassification, rows: Any) -> tuple[Tensor,
     model.train(False)
 
     def answer(inputs: dict[str, Any]) -> tuple[Any, Any]:
-        found = model(**inputs, all_widths=True)
+        found = model(**inputs, widths="all")
         return found.width_logits.float(), found.router_logits.float().unsqueeze(0)
 
     (logits, router_logits), lengths = run_all(answer, rows)

@@ -66,7 +66,7 @@ def test_a_policy_is_given_the_answers_that_the_model_gives(blend, steps):
     model, rows = tiny_model(widths=THREE, labels=3, seed=6), toy_rows(40)
     with torch.no_grad():
         head = model.encoder.classifier
-        head.bias.sub_(model.eval()(**collate(rows), all_widths=True).width_logits.mean(dim=(0, 1)))
+        head.bias.sub_(model.eval()(**collate(rows), widths="all").width_logits.mean(dim=(0, 1)))
         head.weight.mul_(9)
         head.bias.mul_(9)
     before = run_all_widths(model, rows, collate, blend=blend)

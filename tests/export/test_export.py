@@ -78,7 +78,7 @@ def test_trunk_and_sub_network_of_every_family(family, tmp_path):
     batches = batches_for(model)
     run = open_graph(Both(model), batches[0], tmp_path)
     for batch in batches:
-        trunk = model(**batch, trunk_only=True)
+        trunk = model.run_trunk(**batch)
         wanted = (trunk.router_logits, trunk.hidden, model(**batch, width=0.25).logits)
         for found, truth in zip(run(batch), wanted, strict=True):
             np.testing.assert_allclose(found, truth.numpy(), atol=2e-5, rtol=1e-4)
@@ -94,8 +94,7 @@ def test_sub_network_of_private_weights(family, tmp_path):
     model = load(family, tmp_path, private=True)
     batches = batches_for(model)
     kept = [
-        {"hidden": model(**batch, trunk_only=True).hidden, "attention_mask": batch["attention_mask"]}
-        for batch in batches
+        {"hidden": model.run_trunk(**batch).hidden, "attention_mask": batch["attention_mask"]} for batch in batches
     ]
     run = open_graph(Tail(model, 0.25), kept[0], tmp_path)
     for batch, given in zip(batches, kept, strict=True):

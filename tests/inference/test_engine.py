@@ -1,5 +1,6 @@
 """The engine against the model called with one text after the other."""
 
+import copy
 import gc
 import threading
 import time
@@ -163,17 +164,37 @@ def test_weights_that_change_between_two_streams_are_followed(bert):
         shared.copy_(kept)
 
 
+def test_what_training_in_mixed_precision_leaves_around_a_pass_is_left_out(bert):
+    """Accelerate leaves autocast around ``forward``; a text alone runs that, those of a batch trunk and tail."""
+    model, texts = copy.deepcopy(bert.model), plain_texts(20)
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    engine = InferenceEngine(model, bert.tokenizer)
+    expected = one_by_one(bert.model, bert.tokenizer, texts)
+    assert_same(list(engine.predict(texts)), expected)
+    assert_same([answer for text in texts for answer in engine.predict([text])], expected)
+
+
 # Batches, pools and memory
 
 
 class Watch:
-    """Notes the batches that the model runs, and the tokens that wait in pools."""
+    """Notes the batches that a kind of model runs, and the tokens that wait in pools."""
 
-    def __init__(self, model, monkeypatch):
-        """Watch the model, and every pool that is made."""
+    def __init__(self, kind, monkeypatch):
+        """Watch the models, and every pool that is made."""
         self.trunks, self.tails, self.most, self.pools = [], [], 0, []
-        model.register_forward_hook(self.note, with_kwargs=True)
-        watch = self
+        watch, run_trunk, run_tail = self, kind.run_trunk, kind.run_tail
+
+        def watched_trunk(model, **inputs):
+            watch.trunks.append(watch.size(inputs["attention_mask"]))
+            return run_trunk(model, **inputs)
+
+        def watched_tail(model, hidden, attention_mask, width):
+            watch.tails.append((WIDTHS.index(width), *watch.size(attention_mask)))
+            return run_tail(model, hidden, attention_mask, width)
+
+        monkeypatch.setattr(kind, "run_trunk", watched_trunk)
+        monkeypatch.setattr(kind, "run_tail", watched_tail)
 
         class Watched(Pool):
             def __init__(self):
@@ -191,22 +212,16 @@ class Watch:
         """Count the tokens whose hidden states are in memory, by the size of the storage behind them."""
         return sum(block.untyped_storage().nbytes() // (4 * block.shape[1]) for block in pool._hidden)
 
-    def note(self, model, args, kwargs, output):
-        """Note a batch's size, and the tokens that are real."""
-        shape, real = tuple(kwargs["attention_mask"].shape), int(kwargs["attention_mask"].sum())
-        if kwargs.get("hidden") is None:
-            self.trunks.append((shape, real))
-        else:
-            self.tails.append((WIDTHS.index(kwargs["width"]), shape, real))
+    @staticmethod
+    def size(attention_mask):
+        """Tell a batch's shape, and how many of its tokens are real."""
+        return tuple(attention_mask.shape), int(attention_mask.sum())
 
 
 @pytest.fixture
 def watched(bert, monkeypatch):
     """Watch the model of ``bert``."""
-    watch = Watch(bert.model, monkeypatch)
-    yield watch
-    bert.model._forward_hooks.clear()
-    bert.model._forward_hooks_with_kwargs.clear()
+    return Watch(type(bert.model), monkeypatch)
 
 
 def test_batches_are_full_and_hardly_padded(bert, watched):

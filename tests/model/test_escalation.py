@@ -53,7 +53,7 @@ def brute_force(model, batch, threshold, cost_weight=0.0):
 @torch.no_grad()
 def test_all_widths_equal_one_pass_for_each(shared):
     batch = make_batch(shared.config.encoder, LENGTHS)
-    every = shared(**batch, labels=LABELS, all_widths=True)
+    every = shared(**batch, labels=LABELS, widths="all")
     assert every.width_logits.shape == (len(WIDTHS), len(LENGTHS), NUM_LABELS)
     for index, width in enumerate(WIDTHS):
         torch.testing.assert_close(every.width_logits[index], shared(**batch, width=width).logits, atol=1e-6, rtol=0)
@@ -70,7 +70,7 @@ def test_all_widths_run_layers_below_the_router_once(shared):
     (below,) = trunk_layers(shared.encoder)
     repeated = len({below, *shared.tail.layers}) == 1  # then it runs at full width behind the router, too
     with below.register_forward_hook(lambda *_: calls.append(1)):
-        shared(**make_batch(shared.config.encoder, LENGTHS), all_widths=True)
+        shared(**make_batch(shared.config.encoder, LENGTHS), widths="all")
     assert len(calls) == (1 + len(shared.tail.layers) if repeated else 1)
 
 
@@ -79,7 +79,7 @@ def test_gradients_of_all_widths_reach_layers_below_the_router(plain_path):
     batch = make_batch(model.config.encoder, LENGTHS)
     (below,) = trunk_layers(model.encoder)
     parameter = next(p for n, p in below.named_parameters() if n.endswith("weight"))
-    model(**batch, all_widths=True).width_logits[0].sum().backward()
+    model(**batch, widths="all").width_logits[0].sum().backward()
     together = parameter.grad.clone()
     model.zero_grad()
     model(**batch, width=WIDTHS[0]).logits.sum().backward()

@@ -272,8 +272,8 @@ def test_images_of_another_size_have_tokens_of_their_own(shared):
     assert model.token_count({"pixel_values": batch["pixel_values"][0].tolist()}) == tokens_of("dinov2", side=12)
     cost = flops(model.cost_coefficients(), torch.tensor([tokens_of("dinov2", side=12)]))[0, 0]
     assert cost == counted(model, **batch, width=WIDTHS[0])
-    hidden = run(model, batch, trunk_only=True).hidden
-    continued = run(model, {"hidden": hidden}, width=WIDTHS[0]).logits
+    hidden = run(model.run_trunk, batch).hidden
+    continued = run(model.run_tail, {"hidden": hidden, "attention_mask": None}, width=WIDTHS[0])
     torch.testing.assert_close(continued, run(model, batch, width=WIDTHS[0]).logits, atol=1e-6, rtol=1e-5)
 
 
@@ -284,9 +284,9 @@ def test_images_of_another_size_have_tokens_of_their_own(shared):
 def test_inputs_that_continue_equal_direct_ones_and_run_nothing_before_the_router(shared, kind):
     batch = make_batch(kind)
     for model in (shared(kind), private(shared(kind))):
-        hidden = run(model, batch, trunk_only=True).hidden
+        hidden = run(model.run_trunk, batch).hidden
         kept = hidden.clone()
-        mask = {name: value for name, value in batch.items() if name == "attention_mask"}
+        given = {"hidden": hidden, "attention_mask": batch.get("attention_mask")}
         direct = [run(model, batch, width=width).logits for width in WIDTHS]
         calls, note = watch()
         hooks = [
@@ -294,10 +294,10 @@ def test_inputs_that_continue_equal_direct_ones_and_run_nothing_before_the_route
             for module in model.modules()
             if isinstance(module, nn.Conv1d | nn.Conv2d) or module in trunk_layers(model.encoder)
         ]
-        continued = [run(model, {"hidden": hidden, **mask}, width=width).logits for width in WIDTHS]
+        continued = [run(model.run_tail, given, width=width) for width in WIDTHS]
         assert calls == []
         assert torch.equal(hidden, kept)
-        every = run(model, batch, all_widths=True)
+        every = run(model, batch, widths="all")
         assert len(calls) == len(hooks) > 1  # each once, whatever the number of widths
         for hook in hooks:
             hook.remove()
@@ -309,12 +309,12 @@ def test_inputs_that_continue_equal_direct_ones_and_run_nothing_before_the_route
 @pytest.mark.parametrize("kind", PADDED)
 def test_waves_of_two_batches_continue_in_one_that_is_padded_anew(shared, kind):
     model, batch = shared(kind), make_batch(kind)
-    alone = [run(model, row_of(batch, row), trunk_only=True).hidden for row in range(4)]
+    alone = [run(model.run_trunk, row_of(batch, row)).hidden for row in range(4)]
     longest = frames(max(lengths(kind)))
     hidden = torch.cat([F.pad(one, (0, 0, 0, longest - one.shape[1]), value=7.0) for one in alone])
     mask = batch["attention_mask"]
     for width in WIDTHS:
-        continued = run(model, {"hidden": hidden, "attention_mask": mask}, width=width).logits
+        continued = run(model.run_tail, {"hidden": hidden, "attention_mask": mask}, width=width)
         torch.testing.assert_close(continued, run(model, batch, width=width).logits, atol=1e-5, rtol=1e-4)
 
 
@@ -378,7 +378,7 @@ def test_no_layer_is_dropped_in_training_and_masked_spans_leave_gradients(paths,
     batch = make_batch(kind)
     for _ in range(12):  # of 24 layers and more, one would be dropped
         routed.zero_grad()
-        output = routed(**batch, labels=LABELS, all_widths=True)
+        output = routed(**batch, labels=LABELS, widths="all")
         (output.loss + output.width_logits.square().sum()).backward()
         assert all(parameter.grad.any() for part in routed.tail.narrow for parameter in part.norms.parameters())
 

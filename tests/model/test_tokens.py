@@ -172,17 +172,17 @@ def test_texts_that_continue_equal_direct_ones_and_run_nothing_before_the_router
     (below,) = trunk_layers(model.encoder)
     once = 1 if below not in model.tail.layers else 1 + len(model.tail.layers)  # ALBERT's runs behind the router, too
     with below.register_forward_hook(lambda *_: calls.append(1)):
-        every = run(model, batch, all_widths=True)
+        every = run(model, batch, widths="all")
         assert len(calls) == once
-        narrow = run(model, batch, all_widths=True, narrow_only=True)
-        hidden = run(model, batch, trunk_only=True).hidden
+        narrow = run(model, batch, widths="narrow")
+        hidden = run(model.run_trunk, batch).hidden
     mask = batch["attention_mask"]
     padded = F.pad(hidden, (0, 0, 0, 3), value=7.0), F.pad(mask, (0, 3))
     for index, width in enumerate(WIDTHS):
-        kept = run(model, {"hidden": hidden, "attention_mask": mask}, width=width)
-        torch.testing.assert_close(answers(kept), direct[index], atol=1e-6, rtol=1e-5)
-        anew = run(model, dict(zip(("hidden", "attention_mask"), padded, strict=True)), width=width)
-        torch.testing.assert_close(real_tokens(answers(anew)), real_tokens(direct[index]), atol=1e-5, rtol=1e-4)
+        kept = run(model.run_tail, {"hidden": hidden, "attention_mask": mask}, width=width)
+        torch.testing.assert_close(kept, direct[index], atol=1e-6, rtol=1e-5)
+        anew = run(model.run_tail, dict(zip(("hidden", "attention_mask"), padded, strict=True)), width=width)
+        torch.testing.assert_close(real_tokens(anew), real_tokens(direct[index]), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(every.width_logits, direct, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(narrow.width_logits, direct[:-1], atol=1e-6, rtol=1e-5)
     assert torch.equal(answers(every), direct[-1])
@@ -227,7 +227,7 @@ def sureness(kind, answer, length):
 def test_unsure_texts_continue_and_their_answers_are_averages(shared, family, kind, blend):
     model = shared(family, kind)
     batch, labels = make_batch(model.encoder.config, LENGTHS), labels_for(kind, LENGTHS)
-    narrow, _, full = run(model, batch, all_widths=True).width_logits
+    narrow, _, full = run(model, batch, widths="all").width_logits
     sure = [sureness(kind, answer, length) for answer, length in zip(narrow, LENGTHS, strict=True)]
     threshold = sum(sorted(sure)[1:3]) / 2
     model.config.policy = {"cost_weight": 9.0, "escalation_threshold": threshold, "blend": blend}
@@ -271,7 +271,7 @@ def test_without_a_mask_all_tokens_are_real(shared, kind):
 def test_outputs_have_the_documented_shapes(shared, kind):
     model = shared("bert", kind)
     batch, labels = make_batch(model.encoder.config, LENGTHS), labels_for(kind, LENGTHS)
-    output = run(model, batch, **labels, all_widths=True)
+    output = run(model, batch, **labels, widths="all")
     assert type(output) is SharcsOutput
     assert output.width_logits.shape == (len(WIDTHS), 4, 9, KINDS[kind].num_labels)
     if kind == "tokens":
@@ -280,7 +280,7 @@ def test_outputs_have_the_documented_shapes(shared, kind):
     else:
         assert output.start_logits.shape == output.end_logits.shape == (4, 9)
         assert "logits" not in output
-    as_tuple = run(model, batch, **labels, all_widths=True, return_dict=False)
+    as_tuple = run(model, batch, **labels, widths="all", return_dict=False)
     assert all(torch.equal(*pair) for pair in zip(as_tuple, output.to_tuple(), strict=True))
     for policy in ({"cost_weight": 0.0}, {"cost_weight": 9.0, "escalation_threshold": 0.9}):
         model.config.policy = policy
@@ -340,9 +340,9 @@ def test_what_whole_texts_were_classified_for_plays_no_part(tmp_path, kind):
 
 
 @each_kind
-def test_widths_that_are_none_and_texts_that_continue_nowhere_are_refused(kind):
+def test_widths_that_are_none_are_refused(kind):
     model = toy_model(kind)
     with pytest.raises(InputError, match=r"width 0\.5"):
         model(input_ids=torch.ones(1, 4, dtype=torch.long), width=0.5)
-    with pytest.raises(InputError, match="no width to continue at"):
-        model(hidden=torch.zeros(1, 4, 32))
+    with pytest.raises(InputError, match=r"width 0\.5"):
+        model.run_tail(torch.zeros(1, 4, 32), None, 0.5)

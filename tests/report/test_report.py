@@ -208,7 +208,7 @@ def test_answers_and_scores_are_the_model_s_own(kind):
     model, rows = tiny_model(widths=(0.25, 0.5, 1.0), labels=3, seed=6), toy_rows(40)
     with torch.no_grad():
         head = model.encoder.classifier
-        head.bias.sub_(model.eval()(**collate(rows), all_widths=True).width_logits.mean(dim=(0, 1)))
+        head.bias.sub_(model.eval()(**collate(rows), widths="all").width_logits.mean(dim=(0, 1)))
         head.weight.mul_(9)
         head.bias.mul_(9)
     outputs = run_all_widths(model, rows, collate)

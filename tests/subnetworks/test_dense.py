@@ -200,31 +200,40 @@ def test_trunk_and_tail_alone_are_the_whole(plain_path):
     model = load_routed(plain_path)
     batch = batch_of(model)
     whole = model(**batch)
-    trunk = model(**batch, trunk_only=True)
-    assert trunk.logits is None
+    trunk = model.run_trunk(**batch)
     assert trunk.hidden.shape == (4, 9, 32)
     assert torch.equal(trunk.router_logits, whole.router_logits)
     assert torch.equal(trunk.width_index, whole.width_index)
-    for index, width in enumerate(WIDTHS):
-        tail = model(hidden=trunk.hidden, attention_mask=batch["attention_mask"], width=width)
-        assert torch.equal(tail.logits, model(**batch, width=width).logits)
-        assert tail.width_index.tolist() == [index] * 4
+    for width in WIDTHS:
+        logits = model.run_tail(trunk.hidden, batch["attention_mask"], width)
+        assert torch.equal(logits, model(**batch, width=width).logits)
 
 
 @torch.no_grad()
 def test_a_loaded_model_may_continue_before_it_runs_anything_else(plain_path, tmp_path):
     model = load_routed(plain_path)
     batch = batch_of(model)
-    hidden = model(**batch, trunk_only=True).hidden
+    hidden = model.run_trunk(**batch).hidden
     model.save_pretrained(tmp_path)
     given = {"hidden": hidden, "attention_mask": batch["attention_mask"], "width": WIDTHS[0]}
-    expected = model(**given).logits
-    assert torch.equal(type(model).from_pretrained(tmp_path)(**given).logits, expected)
+    expected = model.run_tail(**given)
+    assert torch.equal(type(model).from_pretrained(tmp_path).run_tail(**given), expected)
     trained, answers = type(model).from_pretrained(tmp_path).train(), []
     for _ in range(2):  # what it has to find out the first time draws no dropout's numbers
         torch.manual_seed(0)
-        answers.append(trained(**given).logits)
+        answers.append(trained.run_tail(**given))
     assert torch.equal(*answers)
+
+
+@torch.no_grad()
+def test_a_loaded_model_may_be_prepared_before_it_runs_anything_else(plain_path, tmp_path):
+    model = load_routed(plain_path)
+    batch = batch_of(model)
+    expected = model(**batch, width=WIDTHS[0]).logits
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    loaded.prepare_for_inference()
+    torch.testing.assert_close(loaded(**batch, width=WIDTHS[0]).logits, expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -232,7 +241,7 @@ def test_a_tail_takes_inputs_of_several_batches_padded_anew(plain_path):
     model = load_routed(plain_path)
     batches = [batch_of(model, lengths) for lengths in ([4, 9], [6], [2, 12, 3])]
     rows = [(batch, row) for batch in batches for row in range(len(batch["input_ids"]))]
-    trunks = [model(**batch, trunk_only=True).hidden for batch in batches]
+    trunks = [model.run_trunk(**batch).hidden for batch in batches]
     hidden = torch.full((len(rows), 12, 32), 1e3)  # what padding holds is of no account
     mask = torch.zeros(len(rows), 12, dtype=torch.long)
     place = 0
@@ -241,7 +250,7 @@ def test_a_tail_takes_inputs_of_several_batches_padded_anew(plain_path):
             hidden[place, :length], mask[place, :length] = kept[row, :length], 1
             place += 1
     for width in WIDTHS:
-        logits = model(hidden=hidden, attention_mask=mask, width=width).logits
+        logits = model.run_tail(hidden, mask, width)
         alone = torch.cat([model(**batch, width=width).logits for batch in batches])
         torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-4)
 
@@ -262,10 +271,10 @@ def test_each_part_runs_its_own_layers_only(plain_path):
         module.register_forward_hook(
             lambda module, args, output, name=name: ran.append((name, output[0].shape[-2] if name == "above" else 0))
         )
-    trunk = model(**batch, trunk_only=True)
+    trunk = model.run_trunk(**batch)
     assert [name for name, _ in ran] == ["embeddings", "below", "router"]
     ran.clear()
-    model(hidden=trunk.hidden, attention_mask=batch["attention_mask"], width=1.0)
+    model.run_tail(trunk.hidden, batch["attention_mask"], 1.0)
     # Some encoders don't run them on what is embedded already.
     assert [name for name, _ in ran if name != "embeddings"] == ["above", "head"]
 
@@ -276,15 +285,13 @@ def test_embeddings_run_on_one_token_when_nothing_reads_them(bert):
     bert.encoder.bert.embeddings.LayerNorm.register_forward_hook(
         lambda m, args, output: seen.append(output.shape[:2])
     )
-    trunk = bert(**batch, trunk_only=True)
-    bert(hidden=trunk.hidden, attention_mask=batch["attention_mask"], width=0.25)
-    bert(**batch, all_widths=True)
+    trunk = bert.run_trunk(**batch)
+    bert.run_tail(trunk.hidden, batch["attention_mask"], 0.25)
+    bert(**batch, widths="all")
     assert seen == [(4, 9), (1, 1), (4, 9), (1, 1), (1, 1)]
 
 
-def test_who_continues_names_a_width(bert):
-    with pytest.raises(InputError, match="hidden: names no width to continue at"):
-        bert(hidden=torch.zeros(1, 3, 32))
+def test_inputs_continue_at_a_width_that_there_is(bert):
     with pytest.raises(InputError, match=r"width 0\.3"):
-        bert(hidden=torch.zeros(1, 3, 32), width=0.3)
-    assert bert(hidden=torch.zeros(2, 3, 32), width=1.0).logits.shape == (2, NUM_LABELS)
+        bert.run_tail(torch.zeros(1, 3, 32), None, 0.3)
+    assert bert.run_tail(torch.zeros(2, 3, 32), None, 1.0).shape == (2, NUM_LABELS)

@@ -100,9 +100,9 @@ def test_inputs_continue_from_what_the_lean_trunk_kept(bert):
     model, batch = bert
     expected = [run(model, batch, width=width) for width in WIDTHS]
     model.prepare_for_inference()
-    hidden = model(**batch, trunk_only=True).hidden
+    hidden = model.run_trunk(**batch).hidden
     for width, logits in zip(WIDTHS, expected, strict=True):
-        close(model(hidden=hidden, attention_mask=batch["attention_mask"], width=width).logits, logits)
+        close(model.run_tail(hidden, batch["attention_mask"], width), logits)
 
 
 def test_other_weights_are_seen_wherever_they_are(bert):

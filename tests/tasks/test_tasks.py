@@ -191,7 +191,7 @@ def test_what_sharcs_plus_minimises(tmp_path, monkeypatch, task, weights):
     monkeypatch.setitem(RATES, "narrow", 5)  # so that numbers are
 
     def note(model, _args, kwargs, output):
-        if model.training or kwargs.get("narrow_only"):
+        if model.training or kwargs.get("widths") == "narrow":
             passes.append((kwargs["input_ids"], kwargs["labels"], output))
 
     model.register_forward_hook(note, with_kwargs=True)
@@ -403,7 +403,7 @@ def multi_label_model():
     model = task_model("labels", widths=(0.25, 0.5, 1.0))
     with torch.no_grad():
         head = model.encoder.classifier
-        head.bias.sub_(model.eval()(**collate(task_rows("labels", 40)), all_widths=True).width_logits.mean((0, 1)))
+        head.bias.sub_(model.eval()(**collate(task_rows("labels", 40)), widths="all").width_logits.mean((0, 1)))
         head.weight.mul_(9)
         head.bias.mul_(9)
     model.config.policy = {"cost_weight": 9.0, "escalation_threshold": 0.6, "blend": 0.4}

@@ -49,7 +49,7 @@ class Seen:
         model.register_forward_hook(self._note, with_kwargs=True)
 
     def _note(self, model, _args, kwargs, output):
-        if model.training or kwargs.get("narrow_only"):
+        if model.training or kwargs.get("widths") == "narrow":
             self.passes.append((kwargs["input_ids"].clone(), kwargs["labels"].clone(), output))
 
 
@@ -160,7 +160,7 @@ def test_in_the_second_run_dropout_is_on_in_the_sub_networks_alone(tmp_path):
     model, found = own_model(), []
 
     def note(model, _args, kwargs):
-        if kwargs.get("narrow_only"):
+        if kwargs.get("widths") == "narrow":
             own = {module for network in narrow_networks(model) for module in network.modules()}
             found.append(
                 {(module in own, module.training) for module in model.modules() if list(module.parameters())}
@@ -212,7 +212,7 @@ def test_each_run_has_the_whole_schedule(tmp_path):
 
 def test_the_second_run_gives_gradients_to_sub_networks_and_router_alone():
     model = own_model()
-    output = model.eval()(**collate(toy_rows(8)), all_widths=True, narrow_only=True)
+    output = model.eval()(**collate(toy_rows(8)), widths="narrow")
     assert output.logits is None
     (output.router_logits.sum() + output.width_logits.sum()).backward()
     later = {id(p) for kind in learning_parameters(model).values() for p in kind}

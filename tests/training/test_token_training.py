@@ -187,7 +187,7 @@ def watch(model):
     passes = []
 
     def note(model, _args, kwargs, output):
-        if model.training or kwargs.get("narrow_only"):
+        if model.training or kwargs.get("widths") == "narrow":
             passes.append((kwargs, output))
 
     model.register_forward_hook(note, with_kwargs=True)

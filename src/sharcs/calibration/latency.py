@@ -65,9 +65,9 @@ def _milliseconds(model: SharcsForSequenceClassification, batch: dict[str, Tenso
     if width is not None:
         model(**batch, width=width)
     else:
-        trunk = model(**batch, trunk_only=True)
+        trunk = model.run_trunk(**batch)
         for step in (model.config.widths[0], 1.0):
-            model(hidden=trunk.hidden, attention_mask=batch["attention_mask"], width=step)
+            model.run_tail(trunk.hidden, batch["attention_mask"], step)
     _wait(model)
     return 1000 * (time.perf_counter() - start)
 

@@ -34,6 +34,7 @@ __all__ = [
     "ArgumentSlicer",
     "Arguments",
     "build_twin",
+    "carries_heads",
     "entry_norm",
     "feed_forward_size",
     "is_norm",
@@ -190,9 +191,12 @@ class ArgumentSlicer:
         """
         if self.hidden is not None and name in self.hidden_arguments and value is not None:
             return value[..., self.hidden]
-        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == self.num_heads > 1:
-            return value[:, self.heads]
-        return value
+        return value[:, self.heads] if carries_heads(value, self.num_heads) else value
+
+
+def carries_heads(value: Any, num_heads: int) -> bool:
+    """Tell whether what an encoder hands to a layer has a part for each head: ``[batch, heads, queries, keys]``."""
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == num_heads > 1
 
 
 def map_arguments(given: Arguments, change: Callable[[str | int, Any], Any]) -> Arguments:

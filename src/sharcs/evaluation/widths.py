@@ -62,7 +62,7 @@ def run_all_widths(
     if model.problem_type not in (SINGLE_LABEL, MULTI_LABEL):
         raise InputError(
             f"problem_type {model.problem_type}: its answers are not right or wrong as a whole; compare "
-            "model(**batch, all_widths=True) by a measure of your own"
+            "model(**batch, widths='all') by a measure of your own"
         )
     model.train(False)
     policy = model.config.routing_policy
@@ -98,7 +98,7 @@ def _batches(
         collate_fn=lambda batch: collate([model_inputs(row) for row in batch]),
     )
     for number, batch in enumerate(loader):
-        outputs = model(**{name: value.to(model.device) for name, value in batch.items()}, all_widths=True)
+        outputs = model(**{name: value.to(model.device) for name, value in batch.items()}, widths="all")
         indices = order[number * batch_size : (number + 1) * batch_size]
         yield indices, outputs.width_logits.float().cpu().numpy(), outputs.router_logits.float().cpu().numpy()
         if on_batch:

@@ -184,8 +184,7 @@ def _tokens(model: SharcsForSequenceClassification, inputs: list[str], batch: in
 
 @torch.no_grad()
 def _continuing(model: SharcsForSequenceClassification, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-    hidden = model(**tokens, trunk_only=True).hidden
-    return {"hidden": hidden, "attention_mask": tokens["attention_mask"]}
+    return {"hidden": model.run_trunk(**tokens).hidden, "attention_mask": tokens["attention_mask"]}
 
 
 def _write_tokenizer(backend: Tokenizer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -45,13 +45,12 @@ class Trunk(nn.Module):
         """Map tokens ``[batch, tokens]`` to router logits ``[batch, widths]`` and ``[batch, tokens, hidden]``."""
         # A pass at the narrowest width, whose answer is dropped, and with it all that leads to it: a tracer doesn't
         # survive the exception by which a pass of the trunk alone ends.
-        call = RoutingContext(attention_mask, choose=_never, width_index=0)
+        context = RoutingContext(attention_mask, width_index=0, fast=self.model.tail.usable_fast_layers())
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        with call.active():
+        with context.active():
             self.model.encoder(input_ids=input_ids, attention_mask=attention_mask, **types)
-        assert call.router_logits is not None
-        assert call.hidden is not None
-        return call.router_logits, call.hidden
+        assert context.router_logits is not None
+        return context.router_logits, context.kept()
 
 
 class _AtOneWidth(nn.Module):
@@ -75,7 +74,7 @@ class Tail(_AtOneWidth):
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """Map the output of layer k, ``[batch, tokens, hidden]``, and the mask to logits ``[batch, labels]``."""
-        return self.model(hidden=hidden, attention_mask=attention_mask, width=self.width).logits  # type: ignore[no-any-return]
+        return self.model.run_tail(hidden, attention_mask, self.width)
 
 
 class Dense(_AtOneWidth):
@@ -165,10 +164,6 @@ def check_graph(part: Trunk | Tail | Dense, inputs: list[dict[str, Tensor]], fil
                     f"{file.stem}: its {name} on ONNX Runtime differ from PyTorch's by {difference:.3g}, so this "
                     "encoder can't be exported with these versions of torch and onnxruntime"
                 )
-
-
-def _never(_call: RoutingContext) -> Tensor:
-    raise AssertionError("the width is forced")
 
 
 @contextmanager

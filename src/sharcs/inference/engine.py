@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -90,27 +90,31 @@ class InferenceEngine(PooledEngine[Tensor]):
 
     def _routing(self) -> Routing:
         config = self.model.config
-        return Routing(config.routing_policy, config.problem_type, config.names)
+        return Routing(config.routing_policy, config.problem_type, self.model.tail.names)
 
     def _pool(self) -> Pool:
         return Pool()
 
     def _whole(self, inputs: dict[str, Numbers], rows: Numbers, cascade: Cascade) -> None:
-        outputs = self.model(**self._on_device(inputs), width=self.width)
+        # Without what may be around the model's own pass, which trunk and tail don't have either: training in mixed
+        # precision leaves autocast there.
+        run: Any = type(self.model).forward
+        outputs = run(self.model, **self._on_device(inputs), width=self.width)
         last = outputs.width_index.cpu().numpy()
         first = last if outputs.first_width_index is None else outputs.first_width_index.cpu().numpy()
         cascade.settle(rows, _array(outputs.logits), last, first)
 
     def _trunk(self, inputs: dict[str, Numbers]) -> tuple[Tensor, Numbers]:
-        trunk = self.model(**self._on_device(inputs), trunk_only=True)
+        trunk = self.model.run_trunk(**self._on_device(inputs))
         return trunk.hidden, trunk.width_index.cpu().numpy()
 
     def _tail(self, index: int, hidden: Tensor, real: Flags) -> Floats:
         mask = torch.from_numpy(real).to(hidden.device, torch.int64)
-        return _array(self.model(hidden=hidden, attention_mask=mask, width=self.model.config.widths[index]).logits)
+        return _array(self.model.run_tail(hidden, mask, self.model.config.widths[index]))
 
     def _on_device(self, inputs: dict[str, Numbers]) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(array).to(self.model.device) for name, array in inputs.items()}
+        device = self.model.device
+        return {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
 
 
 def _array(logits: Tensor) -> Floats:

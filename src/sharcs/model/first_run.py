@@ -71,14 +71,13 @@ def try_out(model: RoutedPasses, inputs: dict[str, Tensor], expected: Tensor) ->
     """
     encoder, tokens = model.encoder, model.token_count({name: value[0].cpu() for name, value in inputs.items()})
     cost = flops(model.cost_coefficients().cpu(), torch.tensor([tokens]))[0]
-    mask = {name: value for name, value in inputs.items() if name == "attention_mask"}
     for index, width in enumerate(model.config.widths):
         try:
             with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
                 model(**inputs, width=width)
             direct = model.answer_of(model(**inputs, width=width))
-            hidden = model(**inputs, trunk_only=True).hidden
-            continued = model.answer_of(model(hidden=hidden, **mask, width=width))
+            hidden = model.run_trunk(**inputs).hidden
+            continued = model.run_tail(hidden, inputs.get("attention_mask"), width)
         except Exception as error:  # whatever an unknown encoder's code may raise
             raise refusal(
                 encoder, f"code that fails at width {width:g} ({type(error).__name__}: {first_line(error)})"
@@ -106,22 +105,22 @@ def try_out_own(model: RoutedPasses) -> None:
         InputError: If one fails, or computes something else: heads are counted where nobody knows of.
     """
     inputs, was_training = model.example(model.encoder), model.training
-    mask = {name: value for name, value in inputs.items() if name == "attention_mask"}
+    mask = inputs.get("attention_mask")
     model.train(False)
     try:
-        hidden = model(**inputs, trunk_only=True).hidden
+        hidden = model.run_trunk(**inputs).hidden
         for subnetwork in model.tail.narrow:
             if not isinstance(subnetwork, OwnSubnetwork):
                 continue
             width = subnetwork.spec.width
             try:
-                narrow = model.answer_of(model(hidden=hidden, **mask, width=width))
+                narrow = model.run_tail(hidden, mask, width)
             except Exception as error:  # whatever an unknown encoder's code may raise
                 reason = f"{type(error).__name__}: {first_line(error)}"
                 raise refusal(model.encoder, f"attention that fails with fewer heads ({reason})") from error
             hooks = _switch_off_others(model, subnetwork)
             try:
-                expected = model.answer_of(model(hidden=hidden, **mask, width=1.0))
+                expected = model.run_tail(hidden, mask, 1.0)
             finally:
                 for hook in hooks:
                     hook.remove()

@@ -15,6 +15,8 @@ from sharcs.model.context import active_context, current_context
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sharcs.model.context import RoutingContext
+
 __all__ = [
     "LayerSlot",
     "RoutedLayerList",
@@ -47,12 +49,15 @@ class RoutedLayerList(nn.Module):
         self._repeated = repeated
         depth = len(layers) - tail.router_layer  # type: ignore[operator]
         self.trunk = tail.trunk = layers[:-depth]  # type: ignore[assignment]
-        self._slots = [LayerSlot(tail, layer, position) for position, layer in enumerate(layers)]
+        self._slots = [
+            LayerSlot(tail, layer, is_routed=position >= len(self.trunk), is_last=position == len(layers) - 1)
+            for position, layer in enumerate(layers)
+        ]
         self.trunk[-1].register_forward_hook(functools.partial(_remember_arity, tail))
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over what runs at each position in the current pass."""
-        return iter([self._at(position) for position in range(len(self._order))])
+        return iter(self._running(active_context()))
 
     def __len__(self) -> int:
         """Count the positions: L; of repeated layers, the modules."""
@@ -61,19 +66,18 @@ class RoutedLayerList(nn.Module):
     def __getitem__(self, index: Any) -> Any:
         """Take what runs at a position, or at some of them."""
         if not self._repeated:
-            return list(self)[index]
+            return self._running(active_context())[index]
         context = current_context()
         position = context.requests
         context.requests += 1
-        return self._at(position)
+        return self._running(context)[position]
 
-    def _at(self, position: int) -> Any:
-        context = active_context()
-        resumes = context is not None and context.hidden is not None
-        if position >= len(self.trunk) or resumes:
-            return self._slots[position]
-        fast = self._slots[position].tail.usable_fast_layers()
-        return self.trunk[position] if fast is None else fast.trunk[position]
+    def _running(self, context: RoutingContext | None) -> list[Any]:
+        """List what runs at each position in a pass."""
+        if context is not None and context.hidden is not None:
+            return self._slots
+        fast = None if context is None else context.fast
+        return [*(self.trunk if fast is None else fast.trunk), *self._slots[len(self.trunk) :]]
 
     def plain(self) -> nn.ModuleList:
         """Make the list that the encoder had before."""
@@ -89,33 +93,24 @@ class LayerSlot(LayerProxy):
     Args:
         tail: The routed tail.
         layer: The layer that it stands for.
-        position: That layer's, from 0.
+        is_routed: Whether that layer comes after the router.
+        is_last: Whether it is layer L.
     """
 
-    def __init__(self, tail: Any, layer: nn.Module, position: int) -> None:
+    def __init__(self, tail: Any, layer: nn.Module, *, is_routed: bool, is_last: bool) -> None:
         super().__init__(layer)
         self.tail = tail
-        self.position = position - tail.router_layer
+        self.is_routed = is_routed
+        self.is_last = is_last
 
     def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Take what the encoder hands to the layer; the hidden states pass to the next slot as they are."""
-        context = current_context()
-        if self.position >= 0:
+        if self.is_routed:
+            context = current_context()
             context.arguments.append((args, kwargs))
-        if self.tail.arity is None:
-            self.tail.arity = self._layer_arity(hidden, args, kwargs)
-        is_last = self.position == len(self.tail.layers) - 1
-        states = self.tail(hidden, context.arguments) if is_last else hidden
-        return as_returned(states, self.tail.arity)
-
-    @torch.no_grad()
-    def _layer_arity(self, hidden: Tensor, args: Any, kwargs: Any) -> int:
-        """Run the layer to see what it returns: in a model that was loaded to resume, no other layer has shown it."""
-        kind = hidden.device.type
-        # Without a gradient now, weights that autocast keeps would have none later.
-        autocast = torch.autocast(kind, enabled=torch.is_autocast_enabled(kind), cache_enabled=False)
-        with torch.random.fork_rng(), autocast:
-            return output_arity(self.layer(hidden, *args, **kwargs))
+            if self.is_last:
+                hidden = self.tail(hidden, context.arguments)
+        return as_returned(hidden, self.tail.arity)
 
 
 def _remember_arity(tail: Any, module: nn.Module, args: Any, output: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from sharcs.config import SharcsConfig
 from sharcs.encoders.architectures import architecture_of, body_of, frames_of, layers_config, least_samples
 from sharcs.errors import InputError
 from sharcs.model.base import EXAMPLE_TOKENS, RoutedModel
-from sharcs.model.outputs import SharcsOutput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from sharcs.model.outputs import RoutingKwargs, SharcsOutput
 
 __all__ = [
     "SharcsForAudioClassification",
@@ -49,50 +50,20 @@ class SharcsForImageClassification(RoutedModel):
         self,
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
-        width: float | None = None,
-        width_index: Tensor | None = None,
-        all_widths: bool = False,
-        narrow_only: bool = False,
-        trunk_only: bool = False,
-        hidden: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
+        **routing: Unpack[RoutingKwargs],
     ) -> SharcsOutput | tuple[Any, ...]:
-        """Classify a batch of images, each at its own width.
+        """Classify a batch of images, each at its own width. Keywords that are not listed go to the encoder.
 
         Args:
             pixel_values: ``[batch, channels, height, width]``, as the encoder's image processor makes them.
             labels: Class indices ``[batch]``, or what the problem type takes.
-            width: Forces one width for the whole batch, in place of the routing policy.
-            width_index: Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``.
-            all_widths: Runs every width on every input, layers 1..k once; ``logits`` and ``loss`` are then those of
-                the full width.
-            narrow_only: With ``all_widths``, leaves the full width out, and layers 1..k without a gradient: what
-                trains sub-networks with weights of their own. There are no ``logits`` and no ``loss`` then.
-            trunk_only: Ends at the router: the result has ``router_logits``, ``width_index`` and ``hidden``.
-            hidden: The ``hidden`` of images that ran the trunk, ``[batch, tokens, hidden]``, in place of
-                ``pixel_values``: they continue at ``width``, layers k+1..L and the head.
-            return_dict: False for a plain tuple.
-            **kwargs: Passed to the encoder.
-
-        Returns:
-            :class:`SharcsOutput`.
+            **routing: See :class:`~sharcs.model.outputs.RoutingKwargs`.
 
         Raises:
-            InputError: If the network has no such width, no width is named to continue at, or hidden states or
-                attentions are asked for: inputs of one batch have them in different sizes.
+            InputError: If the network has no such width, or hidden states or attentions are asked for: inputs of one
+                batch have them in different sizes.
         """
-        return self._classify(
-            {"pixel_values": pixel_values, **kwargs},
-            labels={"labels": labels},
-            width=width,
-            width_index=width_index,
-            all_widths=all_widths,
-            narrow_only=narrow_only,
-            trunk_only=trunk_only,
-            hidden=hidden,
-            return_dict=return_dict,
-        )
+        return self._forward({"pixel_values": pixel_values}, {"labels": labels}, **routing)  # type: ignore[no-any-return]
 
     @classmethod
     def example(cls, encoder: PreTrainedModel) -> dict[str, Tensor]:
@@ -137,58 +108,27 @@ class SharcsForAudioClassification(RoutedModel):
         input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        width: float | None = None,
-        width_index: Tensor | None = None,
-        all_widths: bool = False,
-        narrow_only: bool = False,
-        trunk_only: bool = False,
-        hidden: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
+        **routing: Unpack[RoutingKwargs],
     ) -> SharcsOutput | tuple[Any, ...]:
-        """Classify a batch of waves, each at its own width.
+        """Classify a batch of waves, each at its own width. Keywords that are not listed go to the encoder.
 
         Args:
             input_values: ``[batch, samples]``, as the encoder's feature extractor makes them.
             attention_mask: ``[batch, samples]``, 1 where a sample is real; padding is at the end.
             labels: Class indices ``[batch]``.
-            width: Forces one width for the whole batch, in place of the routing policy.
-            width_index: Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``.
-            all_widths: Runs every width on every input, layers 1..k once; ``logits`` and ``loss`` are then those of
-                the full width.
-            narrow_only: With ``all_widths``, leaves the full width out, and layers 1..k without a gradient: what
-                trains sub-networks with weights of their own. There are no ``logits`` and no ``loss`` then.
-            trunk_only: Ends at the router: the result has ``router_logits``, ``width_index`` and ``hidden``.
-            hidden: The ``hidden`` of waves that ran the trunk, ``[batch, frames, hidden]``, in place of
-                ``input_values``, with their ``attention_mask`` of samples: they continue at ``width``, layers
-                k+1..L and the head. They may come from several batches, padded anew with whatever values.
-            return_dict: False for a plain tuple.
-            **kwargs: Passed to the encoder.
-
-        Returns:
-            :class:`SharcsOutput`.
+            **routing: See :class:`~sharcs.model.outputs.RoutingKwargs`.
 
         Raises:
-            InputError: If the network has no such width, no width is named to continue at, or hidden states or
-                attentions are asked for: inputs of one batch have them in different sizes. If labels are given for
-                another task than one class of several.
+            InputError: If the network has no such width, or hidden states or attentions are asked for: inputs of one
+                batch have them in different sizes; if labels are given for another task than one class of several.
         """
         if labels is not None and self.config.problem_type not in (None, "single_label_classification"):
             # The encoders' own loss is the cross-entropy of one class, whatever the configuration says.
             raise InputError(
                 f"problem_type {self.config.problem_type}: waves have a loss for one class alone; drop it"
             )
-        return self._classify(
-            {"input_values": input_values, "attention_mask": attention_mask, **kwargs},
-            labels={"labels": labels},
-            width=width,
-            width_index=width_index,
-            all_widths=all_widths,
-            narrow_only=narrow_only,
-            trunk_only=trunk_only,
-            hidden=hidden,
-            return_dict=return_dict,
-        )
+        inputs = {"input_values": input_values, "attention_mask": attention_mask}
+        return self._forward(inputs, {"labels": labels}, **routing)  # type: ignore[no-any-return]
 
     @classmethod
     def example(cls, encoder: PreTrainedModel) -> dict[str, Tensor]:
@@ -208,14 +148,16 @@ class SharcsForAudioClassification(RoutedModel):
         """Stand in for the samples of waves that continue, which nothing reads."""
         return {"input_values": hidden.new_zeros(1).expand(len(hidden), 1)}
 
-    def _real_tokens(self, attention_mask: Tensor | None, inputs: dict[str, Any], hidden: Tensor | None) -> Any:
+    def _real_tokens(self, inputs: dict[str, Any], hidden: Tensor | None = None) -> Tensor | None:
         """Turn the mask of samples into one of frames, as the encoder does for its attention."""
-        if attention_mask is None:
+        mask = inputs.get("attention_mask")
+        if mask is None:
             return None
-        frames = (
-            hidden.shape[1] if hidden is not None else frames_of(self.encoder.config, inputs["input_values"].shape[1])
-        )
-        return self.encoder._get_feature_vector_attention_mask(frames, attention_mask)  # type: ignore[operator]
+        if hidden is not None:
+            frames = hidden.shape[1]
+        else:
+            frames = frames_of(self.encoder.config, inputs["input_values"].shape[1])
+        return self.encoder._get_feature_vector_attention_mask(frames, mask)  # type: ignore[operator,no-any-return]
 
 
 for routed in (SharcsForImageClassification, SharcsForAudioClassification):

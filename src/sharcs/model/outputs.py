@@ -1,16 +1,31 @@
-"""What a routed classifier returns."""
+"""What a routed network is told besides its inputs, and what it returns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 from transformers.utils.generic import ModelOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SharcsOutput"]
+__all__ = ["RoutingKwargs", "SharcsOutput", "TrunkOutput"]
+
+
+class RoutingKwargs(TypedDict, total=False):
+    """What ``forward`` of every routed network takes besides inputs and labels."""
+
+    width: float | None
+    """Forces one width for the whole batch, in place of the routing policy."""
+    width_index: Tensor | None
+    """Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``."""
+    widths: Literal["all", "narrow"] | None
+    """``all`` runs every width on every input, layers 1..k once: the answer and ``loss`` are those of the full width,
+    and ``width_logits`` has every width's. ``narrow`` leaves the full width out, and runs layers 1..k without a
+    gradient: what trains sub-networks with weights of their own. There are no answer and no ``loss`` then."""
+    return_dict: bool | None
+    """False for a plain tuple."""
 
 
 @dataclass
@@ -30,8 +45,6 @@ class SharcsOutput(ModelOutput):
         width_logits: ``[widths, batch, labels]``, of tokens ``[widths, batch, tokens, labels]``, of question
             answering ``[widths, batch, tokens, 2]`` with start and end; when all widths were asked for, and without
             the full one where only the narrow ones were.
-        hidden: Output of layer k, ``[batch, tokens, hidden]``, when the trunk alone was asked for; there are no
-            logits then.
     """
 
     loss: Tensor | None = None
@@ -42,4 +55,17 @@ class SharcsOutput(ModelOutput):
     width_index: Tensor | None = None
     first_width_index: Tensor | None = None
     width_logits: Tensor | None = None
-    hidden: Tensor | None = None
+
+
+class TrunkOutput(NamedTuple):
+    """What embeddings, layers 1..k and the router return.
+
+    Attributes:
+        hidden: Output of layer k, ``[batch, tokens, hidden]``; of images, tokens are patches, of waves frames.
+        router_logits: ``[batch, widths]``, before the policy.
+        width_index: The sub-network that the policy has each input run first, int64 ``[batch]``.
+    """
+
+    hidden: Tensor
+    router_logits: Tensor
+    width_index: Tensor

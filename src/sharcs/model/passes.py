@@ -1,211 +1,164 @@
-"""The passes of a routed classifier: at one width or at the policy's, at every width, continued, escalated."""
+"""The passes of a routed network: by the policy, at one width, at every width; its trunk and its tail alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.loss.loss_utils import ForSequenceClassificationLoss
+from transformers.utils.generic import can_return_tuple
 
-from sharcs.config import SharcsConfig
 from sharcs.errors import InputError
 from sharcs.model.context import RoutingContext, TrunkDone, select_rows
-from sharcs.model.cost import continuation_coefficients, cost_coefficients, relative_cost
-from sharcs.model.outputs import SharcsOutput
-from sharcs.model.tail import RoutedTail
-from sharcs.tasks.labels import problem_type_of
+from sharcs.model.cost import relative_cost
+from sharcs.model.interface import RoutedNetwork
+from sharcs.model.outputs import SharcsOutput, TrunkOutput
 from sharcs_runtime.cascade import Cascade
 from sharcs_runtime.policy import ROUTER, choose_width
-from sharcs_runtime.scores import blended, confidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from sharcs_runtime.policy import RoutingPolicy
+
 __all__ = ["RoutedPasses"]
 
 
-class RoutedPasses(PreTrainedModel):
-    """What a network that has been wrapped does with a batch; :class:`~sharcs.model.base.RoutedModel` wraps it.
+class RoutedPasses(RoutedNetwork):
+    """What a network that has been wrapped does with a batch; :class:`~sharcs.model.base.RoutedModel` wraps it."""
 
-    Attributes:
-        encoder: The full network with its task head, the routed tail inside.
-        answer_fields: What the plain model's answer is called among its outputs.
-        head_per_token: Whether its task head answers for every token.
-    """
-
-    config_class = SharcsConfig
-    config: SharcsConfig
-    encoder: PreTrainedModel
-    answer_fields: ClassVar[tuple[str, ...]] = ("logits",)
-    head_per_token: ClassVar[bool] = False
-    _tail: list[RoutedTail]
     _counted: Tensor  # the cost, of copies that are made for inference
 
-    @property
-    def tail(self) -> RoutedTail:
-        """The routed tail: router, layers k+1..L and sub-networks."""
-        return self._tail[0]
-
-    def cost_coefficients(self) -> Tensor:
-        """FLOPs as polynomials in the length; see :func:`sharcs.model.cost.cost_coefficients`."""
-        return cost_coefficients(self.encoder, self.tail, head_per_token=self.head_per_token)
-
-    def continuation_coefficients(self) -> Tensor:
-        """FLOPs of escalation; see :func:`sharcs.model.cost.continuation_coefficients`."""
-        return continuation_coefficients(self.encoder, self.tail, head_per_token=self.head_per_token)
-
-    # The answer, which has another form for another task
-
-    @property
-    def problem_type(self) -> str:
-        """What it answers: as Hugging Face configurations name it, if they have a name for it."""
-        return problem_type_of(self.config)
-
-    @classmethod
-    def answer_of(cls, outputs: Any) -> Tensor:
-        """Take the answer from the plain model's outputs or from the routed one's: ``[batch, ...]``."""
-        parts = [outputs[name] for name in cls.answer_fields]
-        return parts[0] if len(parts) == 1 else torch.stack(parts, dim=-1)
-
-    def _fields_of(self, answer: Tensor) -> dict[str, Tensor]:
-        """Name an answer's parts as in the outputs."""
-        parts = [answer] if len(self.answer_fields) == 1 else answer.unbind(dim=-1)
-        return dict(zip(self.answer_fields, parts, strict=True))
-
-    def _confidence(self, answer: Tensor, real: Tensor | None) -> Tensor:
-        """Measure how sure answers are of themselves, ``[batch]``; ``real`` tells tokens from padding."""
-        signal = self.config.routing_policy.signal
-        return confidence(answer, self.config.problem_type, signal)  # type: ignore[no-any-return]
-
-    def _blended(self, full: Tensor, narrow: Tensor, real: Tensor | None) -> Tensor:
-        """Average two networks' answers to the same inputs by the policy."""
-        policy = self.config.routing_policy
-        return blended(full, narrow, policy.blend, self.config.problem_type)  # type: ignore[no-any-return]
-
-    def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """Compute the plain model's loss of an answer."""
-        return ForSequenceClassificationLoss(labels["labels"], answer, self.encoder.config)
-
-    # What it knows of its inputs
-
-    @classmethod
-    def example(cls, encoder: PreTrainedModel) -> dict[str, Tensor]:
-        """Make a small input of random numbers for a first run, a batch of one."""
-        raise NotImplementedError
-
-    def token_count(self, row: Mapping[str, Any]) -> int:
-        """Count the tokens of a row of a data set, from the input alone."""
-        raise NotImplementedError
-
-    def _placeholder(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Stand in for inputs that continue from ``hidden``, ``[batch, tokens, hidden]``: sizes are read alone."""
-        raise NotImplementedError
-
-    def _real_tokens(self, attention_mask: Tensor | None, inputs: dict[str, Any], hidden: Tensor | None) -> Any:
-        """Tell the tokens that are real, ``[batch, tokens]``, from the mask of inputs; None if all are."""
-        return attention_mask
-
-    def _classify(
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def _forward(
         self,
         inputs: dict[str, Any],
-        *,
         labels: Mapping[str, Tensor | None],
-        width: float | None,
-        width_index: Tensor | None,
-        all_widths: bool,
-        narrow_only: bool,
-        trunk_only: bool,
-        hidden: Tensor | None,
-        return_dict: bool | None,
-    ) -> SharcsOutput | tuple[Any, ...]:
-        """Do what ``forward`` of every subclass does.
+        width: float | None = None,
+        width_index: Tensor | None = None,
+        widths: str | None = None,
+        **more: Any,
+    ) -> SharcsOutput:
+        """Do what ``forward`` of every subclass does; :class:`RoutingKwargs` says what is not said here.
 
         Args:
             inputs: What the encoder is given, by name; None stands for nothing.
             labels: By the names that the encoder has for them. Without one of them there is no loss.
-            width: As there, like all that follows.
-            width_index: As there.
-            all_widths: As there.
-            narrow_only: As there.
-            trunk_only: As there.
-            hidden: As there.
-            return_dict: As there.
+            width: Forces one width.
+            width_index: Forces a width for each input.
+            widths: ``all`` or ``narrow``.
+            **more: Given to the encoder, too.
         """
-        if inputs.get("output_hidden_states") or inputs.get("output_attentions"):
-            raise InputError(
-                "output_hidden_states, output_attentions: inputs of different widths have none of one shape; "
-                "take them from the encoder before it is wrapped"
-            )
-        inputs = {name: value for name, value in inputs.items() if value is not None}
-        real = self._real_tokens(inputs.get("attention_mask"), inputs, hidden)
-        context = RoutingContext(real, choose=self._choose)
-        context.trunk_only = trunk_only or narrow_only
-        if hidden is not None:
-            if width is None:
-                raise InputError("hidden: names no width to continue at; give one with width")
-            context.hidden = hidden
-            inputs |= self._placeholder(hidden)
-        if all_widths:
-            context.width_index = len(self.config.widths) - 1
-        elif width is not None:
-            context.width_index = self.config.index_of(width)
-        elif width_index is not None:
-            context.width_index = self._checked(width_index, inputs)
-        escalates = context.width_index is None and self.config.routing_policy.escalates
+        inputs = _present({**inputs, **more})
+        if widths == "narrow":
+            return self._at_narrow_widths(inputs)
+        policy = self.config.routing_policy
+        context = RoutingContext(self._real_tokens(inputs))
+        context.width_index = self._forced(inputs, width, width_index, widths)
+        is_routed = context.width_index is None
+        if is_routed:
+            context.choose = functools.partial(self._choose, policy)
         given = {name: value for name, value in labels.items() if value is not None}
-        given = given if len(given) == len(labels) else {}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not narrow_only):
-            found, answer = self._run(context, inputs | given)
-        if narrow_only:
-            assert context.hidden is not None
-            found["router_logits"] = self.tail.route(context.hidden, real)
-        if all_widths:
-            found["width_logits"] = self._every_width(context, inputs, answer)
-        elif escalates and answer is not None:
-            found |= self._escalated(context, inputs, answer, found["width_index"], given)
-        result = SharcsOutput(**found)
-        wants_dict = self.config.return_dict if return_dict is None else return_dict
-        return result if wants_dict else result.to_tuple()
+        if len(given) < len(labels):
+            given = {}
+        outputs = self._encode(context, inputs | given)
+        answer = self.answer_of(outputs)
+        index = context.width_indices()
+        fields = {"loss": outputs.loss, **self._fields_of(answer), "width_index": index}
+        if widths is not None:
+            fields["width_logits"] = torch.stack([*self._narrow_answers(context, inputs), answer])
+        elif is_routed and policy.escalates:
+            fields |= self._escalated(policy, context, inputs, answer, index, given)
+        return SharcsOutput(router_logits=context.router_logits, **fields)
 
-    def _run(self, context: RoutingContext, inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
-        """Run the encoder once.
+    def run_trunk(self, **inputs: Any) -> TrunkOutput:
+        """Run embeddings, layers 1..k and the router; inputs of several batches may then go on together.
+
+        It is no ``forward``: hooks of the model and wrappers such as ``DistributedDataParallel`` don't see it.
+
+        Args:
+            **inputs: As for ``forward``, by name.
+
+        Raises:
+            InputError: If hidden states or attentions are asked for.
+        """
+        hidden, real = self._run_trunk(_present(inputs))
+        router_logits = self.tail.route(hidden, real)
+        index = self._choose(self.config.routing_policy, router_logits, hidden, real)
+        return TrunkOutput(hidden, router_logits, index)
+
+    def run_tail(self, hidden: Tensor, attention_mask: Tensor | None, width: float) -> Tensor:
+        """Run layers k+1..L and the head at one width, on inputs that ran the trunk. It is no ``forward`` either.
+
+        Args:
+            hidden: ``hidden`` of :meth:`run_trunk`, ``[batch, tokens, hidden]``. The inputs may come from several
+                batches, padded anew with whatever values.
+            attention_mask: The mask that they ran the trunk with, padded anew; None if there was none.
+            width: One of ``config.widths``.
 
         Returns:
-            What it and the tail found, by the names of :class:`SharcsOutput`, and its answer, if it came so far.
-        """
-        answer = None
-        try:
-            with context.active():
-                outputs = self.encoder(**inputs, return_dict=True)
-        except TrunkDone:
-            found = {"hidden": context.hidden}
-        else:
-            answer = self.answer_of(outputs)
-            found = {"loss": outputs.loss, **self._fields_of(answer)}
-        return found | {"router_logits": context.router_logits, "width_index": context.width_index}, answer
+            The logits: ``[batch, labels]``, of tokens ``[batch, tokens, labels]``, of question answering
+            ``[batch, tokens, 2]`` with start and end.
 
-    def _continue(
+        Raises:
+            InputError: If the network has no such width.
+        """
+        inputs = self._placeholder(hidden)
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask
+        context = RoutingContext(self._real_tokens(inputs, hidden), hidden=hidden)
+        return self._resume(context, inputs, self.config.index_of(width))
+
+    def _encode(self, context: RoutingContext, inputs: dict[str, Any]) -> Any:
+        """Run the encoder once, as the context says."""
+        context.fast = self.tail.usable_fast_layers()
+        with context.active():
+            return self.encoder(**inputs, return_dict=True)
+
+    @torch.no_grad()
+    def _learn_arity(self) -> None:
+        """Run an example as far as layer k, for a model that resumes before any layer has shown what it returns."""
+        context = RoutingContext(None, ends_at_router=True)
+        # What autocast kept of a weight now would have no gradient later.
+        autocast = torch.autocast(self.device.type, enabled=False)
+        with torch.random.fork_rng(), autocast, context.active(), contextlib.suppress(TrunkDone):
+            self.encoder(**self.example(self.encoder))
+
+    def _run_trunk(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Run layers 1..k: their output, ``[batch, tokens, hidden]``, and which tokens are real, None if all are."""
+        context = RoutingContext(self._real_tokens(inputs), ends_at_router=True)
+        with contextlib.suppress(TrunkDone):
+            self._encode(context, inputs)
+        return context.kept(), context.attention_mask
+
+    def _resume(
         self, context: RoutingContext, inputs: dict[str, Any], width_index: int, rows: Tensor | None = None
     ) -> Tensor:
-        """Run another width from the kept output of layer k, for its answer: ``[rows, ...]``."""
-        assert context.hidden is not None
-        batch = len(context.hidden)
-        if rows is not None:
-            inputs = {name: select_rows(value, rows, batch) for name, value in inputs.items()}
-        with context.resumed(width_index, rows).active():
-            return self.answer_of(self.encoder(**inputs, return_dict=True))
+        """Run another width from the kept output of layer k, on some rows, for the answer: ``[rows, ...]``."""
+        if self.tail.arity is None:
+            self._learn_arity()
+        parts = (context.attention_mask, context.kept(), inputs)
+        real, hidden, inputs = parts if rows is None else select_rows(parts, rows, len(context.kept()))
+        return self.answer_of(self._encode(RoutingContext(real, width_index, hidden=hidden), inputs))
 
-    def _every_width(self, context: RoutingContext, inputs: dict[str, Any], full: Tensor | None) -> Tensor:
-        narrow = [self._continue(context, inputs, index) for index in range(len(self.config.widths) - 1)]
-        return torch.stack(narrow if full is None else [*narrow, full])
+    def _narrow_answers(self, context: RoutingContext, inputs: dict[str, Any]) -> list[Tensor]:
+        return [self._resume(context, inputs, index) for index in range(len(self.tail.narrow))]
+
+    def _at_narrow_widths(self, inputs: dict[str, Any]) -> SharcsOutput:
+        """Run every width but the full one, and the router, from layers 1..k without a gradient."""
+        with torch.no_grad():
+            hidden, real = self._run_trunk(inputs)
+        narrow = self._narrow_answers(RoutingContext(real, hidden=hidden), inputs)
+        return SharcsOutput(router_logits=self.tail.route(hidden, real), width_logits=torch.stack(narrow))
 
     def _escalated(
         self,
+        policy: RoutingPolicy,
         context: RoutingContext,
         inputs: dict[str, Any],
         answer: Tensor,
@@ -214,19 +167,20 @@ class RoutedPasses(PreTrainedModel):
     ) -> dict[str, Tensor | None]:
         """Let unsure answers escalate, step by step, as the policy says."""
         real = context.attention_mask
-        cascade = Cascade(self.config.routing_policy, self.config.names, len(start))
-        started = start.cpu().numpy()
-        cascade.begin(np.arange(len(started)), started)
-        for index, rows in cascade.pending().items():
-            cascade.put(index, rows, scores=self._scores(answer, real, rows))
-        while pending := cascade.pending():
+        cascade = Cascade(policy, self.tail.names, len(start))
+        cascade.begin(np.arange(len(start)), start.cpu().numpy())
+        scores = self._scores(policy, answer, real)
+        unsure = [cascade.put(index, rows, scores=scores[rows]) for index, rows in cascade.pending().items()]
+        pending = cascade.pending() if any(rows.any() for rows in unsure) else {}
+        while pending:
             for index, rows in pending.items():
                 at = torch.from_numpy(rows).to(answer.device)
-                later = self._continue(context, inputs, index, at)
-                answer = answer.index_copy(
-                    0, at, self._blended(later, answer[at], None if real is None else real[at])
-                )
-                cascade.put(index, rows, scores=self._scores(answer, real, rows))
+                real_of_rows = None if real is None else real[at]
+                later = self._resume(context, inputs, index, at)
+                mixed = self._blended(policy, later, answer[at], real_of_rows)
+                answer = answer.index_copy(0, at, mixed)
+                cascade.put(index, rows, scores=self._scores(policy, mixed, real_of_rows))
+            pending = cascade.pending()
         return {
             "loss": self._loss(answer, labels) if labels else None,
             **self._fields_of(answer),
@@ -234,34 +188,59 @@ class RoutedPasses(PreTrainedModel):
             "first_width_index": start,
         }
 
-    def _scores(self, answer: Tensor, real: Tensor | None, rows: NDArray[np.int64]) -> Any:
-        """Measure how sure the answers of some rows are of themselves, as an array."""
-        at = torch.from_numpy(rows).to(answer.device)
-        scores = self._confidence(answer.detach()[at], None if real is None else real[at])
-        return scores.float().cpu().numpy()
+    def _scores(self, policy: RoutingPolicy, answer: Tensor, real: Tensor | None) -> NDArray[np.float32]:
+        """Measure how sure answers are of themselves, as an array ``[batch]``."""
+        scores: NDArray[np.float32] = self._confidence(policy, answer.detach(), real).cpu().numpy()
+        return scores
 
-    def _checked(self, width_index: Tensor, inputs: dict[str, Any]) -> Tensor:
-        count = len(self.config.widths)
-        sample = next((inputs[name] for name in (self.main_input_name, "inputs_embeds") if name in inputs), None)
-        if sample is not None and width_index.shape != sample.shape[:1]:
+    # Widths
+
+    def _forced(
+        self, inputs: dict[str, Any], width: float | None, width_index: Tensor | None, widths: str | None
+    ) -> Tensor | int | None:
+        """Say which width is forced: one index for the batch, or one for each input; None if the policy chooses."""
+        if widths is not None:
+            if widths != "all":
+                raise InputError(f"widths {widths!r}: has to be 'all' or 'narrow'; one width alone is width")
+            return len(self.tail.narrow)
+        if width is not None:
+            return self.config.index_of(width)
+        if width_index is None:
+            return None
+        batch = next((inputs[name] for name in (self.main_input_name, "inputs_embeds") if name in inputs), None)
+        if batch is not None and width_index.shape != batch.shape[:1]:
             raise InputError(
-                f"width_index: has shape {list(width_index.shape)} for a batch of {len(sample)}; give one an input"
+                f"width_index: has shape {list(width_index.shape)} for a batch of {len(batch)}; give one an input"
             )
+        count = len(self.tail.names)
         if len(width_index) and not 0 <= int(width_index.min()) <= int(width_index.max()) < count:
             raise InputError(f"width_index: has an index outside 0 to {count - 1}; the network has {count} widths")
         return width_index
 
-    def _choose(self, context: RoutingContext) -> Tensor:
-        """Apply the configured policy to the router's logits, with each input's own relative costs."""
-        policy, logits = self.config.routing_policy, context.router_logits
-        assert logits is not None
+    def _choose(
+        self, policy: RoutingPolicy, router_logits: Tensor, hidden: Tensor, attention_mask: Tensor | None
+    ) -> Tensor:
+        """Apply a policy to the router's logits, with each input's own relative costs."""
         if policy.cost_weight == 0 or policy.start != ROUTER:
-            return choose_width(logits, None, policy, self.config.names)  # type: ignore[no-any-return]
-        if context.attention_mask is not None:
-            lengths = (context.attention_mask != 0).sum(dim=1)
+            return choose_width(router_logits, None, policy, self.tail.names)  # type: ignore[no-any-return]
+        if attention_mask is not None:
+            lengths = (attention_mask != 0).sum(dim=1)
         else:
-            assert context.hidden is not None
-            lengths = torch.full((len(logits),), context.hidden.shape[1], device=logits.device)
+            lengths = torch.full((len(hidden),), hidden.shape[1], device=hidden.device)
         coefficients = self.cost_coefficients() if self.tail.fast is None else self._counted
         relative = relative_cost(coefficients.to(lengths.device), lengths)
-        return choose_width(logits, relative, policy)  # type: ignore[no-any-return]
+        return choose_width(router_logits, relative, policy)  # type: ignore[no-any-return]
+
+
+def _present(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Leave out inputs that are None, which stands for nothing.
+
+    Raises:
+        InputError: If hidden states or attentions are asked for.
+    """
+    if inputs.get("output_hidden_states") or inputs.get("output_attentions"):
+        raise InputError(
+            "output_hidden_states, output_attentions: inputs of different widths have none of one shape; "
+            "take them from the encoder before it is wrapped"
+        )
+    return {name: value for name, value in inputs.items() if value is not None}

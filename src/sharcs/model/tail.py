@@ -41,8 +41,10 @@ class RoutedTail(nn.Module):
         router_layer: k.
 
     Attributes:
+        subnetworks: The sub-networks, the full network last.
+        names: Their names.
         trunk: Layers 1..k, which run elsewhere; filled by :class:`~sharcs.model.layer_list.RoutedLayerList`.
-        arity: What a layer returns, once one has shown it; see :func:`~sharcs.encoders.returned.output_arity`.
+        arity: What a layer returns, once layer k has shown it; see :func:`~sharcs.encoders.returned.output_arity`.
         fast: The layers prepared for inference, or None.
     """
 
@@ -54,8 +56,10 @@ class RoutedTail(nn.Module):
         router_layer: int,
     ) -> None:
         super().__init__()
-        # In a tuple, so that they aren't registered a second time.
-        self._parts = (list(subnetworks), router)
+        # In a list and a tuple, so that they aren't registered a second time.
+        self.subnetworks = list(subnetworks)
+        self._router = (router,)
+        self.names = [subnetwork.spec.name for subnetwork in subnetworks]
         self.encoder_config = encoder_config
         self.router_layer = router_layer
         self.hidden_size: int = layers_config(encoder_config).hidden_size
@@ -65,19 +69,14 @@ class RoutedTail(nn.Module):
         self.fast: FastLayers | None = None
 
     @property
-    def subnetworks(self) -> list[EncoderSubnetwork]:
-        """The sub-networks, the full network last."""
-        return self._parts[0]
-
-    @property
     def narrow(self) -> list[EncoderSubnetwork]:
-        """All but the full network."""
-        return self._parts[0][:-1]
+        """All sub-networks but the full network."""
+        return self.subnetworks[:-1]
 
     @property
     def router(self) -> Router:
         """The router."""
-        return self._parts[1]
+        return self._router[0]
 
     @property
     def layers(self) -> nn.ModuleList | list[nn.Module]:
@@ -146,7 +145,7 @@ class RoutedTail(nn.Module):
             arguments: What the encoder hands to each layer besides, by position and by name.
         """
         subnetwork = self.subnetworks[index]
-        fast = self.usable_fast_layers()
+        fast = current_context().fast
         return subnetwork.run(hidden, arguments, None if fast is None else fast.layers[index])
 
     def route(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -170,16 +169,14 @@ class RoutedTail(nn.Module):
             hidden = context.hidden
         else:
             context.hidden = hidden
+            if context.ends_at_router:
+                raise TrunkDone
             context.router_logits = self.route(hidden, context.attention_mask)
-            if context.width_index is None:
-                context.width_index = context.choose(context)
-        assert context.width_index is not None
-        forced = context.width_index
-        if isinstance(forced, int):
-            context.width_index = torch.full(hidden.shape[:1], forced, device=hidden.device)
-        if context.trunk_only:
-            raise TrunkDone
-        groups: list[Group] = [(forced, None)] if isinstance(forced, int) else self._groups(forced)
+            if context.choose is not None:
+                context.width_index = context.choose(context.router_logits, hidden, context.attention_mask)
+        index = context.width_index
+        assert index is not None
+        groups: list[Group] = [(index, None)] if isinstance(index, int) else self._groups(index)
         context.normalise = functools.partial(self._normalise, groups)
         return self._run_groups(groups, hidden, arguments)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -16,16 +16,51 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from sharcs.model.outputs import SharcsOutput
+    from sharcs.model.outputs import RoutingKwargs, SharcsOutput
 
 __all__ = ["RoutedTextModel", "SharcsForSequenceClassification"]
 
 
 class RoutedTextModel(RoutedModel):
-    """A routed model of texts, whatever it answers; a subclass says that, and has a ``forward`` with its labels."""
+    """A routed model of texts, whatever it answers."""
 
     main_input_name = "input_ids"
     input_modalities = "text"
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **routing: Unpack[RoutingKwargs],
+    ) -> SharcsOutput | tuple[Any, ...]:
+        """Answer a batch of texts, each at its own width. Keywords that are not listed go to the encoder.
+
+        Args:
+            input_ids: ``[batch, tokens]``.
+            attention_mask: ``[batch, tokens]``, non-zero where a token is real.
+            token_type_ids: ``[batch, tokens]``, for encoders that have them.
+            position_ids: ``[batch, tokens]``.
+            inputs_embeds: ``[batch, tokens, hidden]`` in place of ``input_ids``.
+            labels: Class indices ``[batch]``, or what the problem type takes; of token classification
+                ``[batch, tokens]``, −100 for tokens that don't count: the loss is the mean over those that do.
+            **routing: See :class:`~sharcs.model.outputs.RoutingKwargs`.
+
+        Raises:
+            InputError: If the network has no such width, or hidden states or attentions are asked for: inputs of one
+                batch have them in different sizes.
+        """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        return self._forward(inputs, {"labels": labels}, **routing)  # type: ignore[no-any-return]
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """Resize the encoder's embeddings; its own configuration holds the size of the vocabulary."""
@@ -58,71 +93,6 @@ class SharcsForSequenceClassification(RoutedTextModel):
     """
 
     plain_class = AutoModelForSequenceClassification
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        width: float | None = None,
-        width_index: Tensor | None = None,
-        all_widths: bool = False,
-        narrow_only: bool = False,
-        trunk_only: bool = False,
-        hidden: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> SharcsOutput | tuple[Any, ...]:
-        """Classify a batch, each input at its own width.
-
-        Args:
-            input_ids: ``[batch, tokens]``.
-            attention_mask: ``[batch, tokens]``, non-zero where a token is real.
-            token_type_ids: ``[batch, tokens]``, for encoders that have them.
-            position_ids: ``[batch, tokens]``.
-            inputs_embeds: ``[batch, tokens, hidden]`` in place of ``input_ids``.
-            labels: Class indices ``[batch]``, or what the problem type takes.
-            width: Forces one width for the whole batch, in place of the routing policy.
-            width_index: Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``.
-            all_widths: Runs every width on every input, layers 1..k once; ``logits`` and ``loss`` are then those of
-                the full width.
-            narrow_only: With ``all_widths``, leaves the full width out, and layers 1..k without a gradient: what
-                trains sub-networks with weights of their own. There are no ``logits`` and no ``loss`` then.
-            trunk_only: Ends at the router: the result has ``router_logits``, ``width_index`` and ``hidden``.
-            hidden: The ``hidden`` of inputs that ran the trunk, ``[batch, tokens, hidden]``, in place of
-                ``input_ids``, with their ``attention_mask``: they continue at ``width``, layers k+1..L and the head.
-                They may come from several batches, padded anew with whatever values.
-            return_dict: False for a plain tuple.
-            **kwargs: Passed to the encoder.
-
-        Returns:
-            :class:`SharcsOutput`.
-
-        Raises:
-            InputError: If the network has no such width, no width is named to continue at, or hidden states or
-                attentions are asked for: inputs of one batch have them in different sizes.
-        """
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
-        return self._classify(
-            inputs | kwargs,
-            labels={"labels": labels},
-            width=width,
-            width_index=width_index,
-            all_widths=all_widths,
-            narrow_only=narrow_only,
-            trunk_only=trunk_only,
-            hidden=hidden,
-            return_dict=return_dict,
-        )
 
 
 SharcsForSequenceClassification.plain_class.register(SharcsConfig, SharcsForSequenceClassification)

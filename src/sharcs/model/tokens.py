@@ -5,7 +5,7 @@ The width is chosen for a whole text: all its tokens run at one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from sharcs.model.outputs import SharcsOutput
+    from sharcs.model.outputs import RoutingKwargs, SharcsOutput
     from sharcs.tasks.token_losses import SpanTask, TokenTask
+    from sharcs_runtime.policy import RoutingPolicy
 
 __all__ = ["SharcsForQuestionAnswering", "SharcsForTokenClassification"]
 
@@ -57,82 +58,16 @@ class SharcsForTokenClassification(_AnswersInTokens):
     plain_class = AutoModelForTokenClassification
     problem_type = "token_classification"
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        width: float | None = None,
-        width_index: Tensor | None = None,
-        all_widths: bool = False,
-        narrow_only: bool = False,
-        trunk_only: bool = False,
-        hidden: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> SharcsOutput | tuple[Any, ...]:
-        """Classify the tokens of a batch of texts, each text at its own width.
-
-        Args:
-            input_ids: ``[batch, tokens]``.
-            attention_mask: ``[batch, tokens]``, non-zero where a token is real.
-            token_type_ids: ``[batch, tokens]``, for encoders that have them.
-            position_ids: ``[batch, tokens]``.
-            inputs_embeds: ``[batch, tokens, hidden]`` in place of ``input_ids``.
-            labels: Class indices ``[batch, tokens]``, −100 for tokens that don't count. The loss is the mean over
-                those that do.
-            width: Forces one width for the whole batch, in place of the routing policy.
-            width_index: Forces a width for each text: int64 ``[batch]``, indices into ``config.widths``.
-            all_widths: Runs every width on every text, layers 1..k once; ``logits`` and ``loss`` are then those of
-                the full width.
-            narrow_only: With ``all_widths``, leaves the full width out, and layers 1..k without a gradient. There
-                are no ``logits`` and no ``loss`` then.
-            trunk_only: Ends at the router: the result has ``router_logits``, ``width_index`` and ``hidden``.
-            hidden: The ``hidden`` of texts that ran the trunk, ``[batch, tokens, hidden]``, in place of
-                ``input_ids``, with their ``attention_mask``: they continue at ``width``, layers k+1..L and the head.
-            return_dict: False for a plain tuple.
-            **kwargs: Passed to the encoder.
-
-        Returns:
-            :class:`SharcsOutput` with ``logits`` ``[batch, tokens, labels]``.
-
-        Raises:
-            InputError: If the network has no such width, no width is named to continue at, or hidden states or
-                attentions are asked for: inputs of one batch have them in different sizes.
-        """
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
-        return self._classify(
-            inputs | kwargs,
-            labels={"labels": labels},
-            width=width,
-            width_index=width_index,
-            all_widths=all_widths,
-            narrow_only=narrow_only,
-            trunk_only=trunk_only,
-            hidden=hidden,
-            return_dict=return_dict,
-        )
-
     def training_task(self, rows: Any, class_weights: str | Sequence[float] | None) -> TokenTask:
         """Find out what training on some rows minimises; see :func:`sharcs.tasks.token_labels.token_task_of`."""
         return token_task_of(self.config, rows, class_weights)
 
-    def _confidence(self, answer: Tensor, real: Tensor | None) -> Tensor:
-        signal = self.config.routing_policy.signal
-        of_tokens = confidence(answer, signal=signal).unsqueeze(-1)  # [batch, tokens, 1]
+    def _confidence(self, policy: RoutingPolicy, answer: Tensor, real: Tensor | None) -> Tensor:
+        of_tokens = confidence(answer, signal=policy.signal).unsqueeze(-1)  # [batch, tokens, 1]
         return mean_of_real_tokens(of_tokens, _mask(answer, real)).squeeze(-1)
 
-    def _blended(self, full: Tensor, narrow: Tensor, real: Tensor | None) -> Tensor:
-        return blended(full, narrow, self.config.routing_policy.blend)  # type: ignore[no-any-return]
+    def _blended(self, policy: RoutingPolicy, later: Tensor, earlier: Tensor, real: Tensor | None) -> Tensor:
+        return blended(later, earlier, policy.blend)  # type: ignore[no-any-return]
 
     def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         return ForTokenClassification(answer, labels["labels"], self.encoder.config)  # type: ignore[no-any-return]
@@ -183,16 +118,9 @@ class SharcsForQuestionAnswering(_AnswersInTokens):
         inputs_embeds: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        width: float | None = None,
-        width_index: Tensor | None = None,
-        all_widths: bool = False,
-        narrow_only: bool = False,
-        trunk_only: bool = False,
-        hidden: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
+        **routing: Unpack[RoutingKwargs],
     ) -> SharcsOutput | tuple[Any, ...]:
-        """Find the answers in a batch of texts, each at its own width.
+        """Find answers in a batch of texts, each at its own width. Keywords that are not listed go to the encoder.
 
         Args:
             input_ids: Question and text, ``[batch, tokens]``.
@@ -203,24 +131,14 @@ class SharcsForQuestionAnswering(_AnswersInTokens):
             start_positions: Of the answers' first tokens, int64 ``[batch]``. Those past the text don't count.
             end_positions: Of their last tokens. The loss is the mean of both positions' cross-entropies over all
                 tokens, as in the plain model, padding among them.
-            width: Forces one width for the whole batch, in place of the routing policy.
-            width_index: Forces a width for each text: int64 ``[batch]``, indices into ``config.widths``.
-            all_widths: Runs every width on every text, layers 1..k once; the scores and ``loss`` are then those of
-                the full width.
-            narrow_only: With ``all_widths``, leaves the full width out, and layers 1..k without a gradient. There
-                are no scores and no ``loss`` then.
-            trunk_only: Ends at the router: the result has ``router_logits``, ``width_index`` and ``hidden``.
-            hidden: The ``hidden`` of texts that ran the trunk, ``[batch, tokens, hidden]``, in place of
-                ``input_ids``, with their ``attention_mask``: they continue at ``width``, layers k+1..L and the head.
-            return_dict: False for a plain tuple.
-            **kwargs: Passed to the encoder.
+            **routing: See :class:`~sharcs.model.outputs.RoutingKwargs`.
 
         Returns:
             :class:`SharcsOutput` with ``start_logits`` and ``end_logits``, ``[batch, tokens]``, and no ``logits``.
 
         Raises:
-            InputError: If the network has no such width, no width is named to continue at, or hidden states or
-                attentions are asked for: inputs of one batch have them in different sizes.
+            InputError: If the network has no such width, or hidden states or attentions are asked for: inputs of one
+                batch have them in different sizes.
         """
         inputs = {
             "input_ids": input_ids,
@@ -229,34 +147,25 @@ class SharcsForQuestionAnswering(_AnswersInTokens):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
-        return self._classify(
-            inputs | kwargs,
-            labels={"start_positions": start_positions, "end_positions": end_positions},
-            width=width,
-            width_index=width_index,
-            all_widths=all_widths,
-            narrow_only=narrow_only,
-            trunk_only=trunk_only,
-            hidden=hidden,
-            return_dict=return_dict,
-        )
+        labels = {"start_positions": start_positions, "end_positions": end_positions}
+        return self._forward(inputs, labels, **routing)  # type: ignore[no-any-return]
 
     def training_task(self, rows: Any, class_weights: str | Sequence[float] | None) -> SpanTask:
         """Find out what training on some rows minimises; see :func:`sharcs.tasks.token_labels.span_task_of`."""
         return span_task_of(rows, class_weights)
 
-    def _confidence(self, answer: Tensor, real: Tensor | None) -> Tensor:
+    def _confidence(self, policy: RoutingPolicy, answer: Tensor, real: Tensor | None) -> Tensor:
         logits = over_real_tokens(answer, _mask(answer, real)).transpose(1, 2)  # [batch, 2, tokens]
-        return confidence(logits, signal=self.config.routing_policy.signal).prod(dim=-1)  # type: ignore[no-any-return]
+        return confidence(logits, signal=policy.signal).prod(dim=-1)  # type: ignore[no-any-return]
 
-    def _blended(self, full: Tensor, narrow: Tensor, real: Tensor | None) -> Tensor:
-        policy, mask = self.config.routing_policy, _mask(full, real)
+    def _blended(self, policy: RoutingPolicy, later: Tensor, earlier: Tensor, real: Tensor | None) -> Tensor:
         if policy.blend == 0:
-            return full
-        wide, thin = (over_real_tokens(answer, mask).transpose(1, 2) for answer in (full, narrow))
+            return later
+        mask = _mask(later, real)
+        later_scores, earlier_scores = (over_real_tokens(answer, mask).transpose(1, 2) for answer in (later, earlier))
         # Averaged are probabilities over the real tokens, so padding has none and may not come out on top.
-        mixed: Tensor = blended(wide, thin, policy.blend).transpose(1, 2).to(full.dtype)
-        return mixed.masked_fill(~mask.unsqueeze(-1), torch.finfo(full.dtype).min)
+        mixed: Tensor = blended(later_scores, earlier_scores, policy.blend).transpose(1, 2).to(later.dtype)
+        return mixed.masked_fill(~mask.unsqueeze(-1), torch.finfo(later.dtype).min)
 
     def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         start, end = answer.unbind(dim=-1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sharcs.encoders.architectures import COUNT_ATTRIBUTES, SIZE_ATTRIBUTES, head_groups, head_size, layers_config
 from sharcs.encoders.layers import parts_of
-from sharcs.encoders.narrow import ArgumentSlicer, map_arguments, narrow_config, states_of
+from sharcs.encoders.narrow import ArgumentSlicer, carries_heads, map_arguments, narrow_config, states_of
 from sharcs.encoders.units import keep_units
 from sharcs.subnetworks.base import EncoderSubnetwork
 
@@ -89,8 +89,11 @@ class OwnSubnetwork(EncoderSubnetwork):
     ) -> Tensor:
         """Run it; see the base class."""
         layers: Sequence[Callable[..., Any]] = fast_layers or list(self.layers)
-        for layer, heads, full_arguments in zip(layers, self.kept_heads, arguments, strict=True):
-            args, kwargs = map_arguments(full_arguments, ArgumentSlicer(self.num_heads, heads))
+        for position, (layer, (args, kwargs)) in enumerate(zip(layers, arguments, strict=True)):
+            # Few encoders do, and a text alone would feel the search for each layer's heads.
+            if any(carries_heads(value, self.num_heads) for value in (*args, *kwargs.values())):
+                slicer = ArgumentSlicer(self.num_heads, self.kept_heads[position])
+                args, kwargs = map_arguments((args, kwargs), slicer)
             hidden = states_of(layer(hidden, *args, **kwargs))
         return hidden
 

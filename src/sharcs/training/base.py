@@ -10,6 +10,7 @@ import torch
 
 from sharcs.errors import InputError
 from sharcs.model.base import RoutedModel
+from sharcs.model.outputs import RoutingKwargs
 from sharcs.tasks.losses import BaseTask, Task
 from sharcs.training.arguments import RECIPES, RoutedTrainingArguments
 from sharcs.training.checkpoints import check_complete, check_same, furthest_checkpoint, save_state
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RoutedTrainer", "at_width"]
 
 # What a pass can be told about its widths.
-ROUTING = {"width", "width_index", "all_widths", "trunk_only", "hidden"}
+ROUTING = RoutingKwargs.__annotations__.keys() - {"return_dict"}
 TRAINERS: dict[str | None, str] = {"own": "SharcsTrainer", "shared": "PaperTrainer"}
 
 

@@ -190,7 +190,7 @@ class SubnetworkTrainer(RoutedTrainer):
         self.model.train(False)
         for network in narrow_networks(self.model):
             network.train(True)
-        outputs = model(**inputs, all_widths=True, narrow_only=True)
+        outputs = model(**inputs, widths="narrow")
         labels = self.task.labels_of(inputs)
         narrow = outputs.width_logits.float()
         teacher = self.task.padded(self._teacher[sample_ids.cpu()].to(narrow.device), inputs)
