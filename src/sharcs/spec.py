@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-__all__ = ["FULL", "OWN", "SHARED", "SubnetworkSpec", "spec_of_width"]
-
 # Kinds: the encoder as it is; slices of its layers, as in the paper; layers with weights of their own, as in sharcs+.
 FULL, SHARED, OWN = "full", "shared", "own"
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from sharcs.data.texts import TextData
     from sharcs.inference.folder import TrainedModel
 
-__all__ = ["benchmark"]
-
 
 def benchmark(
     folder: ModelArgument,

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from sharcs.evaluation.answers import AllAnswers
     from sharcs.inference.folder import TrainedModel
 
-__all__ = ["NOTHING_MEETS_IT", "calibrate"]
-
 NOTHING_MEETS_IT = 3  # exit code
 WORST = 20  # classes or values of a column that are kept and shown
 UNITS = {

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from sharcs.data.texts import TextData
     from sharcs.inference.folder import TrainedModel
 
-__all__ = ["evaluate", "report_accuracy"]
-
 
 def evaluate(
     folder: ModelArgument,

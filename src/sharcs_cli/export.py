@@ -9,8 +9,6 @@ import typer
 
 from sharcs_cli.options import ModelArgument, progress_bar, say
 
-__all__ = ["export"]
-
 
 def export(
     folder: ModelArgument,

@@ -17,26 +17,6 @@ if TYPE_CHECKING:
     from sharcs.data.texts import Columns, TextData
     from sharcs.inference.folder import TrainedModel
 
-__all__ = [
-    "DataOption",
-    "EncodingOption",
-    "LabelOption",
-    "ModelArgument",
-    "PairOption",
-    "TextOption",
-    "WidthOption",
-    "check_json_path",
-    "check_pairs",
-    "columns_of",
-    "err",
-    "groups_of",
-    "out",
-    "percent",
-    "progress_bar",
-    "say",
-    "texts_of",
-]
-
 out = Console()
 err = Console(stderr=True)
 

@@ -21,8 +21,6 @@ from sharcs_cli.options import (
     say,
 )
 
-__all__ = ["predict"]
-
 
 def predict(
     folder: ModelArgument,

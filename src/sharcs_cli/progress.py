@@ -14,8 +14,6 @@ from sharcs.training.checkpoints import SUBNETWORKS
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["EpochProgress"]
-
 
 class EpochProgress(TrainerCallback):
     """A bar of optimiser steps, and a line an epoch with its loss and its shares.

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from sharcs.data.texts import Columns, TextData
     from sharcs.inference.folder import TrainedModel
 
-__all__ = ["report"]
-
 
 def report(
     folder: ModelArgument,

@@ -22,8 +22,6 @@ from sharcs_cli.options import (
 )
 from sharcs_runtime.errors import InputError
 
-__all__ = ["train"]
-
 
 def train(
     data: DataOption,

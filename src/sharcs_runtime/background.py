@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-__all__ = ["in_background"]
-
 Item = TypeVar("Item")
 
 # How often a thread that waits for room looks whether anybody still wants its items.

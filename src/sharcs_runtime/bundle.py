@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from sharcs_runtime.errors import InputError, first_line
 from sharcs_runtime.policy import RoutingPolicy, names_of_widths
 
-__all__ = ["DESCRIPTION_FILE", "FORMAT", "TOKENIZER_FILE", "Bundle"]
-
 DESCRIPTION_FILE = "sharcs.json"
 TOKENIZER_FILE = "tokenizer.json"
 FORMAT = 2

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from sharcs_runtime.policy import Floats, RoutingPolicy
 
-__all__ = ["Cascade"]
-
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 

@@ -1,7 +1,5 @@
 """The one exception for what a user can put right: bad files, columns, options, models."""
 
-__all__ = ["InputError", "MissingPackageError", "first_line"]
-
 
 class InputError(ValueError):
     """Something that the user gave is wrong.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from sharcs_runtime.pool import Flags, Numbers
     from sharcs_runtime.scheduler import Text
 
-__all__ = ["OnnxRunner"]
-
 
 class OnnxRunner(PooledEngine[NDArray[np.float32]]):
     """Answers streams of texts by a network that ``sharcs export`` wrote, in constant memory.

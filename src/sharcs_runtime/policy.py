@@ -14,16 +14,6 @@ from numpy.typing import NDArray
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.scores import SIGNALS, Array, namespace
 
-__all__ = [
-    "ROUTER",
-    "Floats",
-    "RoutingPolicy",
-    "choose_width",
-    "names_of_widths",
-    "relative_cost",
-    "unsure",
-]
-
 Floats = NDArray[np.float32]
 ROUTER = "router"
 

@@ -7,8 +7,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "Flags", "Numbers", "Pool", "padded"]
-
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 # What hidden states are kept in: NumPy's arrays, or another library's tensors.

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     Text = str | tuple[str, str]
 
-__all__ = ["BATCH_TOKENS", "PooledEngine", "Prediction", "Routing", "Tokens"]
-
-
 # Tokens of a batch on a CPU: benchmarks/batch_tokens.py compares them.
 BATCH_TOKENS = 2048
 

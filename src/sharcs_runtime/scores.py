@@ -15,8 +15,6 @@ from array_api_compat import array_namespace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SIGNALS", "Array", "blended", "confidence", "namespace", "softmax"]
-
 Array = Any  # of NumPy, torch or another library of the array API standard
 MULTI_LABEL = "multi_label_classification"
 

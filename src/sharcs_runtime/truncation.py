@@ -9,8 +9,6 @@ from sharcs_runtime.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["check_limit", "shortened"]
-
 # A text longer than this many characters per token that is wanted is cut before tokenising (see shortened).
 CHARACTERS_PER_TOKEN = 50
 # Tokens beyond the wanted ones that a cut text must still have: a cut may change the tokens next to it.

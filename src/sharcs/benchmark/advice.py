@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["advise"]
-
 LOSS = 0.01  # of accuracy, or of agreement, beyond which speed is no comparison
 MARGIN = 1.05  # a gain below it may be chance
 

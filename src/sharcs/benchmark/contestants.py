@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from sharcs_runtime.pool import Numbers
     from sharcs_runtime.scheduler import Text
 
-__all__ = ["Contestant", "Engine", "contestants", "graphs_to_write", "plain_network", "prepare"]
-
 
 class Engine(Protocol):
     """Whatever answers texts."""

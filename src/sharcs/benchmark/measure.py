@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
-__all__ = ["BATCH_SIZES", "Plan", "flops_ratios", "measure", "run_benchmark"]
-
 BATCH_SIZES = (1, 8, 32, 128)
 BASELINE = "full"
 ROUNDS = 3

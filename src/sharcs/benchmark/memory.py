@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from sharcs.benchmark.contestants import Contestant
     from sharcs_runtime.scheduler import Text
 
-__all__ = ["peak_megabytes"]
-
 # Linux keeps the peak of the process's own memory; what getrusage tells begins with that of the process which
 # started it, so it serves only where there is nothing better. It counts bytes on macOS, else kibibytes.
 PROGRAM = """

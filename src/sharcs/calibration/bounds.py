@@ -14,17 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-__all__ = [
-    "bet_size",
-    "binomial_cdf",
-    "difference_p",
-    "difference_upper",
-    "mean_is_below",
-    "mean_upper",
-    "rate_p",
-    "rate_upper",
-]
-
 Floats = NDArray[np.float64]
 
 # Share of the error that pays for not knowing how often two networks differ, and the steps in which that is tried.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from sharcs.evaluation.answers import AllAnswers, Routed
 
-__all__ = ["Calibration", "calibrate", "losses_by"]
-
 MIN_ROWS = 10
 
 

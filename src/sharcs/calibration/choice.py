@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from sharcs.config import RoutingPolicy
     from sharcs.evaluation.answers import AllAnswers, Routed
 
-__all__ = ["Choice", "Constraint", "SequenceTest", "choose"]
-
 CHOOSING_SHARE = 0.2
 COSTS = ("budget", "latency_ms")
 LOSSES = ("max_accuracy_drop", "max_disagreement")

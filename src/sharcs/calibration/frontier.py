@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from sharcs.config import RoutingPolicy
     from sharcs.evaluation.answers import AllAnswers
 
-__all__ = ["build_frontier"]
-
 FRONTIER_POINTS = 33
 SURELY = 2.33  # standard deviations: one error in a hundred
 

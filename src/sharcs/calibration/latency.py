@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from sharcs.model.text import SharcsForSequenceClassification
 
-__all__ = ["measure_times"]
-
 TEXTS = 32
 WARM_UP = 3
 

@@ -13,8 +13,6 @@ from sharcs_runtime.policy import RoutingPolicy
 if TYPE_CHECKING:
     from sharcs.evaluation.answers import AllAnswers
 
-__all__ = ["policy_paths"]
-
 THRESHOLDS = 61  # of a path
 FIRST_CHOICES = 9  # cost weights that are combined with escalation
 

@@ -15,8 +15,6 @@ import pyarrow as pa
 
 from sharcs.errors import InputError, first_line
 
-__all__ = ["DATASETS", "MINILM", "builtin_table", "hub_table", "minilm_path"]
-
 DATASETS: dict[str, tuple[str, ...]] = {
     "reuters-r8": ("train", "test"),
     "reuters-r52": ("train", "test"),

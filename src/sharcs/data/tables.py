@@ -25,8 +25,6 @@ from sharcs.data.named import DATASETS, builtin_table, hub_table
 from sharcs.data.textfiles import CHUNK_ROWS, TextFile, open_bytes
 from sharcs.errors import InputError, first_line
 
-__all__ = ["TableStream", "check_output_path", "open_table", "read_table", "table_writer", "write_table"]
-
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FORMATS = (*DELIMITERS, ".jsonl", ".parquet")
 SUPPORTED = f"{', '.join(FORMATS)}, each also with .gz"

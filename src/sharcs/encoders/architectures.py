@@ -16,22 +16,6 @@ from sharcs.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = [
-    "CHANNELS_FIRST",
-    "PAIR",
-    "STATES",
-    "Architecture",
-    "architecture_of",
-    "body_of",
-    "frames_of",
-    "head_groups",
-    "head_size",
-    "layers_config",
-    "least_samples",
-    "register_architecture",
-    "skipped_modules",
-]
-
 # What a module that leads to layer 1 returns: hidden states, the same transposed, or a pair that starts with them.
 STATES, CHANNELS_FIRST, PAIR = "hidden states", "channels first", "pair"
 

@@ -16,17 +16,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = [
-    "LayerParts",
-    "Projection",
-    "check_architecture",
-    "find_layers",
-    "in_order",
-    "layer_parts",
-    "parts_of",
-    "replace_layers",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Projection:

@@ -30,23 +30,6 @@ if TYPE_CHECKING:
 
     from sharcs.encoders.architectures import Architecture
 
-__all__ = [
-    "ArgumentSlicer",
-    "Arguments",
-    "build_twin",
-    "carries_heads",
-    "entry_norm",
-    "feed_forward_size",
-    "is_norm",
-    "map_arguments",
-    "named_tensors",
-    "narrow_config",
-    "norm_names",
-    "prefix",
-    "slice_parameters",
-    "states_of",
-]
-
 # What an encoder hands to a layer besides the hidden states: by position, and by name.
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 

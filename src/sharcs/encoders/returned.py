@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["LayerProxy", "as_returned", "output_arity"]
-
 
 class LayerProxy:
     """What runs in the place of a layer, and has the layer's attributes: encoders read some.

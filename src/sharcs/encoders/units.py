@@ -10,8 +10,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from sharcs.encoders.layers import Projection
 
-__all__ = ["keep_units", "masked", "permute"]
-
 
 def keep_units(tensor: Tensor, dim: int, count: int, kept: Tensor, blocks: int = 1) -> Tensor:
     """Take some of the units (heads, their groups, neurons) that one dimension of a weight or a bias is made of.

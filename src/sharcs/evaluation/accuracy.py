@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from sharcs.evaluation.ways import Doubles, Numbers
     from sharcs.model.base import RoutedModel
 
-__all__ = ["accuracy_report"]
-
 RANDOM_DRAWS = 20
 
 

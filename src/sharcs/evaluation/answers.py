@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from sharcs_runtime.policy import RoutingPolicy
 
-__all__ = ["AllAnswers", "Routed"]
-
 ANSWERS_AT_ONCE = 4_000_000
 OF_INPUTS = ("way_predictions", "router_logits", "lengths", "labels", "label_scores")
 

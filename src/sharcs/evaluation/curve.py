@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from sharcs.evaluation.answers import AllAnswers
     from sharcs_runtime.policy import RoutingPolicy
 
-__all__ = ["curve_policies", "curve_weights"]
-
 CURVE_POINTS = 41
 MOST_VALUES = 1_000_000  # that quantiles are taken of
 

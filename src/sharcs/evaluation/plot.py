@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["curve_figure", "draw_benchmark", "draw_curve", "drawing", "line_axes", "new_figure", "plot", "png"]
-
 # The light colours of the report's style sheet, which has a variable of each name.
 COLORS = {
     "page": "#ffffff",

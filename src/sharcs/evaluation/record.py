@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from sharcs.evaluation.ways import Doubles, Flags, Numbers, Singles, Way
 
-__all__ = ["record_answers"]
-
 
 def record_answers(
     batches: Iterable[tuple[Numbers, Singles, Singles]],

@@ -13,8 +13,6 @@ from sharcs_runtime.policy import RoutingPolicy, choose_width
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ways_taken"]
-
 
 def ways_taken(
     policies: Sequence[RoutingPolicy],

@@ -14,20 +14,6 @@ if TYPE_CHECKING:
 
     from sharcs_runtime.policy import RoutingPolicy
 
-__all__ = [
-    "MOST_NETWORKS",
-    "Columns",
-    "Doubles",
-    "Flags",
-    "Numbers",
-    "Singles",
-    "Way",
-    "flops",
-    "sum_along_ways",
-    "way_taken",
-    "ways_of",
-]
-
 Numbers = NDArray[np.int64]
 Singles = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 
-__all__ = ["run_all_widths", "way_coefficients"]
-
 
 @torch.inference_mode()
 def run_all_widths(

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from sharcs.model.text import SharcsForSequenceClassification
 
-__all__ = ["check_export_path", "export_model", "graph_names", "quantise"]
-
 EXAMPLE = (3, 7)  # inputs and tokens that a graph is traced with
 CHECKED = ((1, 2), (2, 9), (5, 4))
 MOST_TOKENS = 2**31 - 1  # a tokenizer without a limit says 10³⁰

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from sharcs.model.text import SharcsForSequenceClassification
 
-__all__ = ["Dense", "Tail", "Trunk", "check_graph", "require_onnx", "to_int8", "write_graph"]
-
 TOLERANCE = 1e-3  # of the largest number; single precision leaves some 1e-6
 
 

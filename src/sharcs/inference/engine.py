@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from sharcs_runtime.pool import Flags, Numbers
     from sharcs_runtime.scheduler import Text
 
-__all__ = ["InferenceEngine", "Prediction", "batch_tokens_on", "tokens_of"]
-
 MODEL_INPUTS = ("input_ids", "token_type_ids")
 
 

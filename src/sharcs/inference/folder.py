@@ -20,8 +20,6 @@ from sharcs.tasks.labels import require_one_label
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TrainedModel", "best_device", "open_model", "write_json"]
-
 SETTINGS_FILE = "training.json"
 FORMAT = 2  # of that file; it is 1 where none is written
 CHECKPOINTS = "checkpoints"

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from sharcs.model.outputs import SharcsOutput
     from sharcs.model.text import SharcsForSequenceClassification
 
-__all__ = ["DriftMonitor"]
-
 
 class DriftMonitor(DisagreementCounter):
     """Raises an alarm when narrow answers of a model disagree with its full network more often than promised.

@@ -12,8 +12,6 @@ from sharcs_runtime import pool
 if TYPE_CHECKING:
     from sharcs_runtime.pool import Numbers
 
-__all__ = ["Pool"]
-
 
 class Pool(pool.Pool[Tensor]):
     """As :class:`sharcs_runtime.pool.Pool`, of tensors."""

@@ -18,8 +18,6 @@ from sharcs.training.arguments import (
 from sharcs.training.paper import PaperTrainer
 from sharcs.training.trainer import SharcsTrainer
 
-__all__ = ["TRAINERS", "training_arguments"]
-
 TRAINERS = {PLUS: SharcsTrainer, PAPER: PaperTrainer}
 # Checkpoints over a training, of which two are kept, since the newest may be half-written when it is killed.
 SAVES = 20

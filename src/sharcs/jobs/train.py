@@ -30,8 +30,6 @@ from sharcs.training.hardness import confidence_bands
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-__all__ = ["TrainingJob", "run_training"]
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:

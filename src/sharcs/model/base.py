@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from sharcs.subnetworks.base import EncoderSubnetwork
     from sharcs.tasks.losses import BaseTask
 
-__all__ = ["EXAMPLE_TOKENS", "RoutedModel"]
-
 # Of the examples that an encoder is tried on.
 EXAMPLE_TOKENS = 6
 CARD_FILE = "README.md"

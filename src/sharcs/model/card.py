@@ -11,8 +11,6 @@ from sharcs.model.cost import relative_cost
 if TYPE_CHECKING:
     from sharcs.model.passes import RoutedPasses
 
-__all__ = ["model_card"]
-
 LENGTHS = (16, 128)  # tokens of the inputs whose cost is shown
 PIPELINES = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from sharcs.encoders.narrow import Arguments
     from sharcs.subnetworks.fast import FastLayers
 
-__all__ = ["RoutingContext", "TrunkDone", "active_context", "current_context", "select_rows"]
-
 
 class TrunkDone(Exception):  # noqa: N818  # no error, but the way out of a pass that asked for the trunk alone
     """The tail raises it through the encoder's code, which differs between architectures, so that nothing is run."""

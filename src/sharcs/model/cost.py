@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from sharcs.model.tail import RoutedTail
 
-__all__ = ["continuation_coefficients", "cost_coefficients", "flops", "relative_cost"]
-
 
 def cost_coefficients(encoder: PreTrainedModel, tail: RoutedTail, *, head_per_token: bool = False) -> Tensor:
     """Write the cost of an input of T tokens as a polynomial: c₀ + c₁·T + c₂·T².

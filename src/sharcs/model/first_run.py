@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from sharcs.model.passes import RoutedPasses
 
-__all__ = ["plain_answer", "try_out", "try_out_own"]
-
 # Of the cost by formula from the counted one, and of an answer from what it should be.
 COST_TOLERANCE, TOLERANCE = 0.01, 0.05
 

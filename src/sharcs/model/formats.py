@@ -9,8 +9,6 @@ from sharcs_runtime.policy import names_of_widths
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["renamed_weights"]
-
 
 def renamed_weights(config: Mapping[str, Any]) -> dict[str, str]:
     """Map names of weights in a file to those of today, for ``from_pretrained(key_mapping=...)``.

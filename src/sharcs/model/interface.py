@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from sharcs_runtime.policy import RoutingPolicy
 
-__all__ = ["RoutedNetwork"]
-
 
 class RoutedNetwork(PreTrainedModel):
     """What a subclass for another kind of input or answer may say anew; what all of them do with it stands elsewhere.

@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 
     from sharcs.model.context import RoutingContext
 
-__all__ = [
-    "LayerSlot",
-    "RoutedLayerList",
-    "bypass_when_resuming",
-    "shrink_when_resuming",
-    "trunk_layers",
-    "use_narrow_final_norm",
-]
-
 
 class RoutedLayerList(nn.Module):
     """The encoder's list of layers: 1..k as they are, a slot in the place of each later one, and the routed tail.

@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 
     from sharcs.model.outputs import RoutingKwargs, SharcsOutput
 
-__all__ = [
-    "SharcsForAudioClassification",
-    "SharcsForImageClassification",
-]
-
 
 class SharcsForImageClassification(RoutedModel):
     """A classifier of images whose layers after the router run at a width of each image's own.

@@ -10,8 +10,6 @@ from transformers.utils.generic import ModelOutput
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["RoutingKwargs", "SharcsOutput", "TrunkOutput"]
-
 
 class RoutingKwargs(TypedDict, total=False):
     """What ``forward`` of every routed network takes besides inputs and labels."""

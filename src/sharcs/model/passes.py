@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from sharcs_runtime.policy import RoutingPolicy
 
-__all__ = ["RoutedPasses"]
-
 
 class RoutedPasses(RoutedNetwork):
     """What a network that has been wrapped does with a batch; :class:`~sharcs.model.base.RoutedModel` wraps it."""

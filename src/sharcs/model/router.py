@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Router", "mean_of_real_tokens"]
-
 
 def mean_of_real_tokens(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """Average the hidden states over the tokens that are no padding.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     # A sub-network's index, and the rows of the batch that it runs on; None for all.
     Group = tuple[int, Tensor | None]
 
-__all__ = ["RoutedTail"]
-
 
 class RoutedTail(nn.Module):
     """Route each input after layer k and run layers k+1..L by its sub-network.

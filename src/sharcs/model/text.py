@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from sharcs.model.outputs import RoutingKwargs, SharcsOutput
 
-__all__ = ["RoutedTextModel", "SharcsForSequenceClassification"]
-
 
 class RoutedTextModel(RoutedModel):
     """A routed model of texts, whatever it answers."""

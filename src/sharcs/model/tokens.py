@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from sharcs.tasks.token_losses import SpanTask, TokenTask
     from sharcs_runtime.policy import RoutingPolicy
 
-__all__ = ["SharcsForQuestionAnswering", "SharcsForTokenClassification"]
-
 
 class _AnswersInTokens(RoutedTextModel):
     """What both models share: the head runs on every token."""

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from sharcs.evaluation.answers import Routed
     from sharcs.inference.folder import TrainedModel
 
-__all__ = ["build_report"]
-
 LISTED = 20  # inputs
 PER_WIDTH = 6  # examples
 WORST = 50  # classes or values of a column

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
-__all__ = ["SWATCH", "bar_figure", "reliability_figure", "svg", "swatch"]
-
 ROW_HEIGHT, BAR_HEIGHT = 50.0, 14.0
 LABEL_LENGTH = 30  # characters that fit beside a bar's value on a telephone
 SWATCH = (34.0, 16.0)  # points

@@ -12,8 +12,6 @@ from sharcs.report.drawings import bar_figure, reliability_figure, svg, swatch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "Chart", "charts_of", "percentage", "points", "threshold_text", "width_name"]
-
 BARS = 15
 KINDS = ("curve", "shares", "agreement", "classes", "groups", "reliability")
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from sharcs.evaluation.answers import AllAnswers, Routed
 
-__all__ = ["agreement", "example_rows", "harm_by", "overthinking_rows", "reliability", "wrong_label_rows"]
-
 BINS = 10  # of scores
 
 

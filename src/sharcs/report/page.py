@@ -14,8 +14,6 @@ from sharcs.errors import InputError, first_line
 from sharcs.report.drawings import SWATCH
 from sharcs.report.figures import KINDS, Chart, charts_of, percentage, points, threshold_text, width_name
 
-__all__ = ["check_report_path", "headline", "picture_paths", "render_page", "write_report"]
-
 SUFFIXES = (".html", ".htm")
 UNITS = {
     "budget": "mean FLOPs, of the full network's",

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from sharcs.encoders.narrow import Arguments
     from sharcs.spec import SubnetworkSpec
 
-__all__ = ["EncoderSubnetwork"]
-
 
 class EncoderSubnetwork(nn.Module):
     """Layers k+1..L at some width, run inside the encoder: from the output of layer k to the last layer's.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from sharcs.subnetworks.base import EncoderSubnetwork
 
-__all__ = ["FastLayers"]
-
 
 class FastLayers:
     """Layers for inference, and whether they still equal the weights that they were made from.

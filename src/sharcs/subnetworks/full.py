@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from sharcs.encoders.narrow import Arguments
     from sharcs.spec import SubnetworkSpec
 
-__all__ = ["FullSubnetwork"]
-
 
 class FullSubnetwork(EncoderSubnetwork):
     """Layers k+1..L of the encoder.

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Product = Callable[[Tensor], Tensor]
     Order = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-__all__ = ["LeanLayer", "round_up"]
-
 # Of the largest number, by what a layer's answer on the probe may differ: other mistakes than rounding give far more.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 LOW_PRECISION = 0.05

@@ -10,8 +10,6 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["without_shape_cache"]
-
 
 @contextmanager
 def without_shape_cache(device: torch.device, dtype: torch.dtype) -> Iterator[None]:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from sharcs.encoders.narrow import Arguments
     from sharcs.spec import SubnetworkSpec
 
-__all__ = ["OwnSubnetwork"]
-
 
 class OwnSubnetwork(EncoderSubnetwork):
     """Layers k+1..L of one narrow width.

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from sharcs.encoders.narrow import Arguments
     from sharcs.spec import SubnetworkSpec
 
-__all__ = ["SharedSubnetwork"]
-
 
 class SharedSubnetwork(EncoderSubnetwork):
     """Layers k+1..L at a width: the first heads, neurons and hidden dimensions of the full network's.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from sharcs.config import SharcsConfig
 
-__all__ = ["BALANCED", "class_weights_of", "problem_type_of", "require_one_label", "task_of"]
-
 BALANCED = "balanced"
 # The names that the collators of transformers make "labels" of.
 LABEL_COLUMNS = ("labels", "label", "label_ids")

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["MULTI_LABEL", "REGRESSION", "SINGLE_LABEL", "UNLABELLED", "BaseTask", "Task", "router_loss"]
-
 # As Hugging Face configurations name them.
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"

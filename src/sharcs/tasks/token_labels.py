@@ -8,7 +8,8 @@ import torch
 
 from sharcs.errors import InputError
 from sharcs.tasks.labels import class_weights_of
-from sharcs.tasks.token_losses import UNLABELLED, SpanTask, TokenTask
+from sharcs.tasks.losses import UNLABELLED
+from sharcs.tasks.token_losses import SpanTask, TokenTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sharcs.config import SharcsConfig
-
-__all__ = ["span_task_of", "token_task_of"]
 
 
 def token_task_of(config: SharcsConfig, rows: Any, class_weights: str | Sequence[float] | None = None) -> TokenTask:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["UNLABELLED", "SpanLabels", "SpanTask", "TokenTask", "over_real_tokens"]
-
 
 def over_real_tokens(logits: Tensor, real: Tensor) -> Tensor:
     """Take padding out of a softmax over tokens.

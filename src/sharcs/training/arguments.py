@@ -11,16 +11,6 @@ from transformers import TrainingArguments
 from sharcs.errors import InputError
 from sharcs.tasks.labels import BALANCED
 
-__all__ = [
-    "PAPER",
-    "PLUS",
-    "RECIPES",
-    "PaperTrainingArguments",
-    "RoutedTrainingArguments",
-    "SharcsTrainingArguments",
-    "recipe_of",
-]
-
 PLUS = "sharcs+"
 PAPER = "paper"
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
     from transformers.trainer_utils import EvalLoopOutput
 
-__all__ = ["RoutedTrainer", "at_width"]
-
 # What a pass can be told about its widths.
 ROUTING = RoutingKwargs.__annotations__.keys() - {"return_dict"}
 TRAINERS: dict[str | None, str] = {"own": "SharcsTrainer", "shared": "PaperTrainer"}

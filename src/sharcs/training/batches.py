@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["PlannedBatches", "single_width_batches"]
-
 
 def single_width_batches(
     width_index: Tensor,

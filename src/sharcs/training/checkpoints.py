@@ -21,20 +21,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = [
-    "LAST_FILE",
-    "STATE_FILE",
-    "SUBNETWORKS",
-    "check_complete",
-    "check_same",
-    "furthest_checkpoint",
-    "invalidate",
-    "last_complete_checkpoint",
-    "load_state",
-    "save_state",
-    "step_of",
-]
-
 STATE_FILE = "sharcs_state.safetensors"
 LAST_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"

@@ -16,8 +16,6 @@ from sharcs.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ConfidenceHistory", "assign_widths", "confidence_bands", "hardness_labels", "narrowest_sure"]
-
 Band = tuple[float, float]
 
 # The paper's bands: [0.8, 1] for the narrowest width, [0.5, 0.8] and [0, 0.5] for the next ones of three.

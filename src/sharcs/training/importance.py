@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from sharcs.model.base import RoutedModel
 
-__all__ = ["Importance", "measure_importance", "reorder_by_importance"]
-
 
 @dataclass(frozen=True, slots=True)
 class Importance:

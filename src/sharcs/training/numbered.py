@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from sharcs.model.base import RoutedModel
     from sharcs.training.arguments import RoutedTrainingArguments
 
-__all__ = ["NumberedTrainer"]
-
 
 class NumberedTrainer(Trainer):
     """A ``transformers.Trainer`` that can hand out its training rows by their numbers."""

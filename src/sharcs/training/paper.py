@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import DataLoader
 
-__all__ = ["PaperTrainer"]
-
 
 class PaperTrainer(RoutedTrainer):
     """A ``transformers.Trainer`` of a routed network whose narrow networks share the full one's weights.

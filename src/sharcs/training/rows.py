@@ -14,8 +14,6 @@ from torch.utils.data import Dataset
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NumberedRows", "collate_numbered", "fingerprint"]
-
 ROWS_AT_ONCE = 1000
 
 

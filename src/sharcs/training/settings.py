@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from transformers import TrainingArguments
 
-__all__ = ["OWN", "PASSED_ON", "REFUSED", "check_settings"]
-
 # Fields of TrainingArguments and arguments of Trainer that do what they do in transformers, in each run.
 PASSED_ON = frozenset(
     [

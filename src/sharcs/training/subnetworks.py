@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from sharcs.model.base import RoutedModel
 
-__all__ = ["RUN", "SubnetworkTrainer", "learning_parameters", "set_policy"]
-
 RUN = "sub-networks"  # in the facts of its checkpoints
 # Of the learning rate: what starts far from its end learns faster.
 RATES = {"narrow": 2, "router": 10}

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from transformers.trainer_utils import EvalLoopOutput
 
-__all__ = ["SharcsTrainer"]
-
 
 class SharcsTrainer(RoutedTrainer):
     """A ``transformers.Trainer`` of a routed network whose narrow networks have weights of their own.
