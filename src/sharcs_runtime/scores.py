@@ -37,7 +37,8 @@ def _probability(logits: Array, problem_type: str | None) -> Array:
     if problem_type == MULTI_LABEL:
         # The larger one of a label's two probabilities.
         return xp.min(1 / (1 + xp.exp(-xp.abs(logits))), axis=-1)
-    return xp.max(softmax(logits), axis=-1)
+    # The largest of softmax: its power is 1.
+    return 1 / xp.sum(xp.exp(logits - xp.max(logits, axis=-1, keepdims=True)), axis=-1)
 
 
 def _margin(logits: Array, problem_type: str | None) -> Array:
@@ -62,7 +63,8 @@ def confidence(logits: Array, problem_type: str | None = None, signal: str = "pr
         signal: One of :data:`SIGNALS`.
     """
     xp = namespace(logits)
-    return xp.astype(SIGNALS[signal](xp.astype(logits, xp.float32), problem_type), xp.float32)
+    single = xp.astype(logits, xp.float32, copy=False)
+    return xp.astype(SIGNALS[signal](single, problem_type), xp.float32, copy=False)
 
 
 def blended(later: Array, earlier: Array, weight: float, problem_type: str | None = None) -> Array:
@@ -84,7 +86,7 @@ def blended(later: Array, earlier: Array, weight: float, problem_type: str | Non
     xp = namespace(later)
     of_later = math.log(1 - weight)
     of_earlier = math.log(weight)
-    answers = [xp.astype(logits, xp.float32) for logits in (later, earlier)]
+    answers = [xp.astype(logits, xp.float32, copy=False) for logits in (later, earlier)]
     if problem_type == MULTI_LABEL:
         positive = [_log_sigmoid(logits) for logits in answers]
         negative = [_log_sigmoid(-logits) for logits in answers]
@@ -93,7 +95,7 @@ def blended(later: Array, earlier: Array, weight: float, problem_type: str | Non
     else:
         logs = [_log_softmax(logits) for logits in answers]
         mixed = xp.logaddexp(logs[0] + of_later, logs[1] + of_earlier)
-    return xp.astype(mixed, later.dtype)
+    return xp.astype(mixed, later.dtype, copy=False)
 
 
 def _log_softmax(logits: Array) -> Array:

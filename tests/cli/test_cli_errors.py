@@ -403,7 +403,8 @@ def test_a_crash_midway_leaves_the_old_file(command, toys, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(SharcsForSequenceClassification, "forward", broken)
+    for name in ("forward", "run_trunk"):  # what evaluates, and what answers many texts
+        monkeypatch.setattr(SharcsForSequenceClassification, name, broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         sharcs(*arguments)
     assert files_in(".") == before

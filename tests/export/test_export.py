@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from helpers.encoders import ENCODERS, Size, load_routed, make_batch, randomise
+from helpers.encoders import DISTINCT, ENCODERS, Size, load_routed, make_batch, randomise
 from helpers.own import own_parameters, with_own_weights
 from sharcs.errors import InputError
 from sharcs.export.onnx import Dense, Tail, Trunk, check_graph, write_graph
@@ -66,12 +66,7 @@ class Both(nn.Module):
         return router_logits, hidden, self.tail(hidden, attention_mask)
 
 
-# A graph takes seconds to trace, and the layers of these are those of another one here.
-SIBLINGS = ("xlm-roberta", "camembert", "data2vec-text", "deberta-v2")
-FAMILIES = [pytest.param(name, marks=pytest.mark.slow) if name in SIBLINGS else name for name in ENCODERS]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 @torch.no_grad()
 def test_trunk_and_sub_network_of_every_family(family, tmp_path):
     model = load(family, tmp_path)

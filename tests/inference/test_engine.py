@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from helpers.encoders import ENCODERS, VOCABULARY, WIDTHS, load_routed, save_plain
+from helpers.encoders import DISTINCT, VOCABULARY, WIDTHS, load_routed, save_plain
 from sharcs.inference import engine as engine_module
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.pool import Pool
@@ -47,7 +47,7 @@ def routed(tmp_path_factory):
     """Load every family once, with a router whose choices differ between texts; tests set the policy alone."""
     folder = tmp_path_factory.mktemp("engine")
     loaded = {}
-    for family in ENCODERS:
+    for family in DISTINCT:
         model = load_routed(save_plain(family, folder / family))
         tokenizer = make_tokenizer(model.config.encoder.pad_token_id, segments=family in ("bert", "electra"))
         texts = [" ".join(f"w{(7 * n + m) % WORDS}" for m in range(1 + n % 20)) for n in range(40)]
@@ -96,7 +96,7 @@ policies = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", DISTINCT)
 @settings(max_examples=25)
 @given(
     texts=several,
