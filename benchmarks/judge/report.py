@@ -12,7 +12,7 @@ from judge import answers
 from judge.curves import BUDGETS
 from judge.data import SETS
 from judge.intervals import holm
-from judge.scoring import OURS, OWN, PICK, Scores, is_peer, ways
+from judge.scoring import OURS, OWN, PICK, Scores, is_peer, matthews, ways
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -53,6 +53,22 @@ def verdicts(scores: Scores, way: str, budget: float) -> dict[str, str]:
     """Say for every set whether ours is ahead of a way, corrected for their number."""
     entries = {name: scores.of_set(name, OURS, budget, way) for name in scores.pairs}
     return holm({name: entry["interval"] for name, entry in entries.items() if entry is not None})
+
+
+def correlations(scores: Scores, name: str) -> dict[str, Any] | None:
+    """Matthews correlations of a set with two classes, seed 0: the reference's, ours' and the pick's."""
+    pair = scores.pairs[name][0]
+    labels = pair.parts["test"]
+    if labels.max() > 1:
+        return None
+    found: dict[str, Any] = {"reference": matthews(labels, pair.right)}
+    for way in (OURS, PICK):
+        lost = {f"{budget:g}": pair.lost(way, budget) for budget in BUDGETS}
+        found[way] = {
+            budget: None if entry is None else matthews(labels, pair.right - entry["rows"])
+            for budget, entry in lost.items()
+        }
+    return found
 
 
 def processor_hours(study: Study) -> dict[str, dict[str, float]]:
@@ -97,6 +113,7 @@ def summary(study: Study) -> dict[str, Any]:
             way: {f"{budget:g}": verdicts(scores, way, budget) for budget in BUDGETS}
             for way in (PICK, "ours, static", "ours, random")
         },
+        "matthews": {name: correlations(scores, name) for name in scores.pairs},
         "hours": processor_hours(study),
         "settings": study.settings,
     }

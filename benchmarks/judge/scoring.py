@@ -210,6 +210,20 @@ class Scores:
         return {"interval": mean_over_sets(per_set), "cost": float(np.mean(costs))}
 
 
+def matthews(labels: NDArray[np.int64], right: NDArray[Any]) -> float:
+    """Correlate answers with the truth where there are two classes; a chance of a right answer counts as a share.
+
+    Args:
+        labels: 0 or 1, ``[rows]``.
+        right: Chance of a right answer, ``[rows]``.
+    """
+    positive = labels == 1
+    hits, misses = float(right[positive].sum()), float((1 - right[positive]).sum())
+    rejections, alarms = float(right[~positive].sum()), float((1 - right[~positive]).sum())
+    product = (hits + alarms) * (hits + misses) * (rejections + alarms) * (rejections + misses)
+    return 0.0 if product == 0 else float((hits * rejections - alarms * misses) / np.sqrt(product))
+
+
 def counted(rows: NDArray[np.float64], weights: NDArray[np.float32]) -> tuple[Floats, Floats]:
     """Points lost by every seed, and by every draw of rows, as they count in a mean over sets."""
     _, replicates = set_interval(rows, weights)

@@ -7,6 +7,8 @@ from typing import Any
 
 from tables import table
 
+NOTHING = 0.5  # points; "loses nothing" is said where an interval's upper end is below
+
 
 def points(entry: dict[str, Any] | None) -> str:
     """Show a value with its interval; a hyphen where nothing is as cheap as the budget."""
@@ -98,6 +100,28 @@ def references(content: dict[str, Any]) -> str:
     return table(["set", "reference, %", "read-out, rate", *heads, "what PICK is"], lines)
 
 
+def correlations(content: dict[str, Any]) -> str:
+    """Matthews correlations of cola, whose accuracy hides how little the rarer class is found."""
+    found = content["matthews"]["cola"]
+    budgets = budgets_of(content)
+    lines = [["reference", *[f"{found['reference']:.3f}"] * len(budgets)]]
+    lines += [
+        [way, *("-" if found[way][b] is None else f"{found[way][b]:.3f}" for b in budgets)]
+        for way in ("ours", "PICK")
+    ]
+    return table(["cola, Matthews correlation", *map(percent, budgets)], lines)
+
+
+def losing_nothing(content: dict[str, Any]) -> str:
+    """Whose loss is surely below half a point: the least budget at which the interval's upper end is below it."""
+    lines = []
+    for way, entries in content["lost"].items():
+        budgets = [budget for budget, entry in entries.items() if entry is not None and entry["high"] < NOTHING]
+        if any(entries.values()):
+            lines.append([way, percent(min(budgets, key=float)) if budgets else "-"])
+    return table(["method", "loses nothing from this budget on"], lines)
+
+
 def hours(content: dict[str, Any]) -> str:
     """Processor hours by method and set."""
     sets = list(content["sets"])
@@ -117,5 +141,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "judge-adds": adds,
     "judge-verdicts": verdicts,
     "judge-references": references,
+    "judge-cola": correlations,
+    "judge-nothing": losing_nothing,
     "judge-hours": hours,
 }

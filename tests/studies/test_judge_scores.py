@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.metrics import matthews_corrcoef
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from judge import answers as files
@@ -14,7 +15,7 @@ from judge.answers import Answers
 from judge.curves import Curve, Mix, at_budget, curve_of, ladder, pick, reference_curve
 from judge.families import Cascade, Exits, OracleRouted, RandomRouted, Routed, Static, View, scores
 from judge.intervals import Interval, draws, holm, mean_over_sets, seed_variance, set_interval
-from judge.scoring import OURS, PICK, PairScores, Scores, counted
+from judge.scoring import OURS, PICK, PairScores, Scores, counted, matthews
 
 
 def logits_of(classes, sure):
@@ -291,6 +292,13 @@ def test_answers_come_back_as_they_were_written(tmp_path):
     assert np.abs(back["test"].logits - centred).max() <= 0.5 / files.STEP + 1e-6
     np.testing.assert_allclose(back["test"].cost, made.cost, rtol=1e-6)
     np.testing.assert_allclose(back["test"].signals["router"], made.signals["router"], rtol=1e-3, atol=1e-3)
+
+
+def test_the_correlation_is_that_of_scikit_learn():
+    generator = np.random.default_rng(0)
+    labels, answers = generator.integers(0, 2, (2, 50))
+    assert matthews(labels, labels == answers) == pytest.approx(matthews_corrcoef(labels, answers))
+    assert matthews(labels, np.where(labels == 1, 1.0, 0.0)) == 0  # one class for all
 
 
 def test_the_reference_stands_on_every_ladder():

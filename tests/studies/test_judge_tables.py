@@ -24,6 +24,9 @@ def content():
         "verdicts": {"PICK": {"0.1": {"sst2": "ahead", "sick": "behind"}, "0.5": {}}},
         "reference": {"sst2": [90.04, 89.96]},
         "by_set": {"sst2": {"ours": at, "PICK": at}},
+        "matthews": {
+            "cola": {"reference": 0.5, "ours": {"0.1": 0.4, "0.5": 0.45}, "PICK": {"0.1": 0.3, "0.5": None}}
+        },
         "hours": {"gru": {"sst2": 0.5, "sick": 1.5}},
         "settings": {"reference": {"sst2": {"readout": "mean", "rate": 1e-4}}},
     }
@@ -50,3 +53,13 @@ def test_every_table_can_be_laid_out(content):
         assert len({len(row) for row in rows}) == 1
     assert cells(tables.hours(content))[-1] == ["all", "", "", "2.0"]
     assert cells(tables.references(content))[2][:3] == ["sst2", "90.0, 90.0", "mean, 0.0001"]
+    assert cells(tables.correlations(content))[2:] == [
+        ["reference", "0.500", "0.500"],
+        ["ours", "0.400", "0.450"],
+        ["PICK", "0.300", "-"],
+    ]
+
+
+def test_nothing_is_lost_where_the_interval_ends_below_half_a_point(content):
+    content["lost"]["ours"] = {"0.1": entry(0.1), "0.5": entry(-0.1)}
+    assert cells(tables.losing_nothing(content))[2:] == [["PICK", "-"], ["ours", "50%"]]
