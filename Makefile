@@ -32,10 +32,10 @@ quality: setup ## ruff, mypy, the direction of imports, the docs
 
 # A process a core; a file's tests stay together, since what they share takes long to train.
 test: quality ## quality and all tests: what CI runs
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup ## the tests without those that train a real encoder or repeat a long check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 docs: setup ## the documentation as a site, in site/; it loads nothing from elsewhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,5 +1,7 @@
 """What every test needs: quiet loading, one thread, repeatable examples, and a plain checkpoint of each family."""
 
+from collections import Counter
+
 import pytest
 import torch
 import transformers
@@ -11,6 +13,30 @@ torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
 settings.register_profile("sharcs", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("sharcs")
+
+
+# Of few tests that take long: begun first, so that two workers end at about the same time.
+LONG_FILES = (
+    "test_minilm.py",
+    "test_wheel.py",
+    "test_benchmark.py",
+    "test_runtime.py",
+    "test_records.py",
+    "test_streaming.py",
+    "test_export.py",
+    "test_cli_export.py",
+    "test_choice.py",
+    "test_blocks.py",
+    "test_media_training.py",
+    "test_import.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Run long files first, then those with most tests; see --no-loadscope-reorder in the Makefile."""
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONG_FILES, -counts[item.path], str(item.path)))
 
 
 @pytest.fixture(scope="session", params=ENCODERS)
