@@ -161,6 +161,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def flops(coefficients: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Evaluate polynomials c₀ + c₁·T + c₂·T², ``[polynomials, 3]``, for lengths T: ``[inputs, polynomials]``."""
+    powers = lengths.astype(np.float64)[:, None] ** np.arange(3)
+    values: NDArray[np.float64] = powers @ coefficients.T
+    return values
+
+
 def relative_cost(coefficients: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
     """Divide each width's FLOPs by those of the plain full network on an input of the same length.
 
@@ -172,8 +179,7 @@ def relative_cost(coefficients: NDArray[np.float64], lengths: NDArray[np.int64])
     Returns:
         ``[batch, widths]``.
     """
-    tokens = lengths.astype(np.float64)[:, None]
-    cost = np.concatenate([np.ones_like(tokens), tokens, tokens**2], axis=1) @ coefficients.T
+    cost = flops(coefficients, lengths)
     ratio: NDArray[np.float64] = cost[:, :-1] / cost[:, -1:]
     return ratio
 
@@ -204,14 +210,3 @@ def choose_width(
     decay = xp.exp(-xp.abs(router_logits))
     scores = xp.where(router_logits >= 0, xp.ones_like(decay), decay) / (1.0 + decay)
     return xp.argmax(scores - policy.cost_weight * relative, axis=-1)
-
-
-def unsure(confidences: Array, width_index: Array, policy: RoutingPolicy, names: Sequence[str]) -> Array:
-    """Tell which answers, of confidences and widths ``[batch]``, don't stand: bool ``[batch]``."""
-    xp = namespace(confidences)
-    below = xp.zeros(width_index.shape, dtype=xp.bool, device=device(confidences))
-    for index in range(len(names)):
-        step = policy.step_after(index, names)
-        if step is not None:
-            below = below | ((width_index == index) & (confidences < step[0]))
-    return below

@@ -43,3 +43,14 @@ def run_cascade(policy, steps, texts):
             seen[names[index]] += asked
             cascade.put(index, rows, steps[names[index]](asked))
     return cascade, seen
+
+
+def below_threshold(scores, start, policy, names):
+    """Tell which answers of sub-networks ``start``, ``[inputs]``, escalate by a cascade: bool ``[inputs]``."""
+    cascade = Cascade(policy, names, len(scores))
+    start = np.asarray(start)
+    cascade.begin(np.arange(len(start)), start)
+    below = np.zeros(len(start), bool)
+    for index, rows in cascade.pending().items():
+        below[rows] = cascade.put(index, rows, scores=scores[rows])
+    return below

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.encoders import NUM_LABELS, WIDTHS, load_plain, load_routed, make_batch, row_of
+from helpers.toys import below_threshold
 from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification
 from sharcs.config import RoutingPolicy
 from sharcs.model.cost import flops
 from sharcs.model.layer_list import trunk_layers
-from sharcs_runtime.policy import unsure
 from sharcs_runtime.scores import blended, confidence
 
 LENGTHS = [4, 9, 1, 6, 12]
@@ -205,7 +205,7 @@ def test_blends_that_are_none_are_refused(bert, blend):
 
 
 def test_a_confidence_at_the_threshold_stands():
-    found = unsure(
+    found = below_threshold(
         torch.tensor([0.5, 0.4, 0.4]), torch.tensor([0, 0, 1]), RoutingPolicy(0.0, 0.5), ["narrow", "full"]
     )
     assert found.tolist() == [False, True, False]

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.encoders import WIDTHS, load_routed, save_plain
+from helpers.toys import below_threshold
 from inference.test_engine import (
     WORDS,
     assert_same,
@@ -188,8 +189,8 @@ def test_the_policy_is_the_same_for_arrays_and_tensors(logits, setting, problem)
     widths = np.arange(7) % 4
     limit = -1.0 if own.escalation_threshold is None else np.float32(own.escalation_threshold)
     below = (widths < 3) & (sure.numpy() < limit)
-    np.testing.assert_array_equal(policy.unsure(sure.numpy(), widths, own, names), below)
-    np.testing.assert_array_equal(policy.unsure(sure, torch.from_numpy(widths), own, names).numpy(), below)
+    np.testing.assert_array_equal(below_threshold(sure.numpy(), widths, own, names), below)
+    np.testing.assert_array_equal(below_threshold(sure, torch.from_numpy(widths), own, names), below)
     mixed = full if own.blend == 0 else blend_of_probabilities(*tensors[:2], own.blend, problem).numpy()
     for found in (
         scores_of.blended(full, narrow, own.blend, problem),

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from sharcs.errors import InputError
 from sharcs.evaluation.routing import ways_taken
-from sharcs.evaluation.ways import Columns, Doubles, Flags, Numbers, Singles, Way, flops, ways_of
+from sharcs.evaluation.ways import Columns, Doubles, Flags, Numbers, Singles, Way, ways_of
+from sharcs_runtime.policy import flops
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -58,10 +58,3 @@ def sum_along_ways(alone: Doubles, continuation: Doubles | float, ways: Sequence
     """
     later = continuation + (alone - alone[-1])
     return np.stack([alone[way[0]] + np.sum(later[list(way[1:])], axis=0) for way in ways])
-
-
-def flops(coefficients: Doubles, lengths: Numbers) -> Doubles:
-    """Evaluate polynomials c₀ + c₁·T + c₂·T², ``[polynomials, 3]``, for lengths T: ``[inputs, polynomials]``."""
-    powers = lengths.astype(np.float64)[:, None] ** np.arange(3)
-    values: Doubles = powers @ coefficients.T
-    return values
