@@ -9,6 +9,7 @@ Howard et al., Ann. Stat. 2021). The rates that it refuses lie below a lower bou
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +82,7 @@ def _fraction(a: float, b: float, x: float) -> float:
     return value
 
 
+@dataclass(eq=False)
 class DisagreementCounter:
     """Raises an alarm when answers disagree with the full network more often than promised.
 
@@ -104,25 +106,25 @@ class DisagreementCounter:
         InputError: If a setting is out of range.
     """
 
-    def __init__(
-        self,
-        max_disagreement: float,
-        confidence: float = 0.95,
-        check_share: float = 0.05,
-        seed: int = 0,
-    ) -> None:
-        for name, value in (("max_disagreement", max_disagreement), ("confidence", confidence)):
+    max_disagreement: float
+    confidence: float = 0.95
+    check_share: float = 0.05
+    seed: int = 0
+    alarm: bool = field(default=False, init=False)
+    seen: int = field(default=0, init=False)
+    checked: int = field(default=0, init=False)
+    disagreements: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for name in ("max_disagreement", "confidence"):
+            value = getattr(self, name)
             if not 0 < value < 1:
                 raise InputError(f"{name} {value:g}: has to be between 0 and 1")
-        if not 0 < check_share <= 1:
-            raise InputError(f"check_share {check_share:g}: has to be above 0 and at most 1")
-        self.max_disagreement = max_disagreement
-        self.confidence = confidence
-        self.check_share = check_share
-        self.alarm = False
-        self.seen = self.checked = self.disagreements = 0
+        if not 0 < self.check_share <= 1:
+            raise InputError(f"check_share {self.check_share:g}: has to be above 0 and at most 1")
         # Of its own, so that the coins don't repeat what the caller draws from the same seed.
-        self._random = np.random.default_rng((seed, *b"drift"))
+        self._random = np.random.default_rng((self.seed, *b"drift"))
 
     def draw(self, count: int) -> NDArray[np.bool_]:
         """Tell which of the next inputs to check, before they are answered: bool ``[count]``."""

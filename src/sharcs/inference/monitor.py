@@ -7,6 +7,7 @@ checked inputs is the rate of all. Counts and alarm are :mod:`sharcs_runtime.dri
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sharcs.model.text import SharcsForSequenceClassification
 
 
+@dataclass(eq=False)
 class DriftMonitor(DisagreementCounter):
     """Raises an alarm when narrow answers of a model disagree with its full network more often than promised.
 
@@ -35,16 +37,7 @@ class DriftMonitor(DisagreementCounter):
         fall_back: Whether :meth:`predict` runs every input at full width after an alarm.
     """
 
-    def __init__(
-        self,
-        max_disagreement: float,
-        confidence: float = 0.95,
-        check_share: float = 0.05,
-        seed: int = 0,
-        fall_back: bool = False,
-    ) -> None:
-        super().__init__(max_disagreement, confidence, check_share, seed)
-        self.fall_back = fall_back
+    fall_back: bool = False
 
     def policy(self, model: SharcsForSequenceClassification) -> RoutingPolicy:
         """Return the model's policy, and after an alarm one that sends every input through the full network."""
