@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.flop_counter import FlopCounterMode
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -40,10 +38,3 @@ def branch(hidden: int, size: int, labels: int, lengths: Numbers) -> Floats:
     tokens = lengths.astype(np.float64)
     cost: Floats = 2 * tokens * (hidden * size + 4 * size * size) + 4 * tokens**2 * size
     return cost + 2.0 * size * (size + labels)
-
-
-def counted(run: Any) -> int:
-    """Count the FLOPs of a call with PyTorch's own counter; attention has to be in its plain form."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        run()
-    return int(counter.get_total_flops())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,11 @@ from common import DATA, tokenizer
 from sharcs.data.sampling import sampled_rows
 from sharcs.data.texts import TextData, load_texts
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 HELD_OUT = 0.1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,10 @@ class Parts:
     held_out: Rows
     test: Rows
     classes: list[str]
+
+    def measured(self, answer: Callable[[Rows], T]) -> dict[str, T]:
+        """Answer held-out and test rows."""
+        return {"held_out": answer(self.held_out), "test": answer(self.test)}
 
 
 def tokenised(texts: list[str], pairs: list[str] | None, labels: NDArray[np.int64], max_length: int) -> Rows:

@@ -169,9 +169,9 @@ def dynabert(
             finished.parent.mkdir(parents=True, exist_ok=True)
             torch.save({"model": model.state_dict(), "record": record}, finished)
     head = cost.head(network.config, network.labels, network.readout)
-    answers = {}
-    for part in ("held_out", "test"):
-        rows = getattr(parts, part)
+
+    def answer(rows: Rows) -> Answers:
         widths = [len(network.layers) * cost.layer(network.config, rows.lengths, WIDTHS[i]) + head for i in REPORTED]
-        answers[part] = Answers(logits(rows), np.stack(widths))
-    return answers, record
+        return Answers(logits(rows), np.stack(widths))
+
+    return parts.measured(answer), record

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from judge import cost
+from judge import cost, linear
 from judge.answers import Answers
 from judge.networks import Network, accuracy, attention_mask, mean_of_tokens, over
 from judge.training import Fit, Schedule
@@ -66,21 +65,18 @@ def with_reference(logits: Floats, network: Network, rows: Rows) -> Floats:
 
 def linear_heads(network: Network, parts: Parts) -> tuple[dict[str, Answers], dict[str, Any]]:
     """Fit logistic regressions on frozen means; each one's strength is chosen on held-out rows."""
-    every = {part: vectors(network, getattr(parts, part), "mean")[:-1] for part in ("train", "held_out", "test")}
-    chosen, outputs = [], {"held_out": [], "test": []}
-    for index in range(len(every["train"])):
-        scaler = StandardScaler().fit(every["train"][index])
-        fitted = [
-            LogisticRegression(C=strength, max_iter=1000).fit(
-                scaler.transform(every["train"][index]), parts.train.labels
-            )
-            for strength in STRENGTHS
-        ]
-        held = scaler.transform(every["held_out"][index])
-        best = int(np.argmax([model.score(held, parts.held_out.labels) for model in fitted]))
-        chosen.append(STRENGTHS[best])
+    train = vectors(network, parts.train, "mean")[:-1]
+    others = parts.measured(lambda rows: vectors(network, rows, "mean")[:-1])
+    chosen: list[float] = []
+    outputs: dict[str, list[Floats]] = {part: [] for part in others}
+    for index in range(len(train)):
+        scaler = StandardScaler().fit(train[index])
+        held_out = scaler.transform(others["held_out"][index])
+        model, _ = linear.fitted(scaler.transform(train[index]), held_out, parts, STRENGTHS, max_iter=1000)
+        chosen.append(model.C)
         for part, values in outputs.items():
-            values.append(class_logits(fitted[best], scaler.transform(every[part][index]), len(parts.classes)))
+            features = scaler.transform(others[part][index])
+            values.append(linear.class_logits(model, features, len(parts.classes)))
     per_exit = 2.0 * network.config.hidden_size * len(parts.classes)
     answers = {
         part: Answers(
@@ -90,13 +86,6 @@ def linear_heads(network: Network, parts: Parts) -> tuple[dict[str, Answers], di
         for part, values in outputs.items()
     }
     return answers, {"strengths": chosen}
-
-
-def class_logits(model: Any, features: Any, classes: int) -> Floats:
-    """Log-probabilities of all classes, ``[rows, classes]``, where a model has seen some of them only."""
-    logits = np.full((features.shape[0], classes), -20.0, np.float32)
-    logits[:, model.classes_] = np.maximum(model.predict_log_proba(features), -20.0)
-    return logits
 
 
 # DeeBERT: exits of BERT's form on the frozen reference, by labels
@@ -199,19 +188,17 @@ def fastbert(
         each = [F.kl_div(of.log_softmax(-1), teacher, reduction="batchmean", log_target=True) for of in logits]
         return torch.stack(each).sum()
 
-    def logits(part: str) -> Floats:
+    def logits(rows: Rows) -> Floats:
         branches.train(False)
-        return over(getattr(parts, part), lambda inputs: every(inputs)[0])
+        return over(rows, lambda inputs: every(inputs)[0])
 
     def score() -> float:
-        return float(np.mean([accuracy(values, parts.held_out.labels) for values in logits("held_out")]))
+        return float(np.mean([accuracy(values, parts.held_out.labels) for values in logits(parts.held_out)]))
 
     record = Fit(branches, parts.train, loss, score, seed=seed, schedule=schedule, state=state).run()
-    answers = {}
-    for part in ("held_out", "test"):
-        rows = getattr(parts, part)
+
+    def answer(rows: Rows) -> Answers:
         per_exit = cost.branch(network.config.hidden_size, BRANCH, network.labels, rows.lengths)
-        answers[part] = Answers(
-            with_reference(logits(part), network, rows), exit_costs(network, rows.lengths, per_exit)
-        )
-    return answers, record | {"readout": readout}
+        return Answers(with_reference(logits(rows), network, rows), exit_costs(network, rows.lengths, per_exit))
+
+    return parts.measured(answer), record | {"readout": readout}

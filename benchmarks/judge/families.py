@@ -178,36 +178,38 @@ def routed_outcome(view: View, narrow_first: Flags, goes_on: Flags, blend: float
 
 
 @dataclass(frozen=True)
-class RandomRouted:
-    """Ours with rows that go on drawn at random: what the choice of rows is worth. Expected values, no draws."""
+class _ShareRouted:
+    """Ours, every input narrow first, with a share of some rows sent on."""
 
     blend: float = 0.3
 
     def settings(self, held_out: View) -> list[Any]:
         return np.linspace(0, 1, GRID).tolist()
 
-    def apply(self, view: View, setting: Any) -> Outcome:
+    def _sent_on(self, view: View, rows: Flags) -> Outcome:
+        return routed_outcome(view, np.ones(len(rows), np.bool_), rows, self.blend)
+
+    def _ends(self, view: View) -> tuple[Outcome, Outcome]:
+        """With no row sent on, and with all."""
         everything = np.ones(len(view.labels), np.bool_)
-        stays = routed_outcome(view, everything, ~everything, self.blend)
-        goes_on = routed_outcome(view, everything, everything, self.blend)
+        return self._sent_on(view, ~everything), self._sent_on(view, everything)
+
+
+class RandomRouted(_ShareRouted):
+    """Rows that go on are drawn at random: what the choice of rows is worth. Expected values, no draws."""
+
+    def apply(self, view: View, setting: Any) -> Outcome:
+        stays, goes_on = self._ends(view)
         cost, right = (setting * go + (1 - setting) * stay for go, stay in zip(goes_on, stays, strict=True))
         return cost, right
 
 
-@dataclass(frozen=True)
-class OracleRouted:
-    """Ours with the rows sent on that gain by it, known from their labels: what a perfect choice would reach."""
-
-    blend: float = 0.3
-
-    def settings(self, held_out: View) -> list[Any]:
-        return np.linspace(0, 1, GRID).tolist()
+class OracleRouted(_ShareRouted):
+    """Rows that gain are sent on, known from their labels: what a perfect choice would reach."""
 
     def apply(self, view: View, setting: Any) -> Outcome:
-        everything = np.ones(len(view.labels), np.bool_)
-        _, stays = routed_outcome(view, everything, ~everything, self.blend)
-        _, goes = routed_outcome(view, everything, everything, self.blend)
-        gains = np.flatnonzero(goes > stays)
+        (_, stays), (_, goes_on) = self._ends(view)
+        gains = np.flatnonzero(goes_on > stays)
         chosen = np.zeros(len(view.labels), np.bool_)
         chosen[gains[: round(setting * len(gains))]] = True
-        return routed_outcome(view, everything, chosen, self.blend)
+        return self._sent_on(view, chosen)

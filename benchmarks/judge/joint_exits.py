@@ -90,9 +90,9 @@ def joint_exits(
 
     record = Fit(model, parts.train, loss, score, seed=seed, schedule=schedule, state=state).run()
     per_exit = cost.head(network.config, network.labels, "cls") + 2.0 * network.config.hidden_size
-    answers = {}
-    for part in ("held_out", "test"):
-        rows = getattr(parts, part)
+
+    def answer(rows: Rows) -> Answers:
         logits, certainty = outputs(rows)
-        answers[part] = Answers(logits, exit_costs(network, rows.lengths, per_exit), {"certainty": certainty})
-    return answers, record | {"readout": readout}
+        return Answers(logits, exit_costs(network, rows.lengths, per_exit), {"certainty": certainty})
+
+    return parts.measured(answer), record | {"readout": readout}

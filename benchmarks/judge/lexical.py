@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
+from judge import linear
 from judge.answers import Answers
-from judge.exits import class_logits
 
 if TYPE_CHECKING:
     from judge.data import Parts, Rows
@@ -68,16 +67,11 @@ def lexical(parts: Parts, *, seed: int, whole: bool = False) -> tuple[dict[str, 
     """Fit on train; the strength is chosen on held-out rows. It costs two FLOPs a feature found and class."""
     made = Lexical(parts.train, whole=whole)
     train, held = made.features(parts.train), made.features(parts.held_out)
-    fitted = [
-        LogisticRegression(C=strength, max_iter=2000, random_state=seed).fit(train, parts.train.labels)
-        for strength in STRENGTHS
-    ]
-    scores = [model.score(held, parts.held_out.labels) for model in fitted]
-    model = fitted[int(np.argmax(scores))]
-    answers = {}
-    for part in ("held_out", "test"):
-        rows = getattr(parts, part)
-        features = made.features(rows) if len(rows) else held[:0]
+    model, scores = linear.fitted(train, held, parts, STRENGTHS, max_iter=2000, random_state=seed)
+
+    def answer(rows: Rows) -> Answers:
+        features = made.features(rows)
         cost = features.getnnz(axis=1) * 2.0 * len(model.classes_)
-        answers[part] = Answers(class_logits(model, features, len(parts.classes))[None], cost[None])
-    return answers, {"strengths": dict(zip(map(str, STRENGTHS), scores, strict=True))}
+        return Answers(linear.class_logits(model, features, len(parts.classes))[None], cost[None])
+
+    return parts.measured(answer), {"strengths": dict(zip(map(str, STRENGTHS), scores, strict=True))}

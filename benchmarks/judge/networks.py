@@ -108,10 +108,10 @@ def over(rows: Rows, run: Callable[[dict[str, Tensor]], Tensor], batch: int = 64
     return result
 
 
-def answers_of(network: Network, rows: Rows) -> Answers:
-    """Answer rows by a network that always runs whole."""
+def answers_of(network: Any, rows: Rows) -> Answers:
+    """Answer rows by a network that always runs whole, and says by ``flops(lengths)`` what it costs."""
     network.train(False)
-    logits = over(rows, lambda inputs: network(inputs))
+    logits = over(rows, network)
     return Answers(logits[None], network.flops(rows.lengths)[None])
 
 

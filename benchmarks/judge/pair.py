@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,10 +98,15 @@ class Pair:
     # What methods start from
 
     @cached_property
-    def reference(self) -> Network:
-        """The fine-tuned network, with the read-out and the rate that the trial chose."""
+    def fine_tuned_reference(self) -> tuple[Network, dict[str, Any]]:
+        """The fine-tuned network, with the read-out and the rate that the trial chose, and its training's record."""
         chosen = self.study.settings["reference"][self.name]
-        return self._fine_tuned("reference", chosen["readout"], chosen["rate"])[0]
+        return self._fine_tuned("reference", chosen["readout"], chosen["rate"])
+
+    @property
+    def reference(self) -> Network:
+        """The fine-tuned network."""
+        return self.fine_tuned_reference[0]
 
     @cached_property
     def reading_cls(self) -> tuple[Network, dict[str, Any]]:
@@ -159,10 +163,6 @@ class Pair:
         """Vectors of all tokens, from the reference."""
         return students.token_vectors(self.reference, students.STATIC_SIZE, self.seed)
 
-    def both(self, of: Callable[[Rows], Answers]) -> dict[str, Answers]:
-        """Answer held-out and test rows."""
-        return {part: of(getattr(self.parts, part)) for part in ("held_out", "test")}
-
     def distilled(self, make: Callable[[], Any], rate: float, method: str) -> Result:
         """Train a small network on train and on made texts too; held-out rows say which one stays."""
         tried = []
@@ -185,24 +185,19 @@ class Pair:
         best = max(tried, key=lambda each: each[0])
         record = {"chosen": best[1], **{name: record for _, name, _, record in tried}}
         record["train_seconds"] = sum(of["train_seconds"] for _, _, _, of in tried)
-        return students.small_answers(best[2], self.parts), record
-
-    def clean(self) -> None:
-        """Delete what trainings left behind."""
-        shutil.rmtree(self.cache, ignore_errors=True)
+        return self.parts.measured(lambda rows: answers_of(best[2], rows)), record
 
 
 def _reference(pair: Pair) -> Result:
-    network = pair.reference
-    record = torch.load(pair.cache / "reference.pt", weights_only=True)["record"]
-    return pair.both(lambda rows: answers_of(network, rows)), record
+    network, record = pair.fine_tuned_reference
+    return pair.parts.measured(lambda rows: answers_of(network, rows)), record
 
 
 def _ours(pair: Pair) -> Result:
     network, about = pair.reading_cls
     settings = pair.study.settings["ours"]
     model, record = ours.train(network, pair.parts, settings, seed=pair.seed, state=pair.cache / "ours")
-    return pair.both(lambda rows: ours.answers_of(model, pair.reference, rows)), record | about
+    return pair.parts.measured(lambda rows: ours.answers_of(model, pair.reference, rows)), record | about
 
 
 def _exits(kind: str) -> Callable[[Pair], Result]:

@@ -21,6 +21,7 @@ MODULES = (
     "training",
     "exits",
     "joint_exits",
+    "linear",
     "dynabert",
     "students",
     "lexical",

@@ -12,7 +12,6 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from judge import cost
-from judge.answers import Answers
 from judge.networks import Network, accuracy, over
 from judge.training import Fit, Schedule
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from judge.data import Parts, Rows
+    from judge.data import Rows
 
 TEMPERATURE = 2.0
 GRU_INPUTS, GRU_UNITS = 128, 64
@@ -181,13 +180,3 @@ class TokenModel(nn.Module):
         if not self.units:
             return np.full(len(lengths), head) + 2.0 * lengths * self.size
         return cost.gru(self.table.shape[1], self.units, 0, lengths) + head
-
-
-def small_answers(model: Network | TokenModel, parts: Parts) -> dict[str, Answers]:
-    """Answer held-out and test rows by a small network."""
-    answers = {}
-    for part in ("held_out", "test"):
-        rows = getattr(parts, part)
-        model.train(False)
-        answers[part] = Answers(over(rows, model)[None], model.flops(rows.lengths)[None])
-    return answers

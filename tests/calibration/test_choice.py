@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from helpers.population import CLASSES, make_population, resample
+from helpers.toys import below_threshold
 from sharcs import InputError
 from sharcs.calibration import choice, policies
 from sharcs.calibration.choice import Constraint, choose
 from sharcs.calibration.policies import policy_paths
 from sharcs.config import RoutingPolicy
 from sharcs.evaluation.ways import sum_along_ways, ways_of
-from sharcs_runtime.policy import choose_width, unsure
+from sharcs_runtime.policy import choose_width
 
 RESAMPLES = 2000
 
@@ -75,7 +76,7 @@ def test_policies_are_tried_as_the_network_routes(widths):
     row = np.arange(300)
     for index, policy in enumerate(tried):
         first = choose_width(answers.router_logits, answers.relative_costs, policy, answers.names)
-        escalates = unsure(answers.scores[row, first], first, policy, answers.names)
+        escalates = below_threshold(answers.scores[row, first], first, policy, answers.names)
         last = np.where(escalates, len(widths) - 1, first)
         way = [ways.index((a,) if a == b else (a, b)) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
         said = answers.way_predictions[row, way]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from judge import cost, exits, lexical, made_texts, students, training
@@ -104,22 +105,29 @@ def test_rows_are_answered_as_one_by_one(network, parts):
         np.testing.assert_allclose(together[row], over(parts.train.take([row]), network)[0], atol=1e-5)
 
 
+def counted(run):
+    """Count the FLOPs of a call with PyTorch's own counter."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops()
+
+
 def test_costs_are_those_of_the_counter(network):
     inputs = {name: torch.ones(1, 17, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     inputs["token_type_ids"] = torch.zeros(1, 17, dtype=torch.long)
     with sdpa_kernel(SDPBackend.MATH):
-        assert cost.counted(lambda: network(inputs)) == network.flops(np.array([17]))[0]
+        assert counted(lambda: network(inputs)) == network.flops(np.array([17]))[0]
         branch = exits.Branch(network, "mean")
         hidden = torch.zeros(1, 17, 384)
         expected = cost.branch(384, exits.BRANCH, 2, np.array([17]))[0]
-        assert cost.counted(lambda: branch(hidden, inputs)) == expected
+        assert counted(lambda: branch(hidden, inputs)) == expected
         thin = DynaBert.__new__(DynaBert)
         torch.nn.Module.__init__(thin)
         thin.network, thin.config = network, network.config
         expected = 6 * cost.layer(network.config, np.array([17]), 0.25) + cost.head(
             network.config, 2, network.readout
         )
-        assert cost.counted(lambda: thin.run(inputs, 0.25)) == expected[0]
+        assert counted(lambda: thin.run(inputs, 0.25)) == expected[0]
 
 
 def test_a_gru_costs_its_matrix_products():
@@ -297,6 +305,25 @@ def test_an_interrupted_training_goes_on_to_the_same_result(tmp_path, monkeypatc
     assert torch.equal(again.weight, model.weight)
     assert len(steps) == 4 * 5 - 9
     assert not (tmp_path / "state").exists()
+
+
+def test_the_best_weights_outlive_an_interruption(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_STATES", -1)
+    values = [0.0, 0.9, 0.1, 0.2, 0.3, 0.4]  # the best is that of the first epoch, before the interruption
+
+    def with_scores(fitted, left):
+        scores = iter(left)
+        fitted.score = lambda: next(scores)
+        return fitted
+
+    model, whole, _ = fit()
+    with_scores(whole, values).run()
+    _, stopped, _ = fit(tmp_path / "state", stop_at=7)
+    with pytest.raises(KeyboardInterrupt):
+        with_scores(stopped, values).run()
+    again, resumed, _ = fit(tmp_path / "state")
+    with_scores(resumed, values[2:]).run()
+    assert torch.equal(again.weight, model.weight)
 
 
 def test_training_ends_when_held_out_rows_stop_rising():

@@ -109,6 +109,16 @@ def test_random_routing_is_the_mean_over_draws_and_the_oracle_takes_what_gains()
     assert right.tolist() == [1, 1, 1, 0]
 
 
+def test_the_oracle_sends_no_row_on_that_would_be_spoilt():
+    narrow, full = logits_of([1, 0], [2.0, 2.0]), logits_of([0, 1], [2.0, 2.0])
+    continuation = {"continuation": np.full((1, 2), 0.8, np.float32)}
+    answers = Answers(np.stack([narrow, full]), np.array([[10.0] * 2, [105.0] * 2]), continuation)
+    view = View(answers, Answers(full[None], np.full((1, 2), 100.0)), np.array([1, 1]))
+    cost, right = OracleRouted(blend=0.0).apply(view, 1.0)
+    assert cost.tolist() == pytest.approx([10, 90])
+    assert right.tolist() == [1, 1]
+
+
 # Curves and budgets
 
 

@@ -47,6 +47,11 @@ def test_verdicts_count_sets(content):
     assert cells(tables.verdicts(content))[2] == ["PICK", "1 / 1 of 2", "-"]
 
 
+def test_ahead_stands_before_behind(content):
+    content["verdicts"]["PICK"]["0.1"] = {"sst2": "ahead", "sick": "ahead", "cola": "behind", "mrpc": "level"}
+    assert cells(tables.verdicts(content))[2] == ["PICK", "2 / 1 of 4", "-"]
+
+
 def test_every_table_can_be_laid_out(content):
     for make in tables.TABLES.values():
         rows = cells(make(content))
