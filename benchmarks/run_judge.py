@@ -33,7 +33,7 @@ def pairs(sets: list[str], seeds: list[int] | None) -> list[tuple[str, int]]:
 
 
 def tune(options: argparse.Namespace) -> None:
-    """Try settings on train and held-out rows, as far as the time goes; what was tried is skipped."""
+    """Try settings on train and held-out rows of some sets, as far as the time goes; what was tried is skipped."""
     from judge import tuning
 
     end = time.time() + 60 * options.minutes
@@ -41,7 +41,7 @@ def tune(options: argparse.Namespace) -> None:
         if time.time() < end:
             tuning.try_reference(name)
     for name in tuning.SETS:
-        if time.time() < end:
+        if name in options.sets and time.time() < end:
             tuning.try_peers(name, Study.read().settings)
 
 

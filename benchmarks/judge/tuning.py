@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common import machine, save
+from common import machine, processor_seconds, save
 from judge.data import load
 from judge.networks import READOUTS
 from judge.pair import METHODS, Pair
@@ -59,9 +58,9 @@ def try_reference(name: str) -> None:
     file = FOLDER / "tuning" / f"{name}-reference.json"
     if file.exists():
         return
-    start = time.time()
+    start = processor_seconds()
     runs = trial(Tuning("tuning", {}).parts(name))
-    save(file, {"set": name, "seconds": time.time() - start, "runs": runs, **machine()})
+    save(file, {"set": name, "processor_seconds": processor_seconds() - start, "runs": runs, **machine()})
     print(name, "reference", chosen_reference(name), flush=True)
 
 
@@ -86,9 +85,10 @@ def try_peers(name: str, base: dict[str, Any]) -> None:
                 continue
             pair = Pair(Tuning("tuning", settings | {kind: combination}), name, 0)
             pair.state_name = f"{kind}-{len(content['runs'])}-"
-            start = time.time()
+            start = processor_seconds()
             _, record = METHODS[method](pair)
-            run = {"kind": kind, "values": combination, "score": best_score(record), "seconds": time.time() - start}
+            spent = processor_seconds() - start
+            run = {"kind": kind, "values": combination, "score": best_score(record), "processor_seconds": spent}
             content["runs"].append(run)
             save(file, content)
             print(name, run, flush=True)
