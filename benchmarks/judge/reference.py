@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,20 +46,25 @@ def new_network(parts: Parts, readout: str, seed: int, layers: int | None = None
     return Network(len(parts.classes), readout, layers)
 
 
+def part_of(parts: Parts) -> Parts:
+    """Keep as much of train as settings are tried on; see :func:`trial`."""
+    rows = int(max(TRIAL_ROWS, TRIAL_TOKENS / parts.train.lengths.mean()))
+    names = [parts.classes[label] for label in parts.train.labels]
+    kept = sampled_rows(names, min(rows, len(parts.train)), seed=0)
+    return replace(parts, train=parts.train.take(kept), test=parts.test.take([]))
+
+
 def trial(parts: Parts) -> list[dict[str, Any]]:
     """Try both read-outs and the rates for two epochs on a part of train; held-out rows score them.
 
     The part has 60,000 tokens at most, so that a trial takes a few minutes; with few rows a class all read-outs look
     alike, hence at least 2,000 rows where there are.
     """
-    rows = int(max(TRIAL_ROWS, TRIAL_TOKENS / parts.train.lengths.mean()))
-    names = [parts.classes[label] for label in parts.train.labels]
-    kept = sampled_rows(names, min(rows, len(parts.train)), seed=0)
-    small = type(parts)(parts.train.take(kept), parts.held_out, parts.test.take([]), parts.classes)
+    small = part_of(parts)
     tried = []
     for readout in READOUTS:
         for rate in RATES:
             network = new_network(parts, readout, 0)
             record = fine_tune(network, small, seed=0, schedule=Schedule(rate, epochs=2))
-            tried.append({"readout": readout, "rate": rate, "rows": len(kept), **record})
+            tried.append({"readout": readout, "rate": rate, "rows": len(small.train), **record})
     return tried

@@ -13,7 +13,7 @@ from common import machine, processor_seconds, save
 from judge.data import load
 from judge.networks import READOUTS
 from judge.pair import METHODS, Pair
-from judge.reference import trial
+from judge.reference import part_of, trial
 from judge.settings import FOLDER, Study
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ GRID: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
 
 
 class Tuning(Study):
-    """A study that has no test rows: held-out rows stand in their place."""
+    """A study that has no test rows, and a part of train; held-out rows stand in the place of the former."""
 
     def parts(self, name: str) -> Parts:
         """Hand out train and held-out rows."""
-        rows = load(name)
+        rows = part_of(load(name))
         return replace(rows, test=rows.held_out)
 
 
