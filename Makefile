@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo/reuters-r8
 
-.PHONY: help setup fix quality test test-fast docs demo
+.PHONY: help setup fix quality test test-extended test-fast docs demo
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -31,11 +31,14 @@ quality: setup ## ruff, mypy, the direction of imports, the docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would count no warnings
 
 # A process a core; a file's tests stay together, since what they share takes long to train.
-test: quality ## quality and all tests: what CI runs
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: quality ## quality and the tests: what CI runs
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not extended"
+
+test-extended: setup ## more cases of what the tests show already
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m extended
 
 test-fast: setup ## the tests without those that train a real encoder or repeat a long check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not extended"
 
 docs: setup ## the documentation as a site, in site/; it loads nothing from elsewhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -165,7 +165,7 @@ def kill_in_the_middle(command, folder, windows):
     assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl.gz"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet", pytest.param("jsonl.gz", marks=pytest.mark.extended)])
 def test_a_killed_run_goes_on_to_the_same_bytes(toys, tmp_path, suffix, small_windows, monkeypatch):
     data = write_csv(tmp_path / "data.csv", rows_of(400))
     whole, output = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"

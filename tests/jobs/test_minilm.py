@@ -11,7 +11,7 @@ from sharcs.data.named import builtin_table
 from sharcs.data.tables import write_table
 from sharcs_cli import app as cli
 
-TRAIN_ROWS, TEST_ROWS = 500, 400
+TRAIN_ROWS, TEST_ROWS = 400, 300
 
 
 def sharcs(monkeypatch, *arguments):
@@ -31,7 +31,7 @@ def test_minilm_learns_reuters_far_above_the_majority_class(tmp_path, monkeypatc
     model = tmp_path / "model"
     sharcs(
         monkeypatch, "train", "--data", "reuters-r8:train", "--max-train-samples", TRAIN_ROWS, "--output", model,
-        "--max-length", 32, "--epochs", 5, "--learning-rate", 3e-4,
+        "--max-length", 24, "--epochs", 4, "--learning-rate", 3e-4,
     )  # fmt: skip
     sharcs(monkeypatch, "evaluate", model, "--data", tmp_path / "test.csv", "--json", tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())

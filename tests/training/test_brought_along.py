@@ -78,7 +78,7 @@ class Full:
         self.sizes.append(rows)
 
 
-@each_recipe
+@pytest.mark.parametrize("recipe", [PLUS, pytest.param(PAPER, marks=pytest.mark.extended)])
 def test_the_batch_size_is_found(tmp_path, recipe):
     model, full = tiny_model(weights=RECIPES[recipe].weights), Full(4)
     model.encoder.register_forward_pre_hook(full, with_kwargs=True)

@@ -141,7 +141,7 @@ except InputError as error:
 """
 
 
-@each_recipe
+@pytest.mark.parametrize("recipe", [PLUS, pytest.param(PAPER, marks=pytest.mark.extended)])
 def test_several_processes_are_refused_before_the_first_step(tmp_path, recipe):
     tests = str(Path(__file__).parents[1])
     script = tmp_path / "train.py"
