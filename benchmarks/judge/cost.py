@@ -21,10 +21,9 @@ def layer(config: Any, lengths: Numbers, width: float = 1.0) -> Floats:
     return cost
 
 
-def head(config: Any, labels: int, readout: str) -> float:
-    """The classifier, behind BERT's pooler where [CLS] is read."""
-    pooler = config.hidden_size if readout == "cls" else 0
-    return 2.0 * config.hidden_size * (pooler + labels)
+def head(config: Any, labels: int) -> float:
+    """The classifier, behind BERT's pooler."""
+    return 2.0 * config.hidden_size * (config.hidden_size + labels)
 
 
 def gru(inputs: int, units: int, labels: int, lengths: Numbers) -> Floats:

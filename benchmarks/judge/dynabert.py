@@ -168,7 +168,7 @@ def dynabert(
         if finished is not None:
             finished.parent.mkdir(parents=True, exist_ok=True)
             torch.save({"model": model.state_dict(), "record": record}, finished)
-    head = cost.head(network.config, network.labels, network.readout)
+    head = cost.head(network.config, network.labels)
 
     def answer(rows: Rows) -> Answers:
         widths = [len(network.layers) * cost.layer(network.config, rows.lengths, WIDTHS[i]) + head for i in REPORTED]

@@ -131,7 +131,7 @@ def deebert(
         return float(np.mean([accuracy(values, parts.held_out.labels) for values in logits("held_out")]))
 
     record = Fit(exits, parts.train, loss, score, seed=seed, schedule=schedule).run()
-    per_exit = cost.head(network.config, network.labels, "cls")
+    per_exit = cost.head(network.config, network.labels)
     answers = {
         part: Answers(
             with_reference(logits(part), network, getattr(parts, part)),

@@ -178,38 +178,32 @@ def routed_outcome(view: View, narrow_first: Flags, goes_on: Flags, blend: float
 
 
 @dataclass(frozen=True)
-class _ShareRouted:
-    """Ours, every input narrow first, with a share of some rows sent on."""
+class ByShare:
+    """One step for every input, and a share of the inputs sent on to the reference: what a choice of inputs is worth.
 
+    By chance, outcomes are expected values, without draws. An oracle knows from the labels which inputs gain by it,
+    and sends these.
+
+    Attributes:
+        step: The first answer.
+        oracle: Whether the inputs are those that gain.
+        blend: Weight of the first answer in that of an input that goes on.
+    """
+
+    step: int = 0
+    oracle: bool = False
     blend: float = 0.3
 
     def settings(self, held_out: View) -> list[Any]:
         return np.linspace(0, 1, GRID).tolist()
 
-    def _sent_on(self, view: View, rows: Flags) -> Outcome:
-        return routed_outcome(view, np.ones(len(rows), np.bool_), rows, self.blend)
-
-    def _ends(self, view: View) -> tuple[Outcome, Outcome]:
-        """With no row sent on, and with all."""
-        everything = np.ones(len(view.labels), np.bool_)
-        return self._sent_on(view, ~everything), self._sent_on(view, everything)
-
-
-class RandomRouted(_ShareRouted):
-    """Rows that go on are drawn at random: what the choice of rows is worth. Expected values, no draws."""
-
     def apply(self, view: View, setting: Any) -> Outcome:
-        stays, goes_on = self._ends(view)
-        cost, right = (setting * go + (1 - setting) * stay for go, stay in zip(goes_on, stays, strict=True))
-        return cost, right
-
-
-class OracleRouted(_ShareRouted):
-    """Rows that gain are sent on, known from their labels: what a perfect choice would reach."""
-
-    def apply(self, view: View, setting: Any) -> Outcome:
-        (_, stays), (_, goes_on) = self._ends(view)
-        gains = np.flatnonzero(goes_on > stays)
-        chosen = np.zeros(len(view.labels), np.bool_)
-        chosen[gains[: round(setting * len(gains))]] = True
-        return self._sent_on(view, chosen)
+        first, later = view.answers.step(self.step), view.reference
+        stays = view.right(first.logits[0]).astype(float)
+        goes_on = view.right(blended(later.logits[0], first.logits[0], self.blend)).astype(float)
+        share = np.full(len(view.labels), float(setting))
+        if self.oracle:
+            gains = np.flatnonzero(goes_on > stays)
+            share[:] = 0.0
+            share[gains[: round(setting * len(gains))]] = 1.0
+        return first.cost[0] + share * later.cost[0], stays + share * (goes_on - stays)

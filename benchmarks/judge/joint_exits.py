@@ -89,7 +89,7 @@ def joint_exits(
         return float(np.mean([accuracy(of_exit, parts.held_out.labels) for of_exit in logits]))
 
     record = Fit(model, parts.train, loss, score, seed=seed, schedule=schedule, state=state).run()
-    per_exit = cost.head(network.config, network.labels, "cls") + 2.0 * network.config.hidden_size
+    per_exit = cost.head(network.config, network.labels) + 2.0 * network.config.hidden_size
 
     def answer(rows: Rows) -> Answers:
         logits, certainty = outputs(rows)

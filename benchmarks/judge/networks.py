@@ -34,7 +34,8 @@ class Network(nn.Module):
 
     Args:
         labels: How many classes there are.
-        readout: ``cls``, the first token through BERT's pooler as transformers has it, or ``mean`` of the tokens.
+        readout: What goes through BERT's pooler: ``cls``, the first token as transformers has it, or in its place the
+            ``mean`` of the tokens, as the package's read-out of that name has it.
         layers: How many layers; all by default.
     """
 
@@ -66,8 +67,8 @@ class Network(nn.Module):
 
     def read(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Turn the last layer's output into logits ``[batch, labels]``."""
-        vector = self.model.bert.pooler(hidden) if self.readout == "cls" else mean_of_tokens(hidden, mask)
-        logits: Tensor = self.model.classifier(self.model.dropout(vector))
+        first = hidden if self.readout == "cls" else mean_of_tokens(hidden, mask).unsqueeze(1)
+        logits: Tensor = self.model.classifier(self.model.dropout(self.model.bert.pooler(first)))
         return logits
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -77,7 +78,7 @@ class Network(nn.Module):
     def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         """What it costs on inputs of these lengths."""
         per_layer = cost.layer(self.config, lengths)
-        return len(self.layers) * per_layer + cost.head(self.config, self.labels, self.readout)
+        return len(self.layers) * per_layer + cost.head(self.config, self.labels)
 
 
 def attention_mask(inputs: dict[str, Tensor]) -> Tensor:

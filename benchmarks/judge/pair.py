@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from common import machine, processor_seconds
-from judge import answers, exits, lexical, ours, reference, students
+from judge import answers, exits, front, lexical, narrow, reference, students
 from judge.data import APPENDIX, SETS
 from judge.dynabert import dynabert
 from judge.joint_exits import joint_exits
@@ -108,15 +108,6 @@ class Pair:
         """The fine-tuned network."""
         return self.fine_tuned_reference[0]
 
-    @cached_property
-    def reading_cls(self) -> tuple[Network, dict[str, Any]]:
-        """The network that ours starts from: the reference if it reads [CLS], else one that does."""
-        chosen = self.study.settings["reference"][self.name]
-        if chosen["readout"] == "cls":
-            return self.reference, {"own_full_network": False}
-        network, record = self._fine_tuned("reading-cls", "cls", chosen["cls_rate"])
-        return network, {"own_full_network": True, "full_network": record}
-
     def _fine_tuned(self, name: str, readout: str, rate: float) -> tuple[Network, dict[str, Any]]:
         """Fine-tune the whole network, or read it where it was done already."""
         network = reference.new_network(self.parts, readout, self.seed)
@@ -194,10 +185,22 @@ def _reference(pair: Pair) -> Result:
 
 
 def _ours(pair: Pair) -> Result:
-    network, about = pair.reading_cls
-    settings = pair.study.settings["ours"]
-    model, record = ours.train(network, pair.parts, settings, seed=pair.seed, state=pair.cache / "ours")
-    return pair.parts.measured(lambda rows: ours.answers_of(model, pair.reference, rows)), record | about
+    settings = pair.study.settings["front"]
+    model, record = front.train(
+        pair.reference,
+        pair.parts,
+        settings,
+        made_texts=pair.study.settings["made_texts"] * len(pair.parts.train),
+        seed=pair.seed,
+        state=pair.cache / "ours",
+    )
+    return pair.parts.measured(lambda rows: front.answers_of(model, rows)), record
+
+
+def _narrow(pair: Pair) -> Result:
+    settings = pair.study.settings["narrow"]
+    model, record = narrow.train(pair.reference, pair.parts, settings, seed=pair.seed, state=pair.cache / "narrow")
+    return pair.parts.measured(lambda rows: narrow.answers_of(model, pair.reference, rows)), record
 
 
 def _exits(kind: str) -> Callable[[Pair], Result]:
@@ -255,6 +258,7 @@ def _tokens(units: int, size: int) -> Callable[[Pair], Result]:
 METHODS: dict[str, Callable[[Pair], Result]] = {
     "reference": _reference,
     "ours": _ours,
+    "narrow": _narrow,
     "tfidf": lambda pair: lexical.lexical(pair.parts, seed=pair.seed),
     "tfidf-whole": lambda pair: lexical.lexical(pair.parts, seed=pair.seed, whole=True),
     "static": _tokens(0, students.STATIC_SIZE),

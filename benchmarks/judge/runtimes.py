@@ -192,8 +192,8 @@ def ctranslate2(network: Network, folder: Path, threads: int, compute: str) -> B
         types = inputs["token_type_ids"].tolist()
         output = encoder.forward_batch(ids, lengths, token_type_ids=types)
         hidden = torch.from_numpy(np.array(output.last_hidden_state))
-        vector = network.model.bert.pooler(hidden) if network.readout == "cls" else mean_of_tokens(hidden, mask)
-        logits: Logits = classifier(vector).numpy()
+        first = hidden if network.readout == "cls" else mean_of_tokens(hidden, mask).unsqueeze(1)
+        logits: Logits = classifier(network.model.bert.pooler(first)).numpy()
         return logits
 
     return Batched(answer)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from judge import answers
 from judge.curves import Curve, at_budget, curve_of, pick, reference_curve
 from judge.data import load
-from judge.families import Cascade, Exits, Family, OracleRouted, RandomRouted, Routed, Static, View
+from judge.families import ByShare, Cascade, Exits, Family, Routed, Static, View
+from judge.front import chains
 from judge.intervals import MOST_GAINED, Floats, draws, mean_over_sets, set_interval
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 OURS = "ours"
 PICK = "PICK"
 # Beside ours, not against it.
-OWN = ("ours, random", "ours, oracle", "ours, static")
+OWN = ("ours, random", "ours, oracle", "ours, static", "narrow")
 SMALL = ("tfidf", "static", "gru", "1-layer", "2-layers", "3-layers")
 EXITS = {
     "exits (DeeBERT)": ("exits", "entropy"),
@@ -39,10 +40,11 @@ EXITS = {
 def ways() -> dict[str, tuple[str, list[Family]]]:
     """Name every way to use a method: the file of answers that it reads, and its families."""
     found: dict[str, tuple[str, list[Family]]] = {
-        OURS: (OURS, [Routed()]),
-        "ours, random": (OURS, [RandomRouted()]),
-        "ours, oracle": (OURS, [OracleRouted()]),
+        OURS: (OURS, [Static(0), Static(1), *chains()]),
+        "ours, random": (OURS, [ByShare(0), ByShare(1)]),
+        "ours, oracle": (OURS, [ByShare(0, oracle=True), ByShare(1, oracle=True)]),
         "ours, static": (OURS, [Static(0), Static(1)]),
+        "narrow": ("narrow", [Routed()]),
     }
     for method in (*SMALL, "tfidf-whole"):
         found[method] = (method, [Static()])

@@ -27,6 +27,7 @@ MODULES = (
     "lexical",
     "made_texts",
     "families",
+    "front",
     "curves",
     "data",
 )

@@ -76,8 +76,7 @@ def first_layers(network: Network, layers: int, readout: str, seed: int) -> Netw
         mine.load_state_dict(theirs.state_dict())
     if readout == network.readout:
         student.model.classifier = copy.deepcopy(network.model.classifier)
-        if readout == "cls":
-            student.model.bert.pooler = copy.deepcopy(network.model.bert.pooler)
+        student.model.bert.pooler = copy.deepcopy(network.model.bert.pooler)
     return student
 
 

@@ -65,11 +65,10 @@ def try_reference(name: str) -> None:
 
 
 def chosen_reference(name: str) -> dict[str, Any]:
-    """Read what the trial of a set's reference says: the best of all, and the best rate for [CLS]."""
+    """Read what the trial of a set's reference says is best."""
     runs = json.loads((FOLDER / "tuning" / f"{name}-reference.json").read_text())["runs"]
     best = max(runs, key=best_score)
-    cls = max((run for run in runs if run["readout"] == "cls"), key=best_score)
-    return {"readout": best["readout"], "rate": best["rate"], "cls_rate": cls["rate"]}
+    return {"readout": best["readout"], "rate": best["rate"]}
 
 
 def try_peers(name: str, base: dict[str, Any]) -> None:

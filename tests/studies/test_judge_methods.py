@@ -19,6 +19,7 @@ from judge import cost, exits, lexical, made_texts, students, training
 from judge.data import Parts, Rows, tokenised
 from judge.dynabert import DynaBert, distillation_loss
 from judge.joint_exits import JointExits, exit_weights, joint_loss
+from judge.narrow import routed
 from judge.networks import Network, answers_of, mean_of_tokens, over
 from judge.settings import SettingsError, Study
 from judge.training import Fit, Schedule, batches
@@ -96,7 +97,8 @@ def test_a_network_is_the_plain_model_with_cls_and_a_mean_of_its_tokens_otherwis
             return
         for row, ids in enumerate([parts.train.ids[i] for i in (0, 1, 3)]):
             mean = plain.hidden_states[-1][row, : len(ids)].mean(0)
-            torch.testing.assert_close(logits[row], network.model.classifier(mean), atol=1e-5, rtol=1e-5)
+            pooled = network.model.bert.pooler(mean[None, None])[0]
+            torch.testing.assert_close(logits[row], network.model.classifier(pooled), atol=1e-5, rtol=1e-5)
 
 
 def test_rows_are_answered_as_one_by_one(network, parts):
@@ -112,6 +114,14 @@ def counted(run):
     return counter.get_total_flops()
 
 
+def test_our_full_network_is_the_reference(network, parts):
+    model = routed(network, widths=(0.25, 1.0)).train(False)
+    found = over(parts.held_out, lambda inputs: model(**inputs, width=1.0).logits)
+    np.testing.assert_allclose(found, over(parts.held_out, network), atol=1e-5)
+    plain = model.cost_coefficients()[-1].numpy() @ np.array([1.0, 17.0, 289.0])
+    assert plain == network.flops(np.array([17]))[0]
+
+
 def test_costs_are_those_of_the_counter(network):
     inputs = {name: torch.ones(1, 17, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     inputs["token_type_ids"] = torch.zeros(1, 17, dtype=torch.long)
@@ -124,9 +134,7 @@ def test_costs_are_those_of_the_counter(network):
         thin = DynaBert.__new__(DynaBert)
         torch.nn.Module.__init__(thin)
         thin.network, thin.config = network, network.config
-        expected = 6 * cost.layer(network.config, np.array([17]), 0.25) + cost.head(
-            network.config, 2, network.readout
-        )
+        expected = 6 * cost.layer(network.config, np.array([17]), 0.25) + cost.head(network.config, 2)
         assert counted(lambda: thin.run(inputs, 0.25)) == expected[0]
 
 

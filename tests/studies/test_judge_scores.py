@@ -13,7 +13,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from judge import answers as files
 from judge.answers import Answers
 from judge.curves import Curve, Mix, at_budget, curve_of, ladder, pick, reference_curve
-from judge.families import Cascade, Exits, OracleRouted, RandomRouted, Routed, Static, View, scores
+from judge.families import ByShare, Cascade, Exits, Routed, Static, View, scores
+from judge.front import Chain, chains
 from judge.intervals import Interval, draws, holm, mean_over_sets, seed_variance, set_interval
 from judge.scoring import OURS, PICK, PairScores, Scores, counted, matthews
 
@@ -99,24 +100,63 @@ def test_a_heavy_cost_starts_every_input_narrow():
     assert cost.tolist() == [10] * 4
 
 
-def test_random_routing_is_the_mean_over_draws_and_the_oracle_takes_what_gains():
+def test_a_share_by_chance_is_the_mean_over_draws_and_the_oracle_takes_what_gains():
     view = routed_view()
-    cost, right = RandomRouted(blend=0.0).apply(view, 0.25)
-    assert cost.tolist() == pytest.approx([0.75 * 10 + 0.25 * 90] * 4)
+    cost, right = ByShare(blend=0.0).apply(view, 0.25)
+    assert cost.tolist() == pytest.approx([10 + 0.25 * 100] * 4)
     assert right.tolist() == pytest.approx([1, 1, 0.25, 0])
-    cost, right = OracleRouted(blend=0.0).apply(view, 1.0)
-    assert cost.tolist() == pytest.approx([10, 10, 90, 10])
+    cost, right = ByShare(oracle=True, blend=0.0).apply(view, 1.0)
+    assert cost.tolist() == pytest.approx([10, 10, 110, 10])
     assert right.tolist() == [1, 1, 1, 0]
 
 
 def test_the_oracle_sends_no_row_on_that_would_be_spoilt():
-    narrow, full = logits_of([1, 0], [2.0, 2.0]), logits_of([0, 1], [2.0, 2.0])
-    continuation = {"continuation": np.full((1, 2), 0.8, np.float32)}
-    answers = Answers(np.stack([narrow, full]), np.array([[10.0] * 2, [105.0] * 2]), continuation)
-    view = View(answers, Answers(full[None], np.full((1, 2), 100.0)), np.array([1, 1]))
-    cost, right = OracleRouted(blend=0.0).apply(view, 1.0)
-    assert cost.tolist() == pytest.approx([10, 90])
+    first, full = logits_of([1, 0], [2.0, 2.0]), logits_of([0, 1], [2.0, 2.0])
+    view = View(
+        Answers(first[None], np.full((1, 2), 10.0)), Answers(full[None], np.full((1, 2), 100.0)), np.array([1, 1])
+    )
+    cost, right = ByShare(oracle=True, blend=0.0).apply(view, 1.0)
+    assert cost.tolist() == pytest.approx([10, 110])
     assert right.tolist() == [1, 1]
+
+
+def test_a_chain_goes_on_while_it_is_unsure_and_averages_what_is_at_hand():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(3, 40, 4)).astype(np.float32)
+    labels = generator.integers(0, 4, 40)
+    costs = np.array([1.0, 12.0, 100.0])
+    view = View(
+        Answers(logits[:2], np.repeat(costs[:2, None], 40, 1)), Answers(logits[2:], np.full((1, 40), 100.0)), labels
+    )
+    cost, right = Chain((0, 1)).apply(view, (0.3, (0.5, 0.6)))
+    ends = set()
+    for row in range(40):
+        at_hand, spent = softmax(logits[0, row].astype(np.float64)), 1.0
+        for step, limit in ((1, 0.5), (2, 0.6)):
+            if at_hand.max() >= limit:
+                break
+            at_hand = 0.7 * softmax(logits[step, row].astype(np.float64)) + 0.3 * at_hand
+            spent += costs[step]
+        ends.add(spent)
+        assert cost[row] == pytest.approx(spent)
+        assert right[row] == (at_hand.argmax() == labels[row])
+    assert ends == {1.0, 13.0, 113.0}
+    cost, _ = Chain((0, 1), to_full=False).apply(view, (0.0, (1e9,)))
+    assert set(cost) == {13.0}
+
+
+def test_the_settings_of_a_chain_go_from_the_first_step_alone_to_everything():
+    generator = np.random.default_rng(1)
+    view = View(
+        Answers(generator.normal(size=(2, 50, 3)).astype(np.float32), np.repeat([[1.0], [12.0]], 50, 1)),
+        Answers(generator.normal(size=(1, 50, 3)).astype(np.float32), np.full((1, 50), 100.0)),
+        generator.integers(0, 3, 50),
+    )
+    for chain in chains():
+        costs = [chain.apply(view, setting)[0].mean() for setting in chain.settings(view)]
+        first, last = chain.steps[0], sum((1.0, 12.0)[step] for step in chain.steps) + 100 * chain.to_full
+        assert min(costs) == pytest.approx((1.0, 12.0)[first])
+        assert max(costs) == pytest.approx(last)
 
 
 # Curves and budgets

@@ -1,4 +1,4 @@
-"""Ours, by the recipe as the package has it, from the reference's network."""
+"""The narrow network and the router of sharcs+, by the package's recipe, from the reference's network."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from judge.data import Parts, Rows
     from judge.networks import Network
 
+READOUTS = {"cls": "first", "mean": "mean"}  # as the package calls them
+
 
 def as_dataset(rows: Rows) -> datasets.Dataset:
     """Turn rows into what a Trainer takes."""
@@ -35,18 +37,21 @@ def as_dataset(rows: Rows) -> datasets.Dataset:
     return datasets.Dataset.from_dict(content)
 
 
+def routed(network: Network, **settings: Any) -> SharcsForSequenceClassification:
+    """Wrap a fine-tuned network: at full width it is the same, read-out included."""
+    with tempfile.TemporaryDirectory() as folder:
+        network.model.save_pretrained(folder)
+        return SharcsForSequenceClassification.from_encoder(
+            folder, num_labels=network.labels, readout=READOUTS[network.readout], **settings
+        )
+
+
 def train(
     network: Network, parts: Parts, settings: dict[str, Any], *, seed: int, state: Path
 ) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
-    """Give a fine-tuned network, which reads [CLS], its narrow network and its router."""
-    if network.readout != "cls":
-        raise ValueError("the recipe as it is reads [CLS]")
+    """Give a fine-tuned network its narrow network and its router."""
     transformers.set_seed(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        network.model.save_pretrained(folder)
-        model = SharcsForSequenceClassification.from_encoder(
-            folder, num_labels=network.labels, router_layer=settings["router_layer"]
-        )
+    model = routed(network, router_layer=settings["router_layer"])
     arguments = SharcsTrainingArguments(
         str(state),
         seed=seed,
