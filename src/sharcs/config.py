@@ -12,14 +12,15 @@ from transformers.configuration_utils import SubConfigSpec
 
 from sharcs.encoders.architectures import head_groups, layers_config
 from sharcs.errors import InputError
-from sharcs.spec import OWN, SHARED, SubnetworkSpec, spec_of_width
+from sharcs.spec import FIRST, MEAN, OWN, SHARED, SubnetworkSpec, check_front, front_specs, spec_of_width
+from sharcs.stored import policy_for_budget, policy_of
 from sharcs_runtime.policy import RoutingPolicy
 
 __all__ = ["BLEND", "RoutingPolicy", "SharcsConfig", "default_router_layer", "policy_for_budget", "policy_of"]
 
 FORMAT = 2
 # Given at construction; a file holds what they are short for.
-SHORT_FORMS = ("widths", "router_layer", "router_hidden_size", "weights")
+SHORT_FORMS = ("widths", "front", "router_layer", "router_hidden_size", "weights")
 DEFAULT_WIDTHS = (0.25, 1.0)
 ROUTER_HIDDEN_SIZE = 1024
 # A width may be written with two decimals (0.33 for a third of the heads), so this much rounding is accepted.
@@ -35,37 +36,6 @@ def default_router_layer(num_layers: int) -> int:
     return max(1, round(num_layers / 4))
 
 
-def policy_of(point: dict[str, Any]) -> RoutingPolicy:
-    """Read a point of a calibration's frontier as the policy that it is."""
-    return RoutingPolicy.from_dict(
-        {name: point[name] for name in RoutingPolicy.__dataclass_fields__ if name in point}
-    )
-
-
-def policy_for_budget(calibration: dict[str, Any] | None, budget: float) -> RoutingPolicy:
-    """Take from a stored calibration the policy that spends the most within a budget.
-
-    Args:
-        calibration: ``config.calibration``.
-        budget: Mean FLOPs over the full network's, on inputs such as those of the calibration.
-
-    Raises:
-        InputError: If there is no calibration, or the budget is no number or below the cheapest policy's cost.
-    """
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < math.inf:
-        raise InputError(f"budget {budget}: has to be a number above 0, like 0.5 for half of the FLOPs")
-    frontier = (calibration or {}).get("frontier")
-    if not frontier:
-        raise InputError("budget: the model was never calibrated; run 'sharcs calibrate' on texts like those to come")
-    within = [point for point in frontier if point["cost_ratio"] <= budget]
-    if not within:
-        least = frontier[0]["cost_ratio"]
-        raise InputError(
-            f"budget {budget:g}: the cheapest policy costs {least:.3f} of the full network; give at least that"
-        )
-    return policy_of(within[-1])
-
-
 class SharcsConfig(PreTrainedConfig):
     """Configuration of an encoder with a router and sub-networks (paper, section 3).
 
@@ -73,10 +43,14 @@ class SharcsConfig(PreTrainedConfig):
         encoder: The full network's own configuration, or its dictionary form.
         widths: Ascending fractions of the heads and feed-forward neurons, and of the hidden size where weights are
             shared; the last is 1.0. Each has to give a whole number of attention heads (up to rounding in the second
-            decimal: 0.33 of 12 is 4).
+            decimal: 0.33 of 12 is 4). Afterwards it holds the widths of all sub-networks, those in front included.
+        front: Sub-networks that answer before the encoder runs, the cheapest first: ``recurrent`` and ``compact``,
+            or descriptions.
         router_layer: k, how many full-width layers run before the router, from 1 to L − 1. By default the
             paper's 3 of 12, scaled to the encoder's depth.
         router_hidden_size: Neurons in the router's hidden layer.
+        readout: ``first``: the encoder's head reads what it always reads, of most encoders the first token. ``mean``:
+            it finds the mean of the real tokens there.
         weights: ``own`` gives each narrow sub-network weights of its own, as the recipe ``sharcs+`` trains them;
             ``shared`` gives it slices of the full network's, as the paper has it.
         subnetworks: The sub-networks, the cheapest first, the full one last: what ``widths`` and ``weights`` are
@@ -84,6 +58,8 @@ class SharcsConfig(PreTrainedConfig):
         router: What ``router_layer`` and ``router_hidden_size`` are short for: ``after_layer`` and ``hidden_size``.
         policy: Settings of :class:`RoutingPolicy`, as a dictionary.
         calibration: What ``sharcs calibrate`` found: the constraint, its evidence, and the policy of each budget.
+        promise: What held-out rows say of the policy that a training has ended with; see
+            :class:`~sharcs.calibration.promise.Promise`.
         format: The version of the file's form.
 
     Raises:
@@ -105,13 +81,16 @@ class SharcsConfig(PreTrainedConfig):
 
     encoder: PreTrainedConfig | dict[str, Any] | None = None
     widths: list[float] | tuple[float, ...] = DEFAULT_WIDTHS
+    front: list[Any] | tuple[Any, ...] = ()
     router_layer: int | None = None
     router_hidden_size: int | None = None
+    readout: str = FIRST
     weights: str | None = None
     subnetworks: list[dict[str, Any]] | None = None
     router: dict[str, Any] | None = None
     policy: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+    promise: dict[str, Any] | None = None
     format: int = FORMAT
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -128,10 +107,10 @@ class SharcsConfig(PreTrainedConfig):
         if self.policy is None:
             self.policy = {"cost_weight": 0.0}
         self._fill_router()
-        self._fill_widths()
+        front = self._fill_widths()
         self._validate_widths()
         self._validate_router()
-        self._fill_subnetworks()
+        self._fill_subnetworks(front)
         # The task belongs to the outer configuration; the inner one follows, so that the head has its size.
         self.encoder.id2label = copy.copy(self.id2label)
         self.encoder.label2id = copy.copy(self.label2id)
@@ -185,17 +164,30 @@ class SharcsConfig(PreTrainedConfig):
         """The classes' indices by their names, as text."""
         return {str(name): int(index) for index, name in (self.id2label or {}).items()}
 
-    def index_of(self, width: float) -> int:
-        """Find the index of ``width`` among the widths.
+    @property
+    def front_count(self) -> int:
+        """How many sub-networks answer before the encoder runs; they come first."""
+        return sum(spec.is_front for spec in self.specs)
+
+    @property
+    def keys(self) -> list[float | str]:
+        """What each sub-network is asked for by: its width, or the name of one in front of the encoder."""
+        return [spec.name if spec.is_front else spec.width for spec in self.specs]
+
+    def index_of(self, width: float | str) -> int:
+        """Find the index of a sub-network, by its width or by its name.
 
         Raises:
-            InputError: If the network has no such width.
+            InputError: If the network has no such one.
         """
-        for index, known in enumerate(self.widths or ()):
-            if math.isclose(width, known, abs_tol=1e-6):
+        if isinstance(width, str) and width in self.names:
+            return self.names.index(width)
+        for index, known in enumerate(self.keys):
+            if not isinstance(width, str) and not isinstance(known, str) and math.isclose(width, known, abs_tol=1e-6):
                 return index
-        choices = ", ".join(f"{known:g}" for known in self.widths)
-        raise InputError(f"width {width:g}: the network has the widths {choices}; choose one of them")
+        given = width if isinstance(width, str) else f"{width:g}"
+        choices = ", ".join(known if isinstance(known, str) else f"{known:g}" for known in self.keys)
+        raise InputError(f"width {given}: the network has the widths {choices}; choose one of them")
 
     def _fill_router(self) -> None:
         """Complete ``router`` and what is short for it, from one another."""
@@ -214,11 +206,19 @@ class SharcsConfig(PreTrainedConfig):
             self.router_hidden_size = ROUTER_HIDDEN_SIZE
         self.router = {"after_layer": self.router_layer, "hidden_size": self.router_hidden_size}
 
-    def _fill_widths(self) -> None:
+    def _fill_widths(self) -> list[SubnetworkSpec]:
+        """Complete ``widths`` and ``weights``, of those that run inside the encoder; returns the others."""
+        assert isinstance(self.encoder, PreTrainedConfig)
+        front = front_specs(self.encoder, self.front)
         if self.subnetworks is not None:
-            specs = self.specs
+            written = [spec for spec in self.specs if spec.is_front]
+            if front and front != written:
+                raise InputError(f"front {self.front}: subnetworks has others; give one of both")
+            front = written
+            specs = [spec for spec in self.specs if not spec.is_front]
             widths = [spec.width for spec in specs]
-            if tuple(self.widths) not in (DEFAULT_WIDTHS, tuple(widths)):
+            every = tuple(spec.width for spec in self.specs)
+            if tuple(self.widths) not in (DEFAULT_WIDTHS, tuple(widths), every):
                 raise InputError(f"widths {self.widths}: subnetworks has the widths {widths}; give one of both")
             self.widths = widths
             kinds = {spec.kind for spec in specs[:-1]} or {OWN}
@@ -235,15 +235,21 @@ class SharcsConfig(PreTrainedConfig):
             self.widths = [float(width) for width in self.widths]
         except (TypeError, ValueError):
             raise InputError(f"widths {self.widths!r}: have to be numbers, like (0.25, 1.0)") from None
+        return front
 
-    def _fill_subnetworks(self) -> None:
+    def _fill_subnetworks(self, front: list[SubnetworkSpec]) -> None:
         """Describe the sub-networks; a file's description has to be the same."""
         assert isinstance(self.encoder, PreTrainedConfig)
         specs = [
             spec_of_width(self.encoder, width, str(self.weights), int(self.router_layer or 0))
             for width in self.widths
         ]
+        specs = [*front, *specs]
+        if self.readout not in (FIRST, MEAN):
+            raise InputError(f"readout {self.readout!r}: has to be {FIRST} or {MEAN}")
+        check_front(front, str(self.weights), self.problem_type)
         written = [spec.to_dict() for spec in specs]
+        self.front, self.widths = (), [spec.width for spec in specs]
         if self.subnetworks is not None and self.subnetworks != written:
             raise InputError("subnetworks: don't fit the encoder's configuration; train again")
         self.subnetworks = written

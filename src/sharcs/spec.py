@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from sharcs.encoders.architectures import layers_config
+from sharcs.encoders.architectures import head_groups, layers_config
 from sharcs.encoders.narrow import feed_forward_size, narrow_config
 from sharcs.errors import InputError
 from sharcs_runtime.policy import names_of_widths
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from transformers import PreTrainedConfig
 
 # Kinds: the encoder as it is; slices of its layers, as in the paper; layers with weights of their own, as in sharcs+.
 FULL, SHARED, OWN = "full", "shared", "own"
+# Those that answer from the input itself, before layer 1: a few layers of their own, and a recurrent network.
+COMPACT, RECURRENT = "compact", "recurrent"
+TOKENS = "tokens"
+# Of a recurrent one, numbers a token and units in each direction: these, or this part of a smaller hidden size. Of a
+# compact one, fractions of layers and heads.
+RECURRENT_SIZES = ((128, 2), (64, 4))
+COMPACT_SHARES = (0.5, 0.25)
+MEAN, ALIGNED = "mean", "aligned"
+FIRST = "first"  # of the encoder's own head: the first token, where the encoder has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +34,16 @@ class SubnetworkSpec:
 
     Attributes:
         name: By which policies, weights and exports call it.
-        kind: ``full``, ``shared`` or ``own``.
-        width: Fraction of the full network's heads.
+        kind: ``full``, ``shared``, ``own``, ``compact`` or ``recurrent``.
+        width: Fraction of the full network's heads; 0.0 of one that has none.
         layers: How many layers an input runs through, the shared ones before the router included.
         heads: Attention heads of each layer that is its own.
-        neurons: Feed-forward neurons of these.
-        hidden: Hidden size of these.
-        reads: ``hidden:k`` for the output of layer k, or ``tokens``.
-        readout: What its answer is read by: ``head`` is the encoder's own.
+        neurons: Feed-forward neurons of these; of a recurrent one, its units in each direction.
+        hidden: Hidden size of these; of a recurrent one, the numbers that stand for a token.
+        reads: ``hidden:k`` for the output of layer k, or ``tokens``: these answer before the encoder runs, stand in
+            front of all others, and an input that goes on from one starts anew.
+        readout: What its answer is read by: ``head`` is the encoder's own, ``mean`` a classifier on the tokens' mean
+            (of a recurrent one, on mean and maximum), ``aligned`` one on what two texts have of each other.
     """
 
     name: str
@@ -44,6 +55,11 @@ class SubnetworkSpec:
     hidden: int
     reads: str
     readout: str = "head"
+
+    @property
+    def is_front(self) -> bool:
+        """Whether it answers from the input itself, before layer 1."""
+        return self.reads == TOKENS
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SubnetworkSpec:
@@ -91,3 +107,62 @@ def spec_of_width(encoder_config: PreTrainedConfig, width: float, weights: str, 
         hidden=int(narrow.hidden_size),
         reads=f"hidden:{router_layer}",
     )
+
+
+def front_spec(encoder_config: PreTrainedConfig, kind: str, *, pairs: bool = False) -> SubnetworkSpec:
+    """Describe a sub-network that answers before the encoder runs, of the usual size.
+
+    Args:
+        encoder_config: The full encoder's configuration.
+        kind: ``recurrent``, or ``compact``: half of the layers, with a quarter of the heads and neurons.
+        pairs: Whether inputs are pairs of texts, which a recurrent one compares.
+
+    Raises:
+        InputError: If there is no such kind, or the encoder has too few heads.
+    """
+    full = layers_config(encoder_config)
+    if kind == RECURRENT:
+        size, units = (min(usual, int(full.hidden_size) // part) for usual, part in RECURRENT_SIZES)
+        readout = ALIGNED if pairs else MEAN
+        return SubnetworkSpec(
+            kind, kind, 0.0, layers=1, heads=0, neurons=units, hidden=size, reads=TOKENS, readout=readout
+        )
+    if kind != COMPACT:
+        raise InputError(f"sub-network {kind!r}: there is none; name {RECURRENT}, {COMPACT}, or a width like 0.25")
+    layers, width = COMPACT_SHARES
+    groups = head_groups(full)
+    width = max(1, round(width * groups)) / groups
+    narrow = spec_of_width(encoder_config, width, OWN, 0) if width < 1 else None
+    if narrow is None:
+        raise InputError(f"sub-network {kind}: the encoder has one attention head, of which none can be cut")
+    return replace(
+        narrow, name=kind, kind=kind, layers=max(1, round(layers * narrow.layers)), reads=TOKENS, readout=MEAN
+    )
+
+
+def front_specs(encoder_config: PreTrainedConfig, given: Iterable[str | Mapping[str, Any]]) -> list[SubnetworkSpec]:
+    """Read names of kinds, or descriptions, of sub-networks that answer before the encoder runs."""
+    return [
+        front_spec(encoder_config, one) if isinstance(one, str) else SubnetworkSpec.from_dict(one) for one in given
+    ]
+
+
+def check_front(front: list[SubnetworkSpec], weights: str, problem_type: str | None) -> None:
+    """Refuse sub-networks in front of the encoder that are unknown, or have no place there.
+
+    Raises:
+        InputError: If one is.
+    """
+    names = [spec.name for spec in front]
+    if len(set(names)) < len(names):
+        raise InputError(f"front {', '.join(names)}: one comes twice; give each a name of its own")
+    if front and weights != OWN:
+        raise InputError(f"front {', '.join(names)}: the paper's recipe has none; leave them out")
+    if front and problem_type not in (None, "single_label_classification"):
+        raise InputError(f"front {', '.join(names)}: answer with one class for each input; leave them out")
+    for spec in front:
+        known = {RECURRENT: (MEAN, ALIGNED), COMPACT: (MEAN,)}.get(spec.kind, ())
+        if spec.readout not in known or not spec.is_front:
+            raise InputError(
+                f"front {spec.name}: of kind {spec.kind} with readout {spec.readout} is not known; update sharcs"
+            )

@@ -33,7 +33,9 @@ class Bundle:
         max_length: Tokens kept of a text.
         padding: What each of the network's inputs but the attention mask is padded with.
         trunk: File of embeddings, layers 1..k and router; None in a dense model.
-        tails: File of the rest at each width; of a dense model the one file, from tokens to logits.
+        tails: File of the rest at each width, and of those in front, from tokens to logits; of a dense model the one
+            file, from tokens to logits.
+        front: How many sub-networks answer before the encoder runs; they come first.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class Bundle:
     padding: dict[str, int]
     trunk: Path | None
     tails: list[Path]
+    front: int = 0
 
     @property
     def tokenizer(self) -> Path:
@@ -99,6 +102,7 @@ class Bundle:
             padding={str(name): int(value) for name, value in content["padding"].items()},
             trunk=None if trunk is None else folder / trunk["graph"],
             tails=[folder / entry["graph"] for entry in subnetworks],
+            front=0 if trunk is None else sum(entry.get("reads") == "tokens" for entry in subnetworks),
         )
 
 

@@ -33,7 +33,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
 
     Args:
         folder: The directory; routed, or one sub-network as a dense model.
-        width: Forces one width; by default the policy routes.
+        width: Forces one sub-network, by its width or its name; by default the policy routes.
         threads: Of a matrix product; by default ONNX Runtime's choice.
         batch_tokens: Tokens of a batch, padding included. A longer input is a batch of its own.
         window: Inputs that are ordered together. More pad less, and are kept in memory.
@@ -49,7 +49,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         self,
         folder: str | Path,
         *,
-        width: float | None = None,
+        width: float | str | None = None,
         threads: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
         window: int = 2048,
@@ -63,7 +63,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         """
         self._bundle = bundle = Bundle.read(folder)
         self.labels, self.widths, self.policy = bundle.labels, bundle.widths, bundle.policy
-        self._index = None if width is None else _index_of(width, self.widths)
+        self._index = None if width is None else _index_of(width, bundle)
         super().__init__(forced=width is not None or bundle.trunk is None, batch_tokens=batch_tokens, window=window)
         needed = range(len(bundle.tails)) if self._index is None else [self._index]
         try:
@@ -79,7 +79,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
     def _routing(self) -> Routing:
         names = self._bundle.names
         policy = self.policy if self._index is None else RoutingPolicy(start=names[self._index])
-        return Routing(policy, self._bundle.problem_type, names)
+        return Routing(policy, self._bundle.problem_type, names, self._bundle.front)
 
     def _tokenise(self, window: list[Text]) -> Tokens:
         limit, pairs = self._bundle.max_length, any(isinstance(text, tuple) for text in window)
@@ -106,8 +106,20 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
             self._whole_tokenizer.no_truncation()
         return len(self._whole_tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _trunk(self, inputs: dict[str, Numbers]) -> tuple[NDArray[np.float32], Numbers]:
+    def _front(self, index: int, inputs: dict[str, Numbers]) -> Floats:
+        return self._from_tokens(index, inputs)
+
+    def _from_tokens(self, index: int, inputs: dict[str, Numbers]) -> Floats:
+        """Run a graph that reads tokens; not every one reads all of what the tokenizer makes."""
+        session = self._tail_sessions[index]
+        feed = {given.name: inputs[given.name] for given in session.get_inputs()}
+        return session.run(["logits"], feed)[0]  # type: ignore[no-any-return]
+
+    def _trunk(self, inputs: dict[str, Numbers], start: int | None) -> tuple[NDArray[np.float32], Numbers]:
         assert self._trunk_session is not None  # a dense model has nothing to pool
+        if start is not None:
+            (hidden,) = self._trunk_session.run(["hidden"], inputs)
+            return hidden, np.full(len(hidden), start)
         router_logits, hidden = self._trunk_session.run(["router_logits", "hidden"], inputs)
         policy = self._routing().policy
         relative = None
@@ -122,15 +134,23 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
     def _whole(self, inputs: dict[str, Numbers], rows: Numbers, cascade: Cascade) -> None:
         if self._trunk_session is None:
             cascade.begin(rows, 0)
-            cascade.put(0, rows, self._tail_sessions[0].run(["logits"], inputs)[0])
+            cascade.put(0, rows, self._from_tokens(0, inputs))
             return
-        real = inputs["attention_mask"] != 0
-        hidden, first = self._trunk(inputs)
-        cascade.begin(rows, first)
-        index: int | None = int(first[0])  # of all of them
-        while index is not None:
-            escalates = cascade.put(index, rows, self._tail(index, hidden, real))
-            index = cascade.next_after(index) if escalates.any() else None
+        routing, hidden = self._routing(), None
+        index = routing.start  # of all of them
+        if index is None:
+            hidden, first = self._trunk(inputs, None)
+            index = int(first[0])
+        cascade.begin(rows, index)
+        goes_on = True
+        while goes_on:
+            if index < routing.front:
+                logits = self._front(index, inputs)
+            else:
+                hidden = self._trunk(inputs, index)[0] if hidden is None else hidden
+                logits = self._tail(index, hidden, inputs["attention_mask"] != 0)
+            goes_on = bool(cascade.put(index, rows, logits).any())
+            index = cascade.next_after(index)
 
 
 def _session(file: Path, threads: int | None, providers: Sequence[str]) -> Any:
@@ -148,7 +168,9 @@ def _session(file: Path, threads: int | None, providers: Sequence[str]) -> Any:
     return onnxruntime.InferenceSession(str(file), options, providers=list(providers), disabled_optimizers=disabled)
 
 
-def _index_of(width: float, widths: list[float]) -> int:
-    if width not in widths:
-        raise InputError(f"width {width}: the exported network has {', '.join(f'{known:g}' for known in widths)}")
-    return widths.index(width)
+def _index_of(width: float | str, bundle: Bundle) -> int:
+    keys = [*bundle.names[: bundle.front], *bundle.widths[bundle.front :]]
+    for known in (keys, bundle.names):
+        if width in known:
+            return known.index(width)  # type: ignore[arg-type]
+    raise InputError(f"width {width}: the exported network has {', '.join(map(str, keys))}; name one of them")

@@ -26,6 +26,11 @@ def names_of_widths(widths: Sequence[float]) -> list[str]:
     return ["full" if width == 1.0 else f"width-{100 * width:g}".replace(".", "_") for width in widths]
 
 
+def label_of(width: float | str) -> str:
+    """Write down what a sub-network is asked for by: its width, or its name."""
+    return width if isinstance(width, str) else f"{width:g}"
+
+
 @dataclass(frozen=True, slots=True)
 class RoutingPolicy:
     """Which sub-network an input runs first, and when its answer stands.
@@ -190,7 +195,7 @@ def choose_width(
     """Choose what each input runs first; ties go to the cheaper width.
 
     Args:
-        router_logits: ``[batch, widths]``.
+        router_logits: ``[batch, widths]``; −∞ where the router has no choice of it.
         relative: Cost of each width over the full network's, ``[batch, widths]`` or ``[widths]``; not needed if the
             cost weighs nothing.
         policy: The cost weight λ, or where to start.
@@ -209,4 +214,6 @@ def choose_width(
     # The two halves of the sigmoid, so that no exponential overflows.
     decay = xp.exp(-xp.abs(router_logits))
     scores = xp.where(router_logits >= 0, xp.ones_like(decay), decay) / (1.0 + decay)
-    return xp.argmax(scores - policy.cost_weight * relative, axis=-1)
+    rated = scores - policy.cost_weight * relative
+    # What stands in front of the encoder is none of the router's choices, however little it costs.
+    return xp.argmax(xp.where(router_logits == -math.inf, router_logits, rated), axis=-1)

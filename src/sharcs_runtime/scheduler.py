@@ -14,11 +14,12 @@ import numpy as np
 
 from sharcs_runtime.background import in_background
 from sharcs_runtime.cascade import Cascade
+from sharcs_runtime.policy import ROUTER
 from sharcs_runtime.pool import Array, Flags, Numbers, Pool, padded
 from sharcs_runtime.scores import softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Iterator
 
     from sharcs_runtime.policy import Floats, RoutingPolicy
 
@@ -51,11 +52,18 @@ class Routing(NamedTuple):
         policy: The routing policy.
         problem_type: As in Hugging Face configurations.
         names: Of the sub-networks, the cheapest first, the full one last.
+        front: How many of them answer before the encoder runs; they come first.
     """
 
     policy: RoutingPolicy
     problem_type: str | None
     names: list[str]
+    front: int = 0
+
+    @property
+    def start(self) -> int | None:
+        """The sub-network that all inputs run first; None where the router says it of each."""
+        return None if self.policy.start == ROUTER else self.names.index(self.policy.start)
 
     def cascade(self, count: int) -> Cascade:
         """Begin to decide for some inputs."""
@@ -98,10 +106,11 @@ class Tokens:
 class PooledEngine(ABC, Generic[Array]):
     """Answers streams of texts of any length, in constant memory.
 
-    A window of inputs at a time is tokenised in the background and ordered by length. Batches are filled by their
-    number of tokens and run through the trunk (embeddings, layers 1..k, router). The inputs' outputs of layer k wait
-    in a pool for each width until they fill a batch for its sub-network; answers that the policy finds unsure go on
-    to the pool of the full width. At most ``batch_tokens`` tokens wait a width, and one batch more.
+    A window of inputs at a time is tokenised in the background and ordered by length. Sub-networks that answer before
+    the encoder runs answer all of it, or all of it that the one before was unsure of. Batches of the rest are filled
+    by their number of tokens and run through the trunk (embeddings, layers 1..k, router). The inputs' outputs of
+    layer k wait in a pool for each width until they fill a batch for its sub-network; answers that the policy finds
+    unsure go on to the pool of the full width. At most ``batch_tokens`` tokens wait a width, and one batch more.
 
     Args:
         forced: Whether all inputs run at one width, so that there is nothing to pool.
@@ -156,10 +165,15 @@ class PooledEngine(ABC, Generic[Array]):
     def _whole(self, inputs: dict[str, Numbers], rows: Numbers, cascade: Cascade) -> None:
         """Answer inputs of one width, or one input, by themselves: ``rows`` of the cascade."""
 
-    def _trunk(self, inputs: dict[str, Numbers]) -> tuple[Array, Numbers]:
-        """Run embeddings, layers 1..k and the router: the former's output, and the chosen widths ``[batch]``.
+    def _front(self, index: int, inputs: dict[str, Numbers]) -> Floats:
+        """Run a sub-network that answers before the encoder runs: logits ``[batch, labels]``."""
+        raise NotImplementedError
 
-        Nobody calls it, nor the tail, where all inputs run at one width.
+    def _trunk(self, inputs: dict[str, Numbers], start: int | None) -> tuple[Array, Numbers]:
+        """Run embeddings and layers 1..k: their output, and the sub-network of each input, int64 ``[batch]``.
+
+        That is ``start``, or what the router says where it is None. Nobody calls it, nor the tail, where all inputs
+        run at one width.
         """
         raise NotImplementedError
 
@@ -174,24 +188,46 @@ class PooledEngine(ABC, Generic[Array]):
         routing = self._routing()
         cascade = routing.cascade(len(tokens.lengths))
         order = np.argsort(-tokens.lengths, kind="stable")
-        pools = [self._pool() for _ in routing.names]
+        if self._forced or len(order) == 1:
+            for rows in self._batches(order, tokens):
+                self._whole(tokens.batch(rows)[0], rows, cascade)
+            return _predictions(cascade)
+        start = routing.start
+        while start is not None and start < routing.front and len(order):
+            order, start = self._answer_in_front(start, order, tokens, cascade), cascade.next_after(start)
+        self._answer_inside(order, start, tokens, cascade)
+        return _predictions(cascade)
+
+    def _batches(self, order: Numbers, tokens: Tokens) -> Iterator[Numbers]:
+        """Cut rows that are ordered by length into batches."""
         start = 0
         while start < len(order):
             count = max(1, self.batch_tokens // max(1, int(tokens.lengths[order[start]])))
-            rows = order[start : start + count]
+            yield order[start : start + count]
             start += count
+
+    def _answer_in_front(self, index: int, order: Numbers, tokens: Tokens, cascade: Cascade) -> Numbers:
+        """Let a sub-network answer before the encoder runs: the rows that go on, in their order."""
+        left = []
+        for rows in self._batches(order, tokens):
+            if cascade.start[rows[0]] < 0:  # the first one; the others go on
+                cascade.begin(rows, index)
+            left.append(rows[cascade.put(index, rows, self._front(index, tokens.batch(rows)[0]))])
+        return np.concatenate(left)
+
+    def _answer_inside(self, order: Numbers, start: int | None, tokens: Tokens, cascade: Cascade) -> None:
+        """Answer rows by the encoder's sub-networks."""
+        pools = [self._pool() for _ in cascade.names]
+        for rows in self._batches(order, tokens):
             inputs, real = tokens.batch(rows)
-            if self._forced or len(order) == 1:
-                self._whole(inputs, rows, cascade)
-                continue
-            hidden, widths = self._trunk(inputs)
-            cascade.begin(rows, widths)
+            hidden, widths = self._trunk(inputs, start)
+            if cascade.start[rows[0]] < 0:
+                cascade.begin(rows, widths)
             for index in np.unique(widths):
                 pools[index].add(rows, hidden, real, widths == index)
                 self._run_pool(pools, int(index), cascade)
         for index in range(len(pools)):  # the full network last: others add to it
             self._run_pool(pools, index, cascade, to_the_end=True)
-        return _predictions(cascade)
 
     def _run_pool(self, pools: list[Pool[Array]], index: int, cascade: Cascade, to_the_end: bool = False) -> None:
         """Run a pool's inputs in batches, as long as they fill one."""

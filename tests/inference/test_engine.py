@@ -18,6 +18,7 @@ from sharcs.inference import engine as engine_module
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.pool import Pool
 from sharcs_runtime.background import in_background
+from sharcs_runtime.policy import names_of_widths
 
 WORDS = VOCABULARY - 5
 LONGEST = 30
@@ -185,12 +186,12 @@ class Watch:
         self.trunks, self.tails, self.most, self.pools = [], [], 0, []
         watch, run_trunk, run_tail = self, kind.run_trunk, kind.run_tail
 
-        def watched_trunk(model, **inputs):
+        def watched_trunk(model, start=None, /, **inputs):
             watch.trunks.append(watch.size(inputs["attention_mask"]))
-            return run_trunk(model, **inputs)
+            return run_trunk(model, start, **inputs)
 
         def watched_tail(model, hidden, attention_mask, width):
-            watch.tails.append((WIDTHS.index(width), *watch.size(attention_mask)))
+            watch.tails.append((names_of_widths(WIDTHS).index(width), *watch.size(attention_mask)))
             return run_tail(model, hidden, attention_mask, width)
 
         monkeypatch.setattr(kind, "run_trunk", watched_trunk)

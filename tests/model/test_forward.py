@@ -77,9 +77,9 @@ def test_a_keyword_that_nobody_knows_reaches_the_encoder(model, batch):
 
 
 def test_widths_are_all_or_narrow(model, batch):
-    with pytest.raises(InputError, match=r"^widths 'both': has to be 'all' or 'narrow'[^\n]*$"):
+    with pytest.raises(InputError, match=r"^widths 'both': has to be 'all', 'narrow' or 'front'[^\n]*$"):
         model(**batch, widths="both")
-    with pytest.raises(InputError, match=r"^widths \(0.25, 1.0\): has to be 'all' or 'narrow'[^\n]*$"):
+    with pytest.raises(InputError, match=r"^widths \(0.25, 1.0\): has to be 'all', 'narrow' or 'front'[^\n]*$"):
         model(**batch, widths=(0.25, 1.0))
 
 

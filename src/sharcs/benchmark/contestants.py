@@ -16,7 +16,7 @@ from sharcs.export.bundle import export_model, quantise
 from sharcs.inference.engine import InferenceEngine, batch_tokens_on, tokens_of
 from sharcs.inference.folder import best_device, open_model
 from sharcs.model.layer_list import RoutedLayerList
-from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.policy import RoutingPolicy, label_of
 from sharcs_runtime.scheduler import PooledEngine, Prediction, Routing, Tokens
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def contestants(trained: TrainedModel, folder: Path, work: Path) -> list[Contest
         on_onnx("full-ort", "full"),
         on_onnx("full-ort-int8", "full-int8"),
         *(
-            Contestant(f"width-{width:g}", here, "open_routed", own | {"width": width})
-            for width in trained.model.config.widths
+            Contestant(f"width-{label_of(width)}", here, "open_routed", own | {"width": width})
+            for width in trained.model.config.keys
         ),
         Contestant("routed", here, "open_routed", own),
         on_onnx("routed-ort", "routed"),
@@ -124,7 +124,7 @@ def plain_network(model: SharcsForSequenceClassification) -> PreTrainedModel:
     return encoder
 
 
-def open_routed(folder: str, width: float | None = None) -> InferenceEngine:
+def open_routed(folder: str, width: float | str | None = None) -> InferenceEngine:
     """Open the routed network in PyTorch."""
     trained = open_model(folder)
     return InferenceEngine(trained.model, trained.tokenizer, width=width)

@@ -43,28 +43,30 @@ def measure_times(
     """
     by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))  # type: ignore[index]
     picked = np.linspace(0, len(by_length) - 1, min(TEXTS, len(by_length))).round().astype(int)
-    widths = list(model.config.widths)
+    widths, front = list(model.config.keys), len(model.tail.front)
     measured: list[list[float]] = []
     for number, index in enumerate([*picked[:1].repeat(WARM_UP), *picked]):
         batch = collate([model_inputs(rows[by_length[index]])])  # type: ignore[index]
         batch = {name: value.to(model.device) for name, value in batch.items()}
-        # The last one is the narrowest width first and then on to full width.
+        # The last one is the encoder's narrowest width first and then on to full width.
         taken = [_milliseconds(model, batch, width) for width in [*widths, None]]
         if number >= WARM_UP:
             measured.append(taken)
     medians = np.median(np.array(measured), axis=0)
-    continuation = max(0.0, float(medians[-1] - medians[0]))
-    return sum_along_ways(medians[:-1], continuation, ways_of(len(widths)))
+    continuation = max(0.0, float(medians[-1] - medians[front]))
+    return sum_along_ways(medians[:-1], continuation, ways_of(len(widths)), front)
 
 
-def _milliseconds(model: SharcsForSequenceClassification, batch: dict[str, Tensor], width: float | None) -> float:
+def _milliseconds(
+    model: SharcsForSequenceClassification, batch: dict[str, Tensor], width: float | str | None
+) -> float:
     _wait(model)
     start = time.perf_counter()
     if width is not None:
         model(**batch, width=width)
     else:
         trunk = model.run_trunk(**batch)
-        for step in (model.config.widths[0], 1.0):
+        for step in (model.config.keys[len(model.tail.front)], 1.0):
             model.run_tail(trunk.hidden, batch["attention_mask"], step)
     _wait(model)
     return 1000 * (time.perf_counter() - start)

@@ -26,7 +26,7 @@ def accuracy_report(
     model: RoutedModel,
     answers: AllAnswers,
     labels: ArrayLike,
-    width: float | None = None,
+    width: float | str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compare the configured policy with the full network, random routing and an oracle.
@@ -64,7 +64,7 @@ def accuracy_report(
     # The first that is right; the cheapest, which is the first, where none is.
     oracle = correct.argmax(axis=1)
     per_width = []
-    for index, known in enumerate(model.config.widths):
+    for index, known in enumerate(model.config.keys):
         here = routed.answered_by == index
         per_width.append(
             {

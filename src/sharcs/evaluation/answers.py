@@ -35,7 +35,7 @@ class AllAnswers:
         way_predictions: Class that each way leads to, int64 ``[inputs, ways]``; of several labels, the number of
             their set.
         way_scores: How sure that answer is of itself, by the name of the signal, float32 ``[inputs, ways]`` each.
-        router_logits: float32 ``[inputs, networks]``.
+        router_logits: float32 ``[inputs, networks]``; −∞ of what answers before the encoder runs.
         lengths: Real tokens, int64 ``[inputs]``.
         cost_coefficients: c₀, c₁ and c₂ of the FLOPs c₀ + c₁·T + c₂·T² of each way, and last of the plain full
             network: float64 ``[ways + 1, 3]``.
@@ -65,6 +65,11 @@ class AllAnswers:
     def __len__(self) -> int:
         """Return the number of inputs."""
         return len(self.lengths)
+
+    @property
+    def front(self) -> int:
+        """How many sub-networks answer before the encoder runs: the router has no score of them."""
+        return int(np.isneginf(self.router_logits).any(axis=0).sum())
 
     @property
     def predictions(self) -> Numbers:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharcs.errors import InputError, first_line
+from sharcs_runtime.policy import label_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,7 +151,7 @@ def curve_figure(report: dict[str, Any], measure: str = "Accuracy", limit: dict[
     plot(axes, "random", "random: inputs sent to widths by chance", widths)
     plot(axes, "routed", f"router, at every {setting}", path)
     plot(axes, "chosen", "chosen policy", [chosen])
-    _name_widths(axes, widths, [f"{width['width']:g}" for width in report["widths"]])
+    _name_widths(axes, widths, [label_of(width["width"]) for width in report["widths"]])
     return figure
 
 

@@ -45,16 +45,28 @@ def way_taken(policy: RoutingPolicy, names: tuple[str, ...], start: int, answere
     return tuple(way)
 
 
-def sum_along_ways(alone: Doubles, continuation: Doubles | float, ways: Sequence[Way]) -> Doubles:
+def sum_along_ways(
+    alone: Doubles, continuation: Doubles | float, ways: Sequence[Way], front: int = 0, router: Doubles | float = 0.0
+) -> Doubles:
     """Sum what each way costs, in any unit.
 
     Args:
-        alone: Of each sub-network, trunk included, ``[networks, ...]``.
+        alone: Of each sub-network, trunk and router included where it runs inside the encoder, ``[networks, ...]``.
         continuation: Of continuing at the full one, without the trunk, ``[...]``. Others save as much of their cost.
         ways: The ways.
+        front: How many sub-networks answer before the encoder runs: who goes on from one starts anew.
+        router: What the router costs, which doesn't run for inputs that begin in front, ``[...]``.
 
     Returns:
         ``[ways, ...]``.
     """
     later = continuation + (alone - alone[-1])
-    return np.stack([alone[way[0]] + np.sum(later[list(way[1:])], axis=0) for way in ways])
+    sums = []
+    for way in ways:
+        before, inside = [index for index in way if index < front], [index for index in way if index >= front]
+        total = np.sum(alone[before], axis=0)
+        if inside:
+            first = alone[inside[0]] - (router if before else 0.0)
+            total = total + first + np.sum(later[inside[1:]], axis=0)
+        sums.append(total)
+    return np.stack(sums)

@@ -106,5 +106,6 @@ def _batches(
 def way_coefficients(model: RoutedModel, ways: Sequence[Way]) -> Doubles:
     """Write the FLOPs of ways, and last of the plain full network, as polynomials: ``[ways + 1, 3]``."""
     *alone, plain = model.cost_coefficients().cpu().numpy()
-    continuation = model.continuation_coefficients().cpu().numpy()
-    return np.stack([*sum_along_ways(np.stack(alone), continuation, ways), plain])
+    continuation, router = model.continuation_coefficients().cpu().numpy(), alone[-1] - plain
+    sums = sum_along_ways(np.stack(alone), continuation, ways, len(model.tail.front), router)
+    return np.stack([*sums, plain])

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from sharcs.errors import InputError, first_line
-from sharcs.export.onnx import Dense, Tail, Trunk, check_graph, require_onnx, to_int8, write_graph
+from sharcs.export.onnx import Dense, Front, Tail, Trunk, check_graph, require_onnx, to_int8, write_graph
 from sharcs.inference.folder import write_json
 from sharcs.tasks.labels import require_one_label
 from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT, TOKENIZER_FILE
@@ -44,11 +44,12 @@ def check_export_path(output: Path) -> None:
         raise InputError(f"`output` {output}: is in use; name a new directory")
 
 
-def graph_names(model: SharcsForSequenceClassification, width: float | None = None) -> list[str]:
+def graph_names(model: SharcsForSequenceClassification, width: float | str | None = None) -> list[str]:
     """Name the graphs that an export writes, in their order."""
     if width is not None:
         return ["model"]
-    return ["trunk", *(f"tail-{index}" for index in range(len(model.config.widths)))]
+    front = [f"front-{index}" for index in range(len(model.tail.front))]
+    return ["trunk", *front, *(f"tail-{index}" for index in range(len(model.tail.subnetworks)))]
 
 
 def export_model(
@@ -56,7 +57,7 @@ def export_model(
     tokenizer: PreTrainedTokenizerBase,
     output: Path,
     *,
-    width: float | None = None,
+    width: float | str | None = None,
     int8: bool = False,
     on_graph: Callable[[int], None] | None = None,
 ) -> None:
@@ -149,13 +150,14 @@ def _write_graphs(
     index: int | None,
     on_graph: Callable[[int], None] | None,
 ) -> None:
-    widths = list(model.config.widths)
+    widths, front = list(model.config.keys), len(model.tail.front)
     example, *checked = [_tokens(model, inputs, *size) for size in (EXAMPLE, *CHECKED)]
-    parts: list[Trunk | Tail | Dense]
+    parts: list[Trunk | Tail | Dense | Front]
     if index is not None:
         parts = [Dense(model, widths[index])]
     else:
-        parts = [Trunk(model), *(Tail(model, width) for width in widths)]
+        parts = [Trunk(model), *(Front(model, number) for number in range(front))]
+        parts += [Tail(model, width) for width in widths[front:]]
     for part, name in zip(parts, graph_names(model, None if index is None else widths[index]), strict=True):
         given = [example, *checked]
         if isinstance(part, Tail):
@@ -201,7 +203,7 @@ def _write_description(
     index: int | None,
 ) -> None:
     config = model.config
-    width = None if index is None else config.widths[index]
+    width = None if index is None else config.keys[index]
     *first, last = [f"{name}.onnx" for name in graph_names(model, width)]
     specs = config.specs if index is None else [config.specs[index]]
     graphs = [*first[1:], last]
@@ -225,7 +227,11 @@ def _write_description(
                 **spec.to_dict(),
                 "graph": graph,
                 "cost": costs[config.names.index(spec.name)],
-                "cost_after": {earlier: going_on for earlier in config.names[:-1] if spec.name == config.names[-1]},
+                "cost_after": {
+                    earlier: going_on
+                    for earlier in config.names[config.front_count : -1]
+                    if spec.name == config.names[-1]
+                },
             }
             for spec, graph in zip(specs, graphs, strict=True)
         ],

@@ -43,7 +43,8 @@ class Trunk(nn.Module):
         """Map tokens ``[batch, tokens]`` to router logits ``[batch, widths]`` and ``[batch, tokens, hidden]``."""
         # A pass at the narrowest width, whose answer is dropped, and with it all that leads to it: a tracer doesn't
         # survive the exception by which a pass of the trunk alone ends.
-        context = RoutingContext(attention_mask, width_index=0, fast=self.model.tail.usable_fast_layers())
+        narrowest = len(self.model.tail.front)
+        context = RoutingContext(attention_mask, width_index=narrowest, fast=self.model.tail.usable_fast_layers())
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         with context.active():
             self.model.encoder(input_ids=input_ids, attention_mask=attention_mask, **types)
@@ -61,7 +62,7 @@ class _AtOneWidth(nn.Module):
 
     outputs = ("logits",)
 
-    def __init__(self, model: SharcsForSequenceClassification, width: float) -> None:
+    def __init__(self, model: SharcsForSequenceClassification, width: float | str) -> None:
         """Take over the network."""
         super().__init__()
         self.model, self.width = model, width
@@ -84,6 +85,27 @@ class Dense(_AtOneWidth):
         return self.model(**inputs, width=self.width).logits  # type: ignore[no-any-return]
 
 
+class Front(nn.Module):
+    """A sub-network that answers before the encoder runs, from tokens to logits.
+
+    Args:
+        model: The routed network.
+        index: Of the sub-network.
+    """
+
+    outputs = ("logits",)
+
+    def __init__(self, model: SharcsForSequenceClassification, index: int) -> None:
+        """Take over the network."""
+        super().__init__()
+        self.model, self.index = model, index
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Map tokens ``[batch, tokens]`` to logits ``[batch, labels]``."""
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.model.run_front(self.index, input_ids=input_ids, attention_mask=attention_mask, **types)
+
+
 def require_onnx() -> None:
     """See that the packages are there which exporting needs.
 
@@ -99,7 +121,7 @@ def require_onnx() -> None:
 
 
 @torch.no_grad()
-def write_graph(part: Trunk | Tail | Dense, example: dict[str, Tensor], file: Path) -> None:
+def write_graph(part: Trunk | Tail | Dense | Front, example: dict[str, Tensor], file: Path) -> None:
     """Write a part as an ONNX file.
 
     Args:
@@ -136,7 +158,7 @@ def to_int8(source: Path, target: Path) -> None:
 
 
 @torch.no_grad()
-def check_graph(part: Trunk | Tail | Dense, inputs: list[dict[str, Tensor]], file: Path) -> None:
+def check_graph(part: Trunk | Tail | Dense | Front, inputs: list[dict[str, Tensor]], file: Path) -> None:
     """Compare a graph in single precision with the part that it was written from.
 
     Args:
@@ -153,11 +175,14 @@ def check_graph(part: Trunk | Tail | Dense, inputs: list[dict[str, Tensor]], fil
     for given in inputs:
         wanted: Any = part(**given)
         wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-        found = session.run(list(part.outputs), {name: value.numpy() for name, value in given.items()})
+        feed = {known.name: given[known.name].numpy() for known in session.get_inputs()}
+        found = session.run(list(part.outputs), feed)
         for name, one, other in zip(part.outputs, wanted, found, strict=True):
-            truth = one.numpy()
-            difference = float(np.abs(truth - other).max()) if truth.shape == other.shape else float("inf")
-            if not difference <= TOLERANCE * max(1.0, float(np.abs(truth).max())):
+            truth, difference = one.numpy(), float("inf")
+            if truth.shape == other.shape:
+                unlike = truth != other  # −∞ is like −∞
+                difference = float(np.abs(truth[unlike] - other[unlike]).max(initial=0.0))
+            if not difference <= TOLERANCE * max(1.0, float(np.abs(truth[np.isfinite(truth)]).max(initial=0.0))):
                 raise InputError(
                     f"{file.stem}: its {name} on ONNX Runtime differ from PyTorch's by {difference:.3g}, so this "
                     "encoder can't be exported with these versions of torch and onnxruntime"

@@ -49,7 +49,7 @@ class InferenceEngine(PooledEngine[Tensor]):
     Args:
         model: The routed network; it is put into evaluation mode and prepared for inference.
         tokenizer: Its tokenizer; texts are cut to its ``model_max_length`` tokens.
-        width: Forces one width; by default the configured policy routes.
+        width: Forces one sub-network, by its width or its name; by default the configured policy routes.
         batch_tokens: Tokens of a batch, padding included. A longer input is a batch of its own. By default 2,048 on a
             CPU and 4,096 elsewhere.
         window: Inputs that are ordered together. More pad less, and are kept in memory.
@@ -60,7 +60,7 @@ class InferenceEngine(PooledEngine[Tensor]):
         model: SharcsForSequenceClassification,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        width: float | None = None,
+        width: float | str | None = None,
         batch_tokens: int | None = None,
         window: int = 2048,
     ) -> None:
@@ -74,7 +74,7 @@ class InferenceEngine(PooledEngine[Tensor]):
         super().__init__(forced=width is not None, batch_tokens=batch_tokens, window=window)
         self.model = model
         self.tokenizer = tokenizer
-        self.width = None if width is None else model.config.widths[model.config.index_of(width)]
+        self.width = None if width is None else model.config.keys[model.config.index_of(width)]
 
     def _tokenise(self, window: list[Text]) -> Tokens:
         return tokens_of(window, self.tokenizer)
@@ -88,7 +88,7 @@ class InferenceEngine(PooledEngine[Tensor]):
 
     def _routing(self) -> Routing:
         config = self.model.config
-        return Routing(config.routing_policy, config.problem_type, self.model.tail.names)
+        return Routing(config.routing_policy, config.problem_type, self.model.tail.names, len(self.model.tail.front))
 
     def _pool(self) -> Pool:
         return Pool()
@@ -102,13 +102,16 @@ class InferenceEngine(PooledEngine[Tensor]):
         first = last if outputs.first_width_index is None else outputs.first_width_index.cpu().numpy()
         cascade.settle(rows, _array(outputs.logits), last, first)
 
-    def _trunk(self, inputs: dict[str, Numbers]) -> tuple[Tensor, Numbers]:
-        trunk = self.model.run_trunk(**self._on_device(inputs))
+    def _front(self, index: int, inputs: dict[str, Numbers]) -> Floats:
+        return _array(self.model.run_front(index, **self._on_device(inputs)))
+
+    def _trunk(self, inputs: dict[str, Numbers], start: int | None) -> tuple[Tensor, Numbers]:
+        trunk = self.model.run_trunk(start, **self._on_device(inputs))
         return trunk.hidden, trunk.width_index.cpu().numpy()
 
     def _tail(self, index: int, hidden: Tensor, real: Flags) -> Floats:
         mask = torch.from_numpy(real).to(hidden.device, torch.int64)
-        return _array(self.model.run_tail(hidden, mask, self.model.config.widths[index]))
+        return _array(self.model.run_tail(hidden, mask, self.model.tail.names[index]))
 
     def _on_device(self, inputs: dict[str, Numbers]) -> dict[str, Tensor]:
         device = self.model.device

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sharcs.inference.folder import TrainedModel
+    from sharcs.model.text import SharcsForSequenceClassification
     from sharcs_runtime.scheduler import Text
 
 
@@ -106,7 +107,7 @@ def predict_table(
     folder: Path,
     stream: TextStream,
     output: Path,
-    width: float | None = None,
+    width: float | str | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> int:
     """Write a table with the input's columns and rows as they are, then ``prediction``, ``score`` and ``width``.
@@ -151,6 +152,7 @@ def _answer(
     """Answer the windows that the record has no answers to; return how many rows of the others there are."""
     config = engine.model.config
     names = {int(index): name for index, name in (config.id2label or {}).items()}
+    sub_networks = config.names
     # Windows that wait for their answers: the engine reads ahead.
     waiting: deque[tuple[int, str]] = deque()
     reused = 0
@@ -172,8 +174,9 @@ def _answer(
                 "prediction": [names[answer.class_index] for answer in answers],
                 "score": [answer.score for answer in answers],
                 "width": [config.widths[answer.width_index] for answer in answers],
+                "sub_network": [sub_networks[answer.width_index] for answer in answers],
             }
-            record.write(*waiting.popleft(), pa.Table.from_pydict(columns, schema=ADDED_COLUMNS))
+            record.write(*waiting.popleft(), pa.Table.from_pydict(columns, schema=added_columns(engine.model)))
             on_rows(len(answers))
     return reused
 
@@ -182,7 +185,7 @@ def _join(engine: InferenceEngine, settings: str, record: AnswerRecord, stream: 
     """Write the output: all rows as they were, with their answers."""
     columns = stream.table.schema
     taken = list(columns.names)
-    added = [field.with_name(free_name(field.name, taken)) for field in ADDED_COLUMNS]
+    added = [field.with_name(free_name(field.name, taken)) for field in added_columns(engine.model)]
     schema = pa.schema([*columns, *added], metadata=columns.metadata)
     with table_writer(output, schema, record.folder / "output") as write:
         for number, (rows, texts) in enumerate(stream.windows(engine.window)):
@@ -193,6 +196,11 @@ def _join(engine: InferenceEngine, settings: str, record: AnswerRecord, stream: 
 
 
 ADDED_COLUMNS = pa.schema([("prediction", pa.string()), ("score", pa.float64()), ("width", pa.float64())])
+
+
+def added_columns(model: SharcsForSequenceClassification) -> pa.Schema:
+    """List the columns of an answer; a width says nothing of what stands in front of the encoder, and a name does."""
+    return ADDED_COLUMNS.append(pa.field("sub_network", pa.string())) if model.tail.front else ADDED_COLUMNS
 
 
 def _fingerprint(settings: str, texts: list[Text]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -13,17 +14,15 @@ from sharcs.config import SharcsConfig, policy_for_budget
 from sharcs.encoders.architectures import architecture_of, body_of, layers_config, skipped_modules
 from sharcs.encoders.layers import check_architecture, find_layers, in_order, replace_layers
 from sharcs.errors import EncoderError, InputError
+from sharcs.formats import renamed_weights
 from sharcs.model.card import model_card
-from sharcs.model.first_run import plain_answer, try_out, try_out_own
-from sharcs.model.formats import renamed_weights
+from sharcs.model.first_run import plain_answer, read_by_mean, try_out, try_out_own
 from sharcs.model.layer_list import RoutedLayerList, bypass_when_resuming, shrink_when_resuming, use_narrow_final_norm
 from sharcs.model.passes import RoutedPasses
 from sharcs.model.router import Router
 from sharcs.model.tail import RoutedTail
-from sharcs.spec import FULL, OWN
-from sharcs.subnetworks.full import FullSubnetwork
-from sharcs.subnetworks.own import OwnSubnetwork
-from sharcs.subnetworks.shared import SharedSubnetwork
+from sharcs.spec import FIRST, MEAN, OWN, front_spec
+from sharcs.subnetworks.build import make_front, make_subnetwork
 from sharcs.tasks.labels import task_of
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-    from sharcs.spec import SubnetworkSpec
-    from sharcs.subnetworks.base import EncoderSubnetwork
     from sharcs.tasks.losses import BaseTask
 
 # Of the examples that an encoder is tried on.
@@ -110,13 +107,21 @@ class RoutedModel(RoutedPasses):
         k = int(config.router_layer or 0)
         final_norm = None if architecture.final_norm is None else body.get_submodule(architecture.final_norm)
         size = layers_config(self.encoder.config).hidden_size
-        self.router = Router(size, int(config.router_hidden_size or 0), len(config.specs))
-        subnetworks = [self._subnetwork(spec, layers[k:], final_norm) for spec in config.specs]
-        self.subnetworks = nn.ModuleDict({part.spec.name: part for part in subnetworks})
+        specs = config.specs
+        inside = [spec for spec in specs if not spec.is_front]
+        if len(inside) < len(specs) and self.head_per_token:
+            raise InputError("front: answers with one class for each input, and this model with more; leave it out")
+        if config.readout == MEAN:
+            self._check_readout()
+        self.router = Router(size, int(config.router_hidden_size or 0), len(inside))
+        subnetworks = [make_subnetwork(spec, layers[k:], self.encoder, final_norm) for spec in inside]
+        front = [make_front(spec, layers, self.encoder) for spec in specs if spec.is_front]
+        self.subnetworks = nn.ModuleDict({part.spec.name: part for part in front})
+        self.subnetworks.update({part.spec.name: part for part in subnetworks})
         reference = next(layers[-1].parameters())
         for part in (self.router, self.subnetworks):
             part.to(device=reference.device, dtype=reference.dtype)
-        self._tail = [RoutedTail(subnetworks, self.router, self.encoder.config, k)]
+        self._tail = [RoutedTail(subnetworks, self.router, self.encoder.config, k, front, config.readout)]
         repeated = architecture.repeated_layers is not None
         replace_layers(self.encoder, modules, RoutedLayerList(layers, self._tail[0], repeated=repeated))
         if final_norm is not None:
@@ -146,16 +151,13 @@ class RoutedModel(RoutedPasses):
         model._weight_conversions = None
         return loaded
 
-    def _subnetwork(
-        self, spec: SubnetworkSpec, layers: list[nn.Module], final_norm: nn.Module | None
-    ) -> EncoderSubnetwork:
-        """Make a sub-network of layers k+1..L."""
-        encoder_config = self.encoder.config
-        if spec.kind == FULL:
-            return FullSubnetwork(spec, layers_config(encoder_config), layers)
-        if spec.kind == OWN:
-            return OwnSubnetwork(spec, layers, encoder_config)
-        return SharedSubnetwork(spec, layers, encoder_config, final_norm)
+    def _check_readout(self) -> None:
+        """Refuse the mean in the first token's place where the head doesn't read that."""
+        pooling = getattr(self.encoder.config, "classifier_pooling", "cls")
+        if self.head_per_token or self.main_input_name != "input_ids" or pooling != "cls":
+            raise InputError(
+                f"readout {MEAN}: {type(self.encoder).__name__} doesn't read the first token; leave it out"
+            )
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise the router as the encoder initialises its own modules."""
@@ -190,6 +192,9 @@ class RoutedModel(RoutedPasses):
         name_or_path: str | os.PathLike[str],
         *,
         widths: Sequence[float] = (0.25, 1.0),
+        front: Sequence[str] = (),
+        pairs: bool = False,
+        readout: str = FIRST,
         router_layer: int | None = None,
         weights: str = OWN,
         num_labels: int | None = None,
@@ -202,6 +207,10 @@ class RoutedModel(RoutedPasses):
         Args:
             name_or_path: A name on the hub or a local directory, as for ``from_pretrained``.
             widths: Ascending fractions that end in 1.0.
+            front: What answers before the encoder runs, the cheapest first: ``recurrent``, ``compact``.
+            pairs: Whether inputs are pairs of texts, told apart by ``token_type_ids``: ``recurrent`` compares them.
+            readout: With ``first`` the encoder's head reads what it always reads, of many the first token; with
+                ``mean`` it finds the tokens' mean there: better where it was trained for mean pooling.
             router_layer: k; by default the paper's, scaled to the encoder's depth.
             weights: ``own`` gives each narrow sub-network weights of its own (the recipe ``sharcs+``), ``shared``
                 slices of the full network's (the paper's).
@@ -234,6 +243,8 @@ class RoutedModel(RoutedPasses):
             return SharcsConfig(
                 encoder=encoder,
                 widths=list(widths),
+                readout=readout,
+                front=[front_spec(encoder, kind, pairs=pairs).to_dict() for kind in front],
                 router_layer=router_layer,
                 weights=weights,
                 id2label=encoder.id2label,
@@ -245,7 +256,8 @@ class RoutedModel(RoutedPasses):
         cls._check_task(settings(copy.deepcopy(encoder_config)))
         encoder = cls.plain_class.from_pretrained(name_or_path, config=encoder_config, **kwargs)
         inputs = cls.example(encoder)
-        expected = plain_answer(encoder, inputs, cls.answer_of)
+        with read_by_mean(encoder) if readout == MEAN else contextlib.nullcontext():
+            expected = plain_answer(encoder, inputs, cls.answer_of)
         model = cls(settings(encoder.config), encoder=encoder)
         # As from_pretrained: ready for use, not for training.
         model.train(False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from sharcs.model.cost import relative_cost
 
 if TYPE_CHECKING:
+    from sharcs.config import SharcsConfig
     from sharcs.model.passes import RoutedPasses
 
 LENGTHS = (16, 128)  # tokens of the inputs whose cost is shown
@@ -67,12 +68,20 @@ def model_card(model: RoutedPasses) -> str:
         lines="---|" * (len(LENGTHS) - 1) + "---",
         rows="\n".join(rows),
         policy=f"{config.routing_policy.label()}; blend {config.routing_policy.blend:g}.".capitalize(),
-        evidence=_evidence(config.calibration),
+        evidence=_evidence(config),
     )
 
 
-def _evidence(calibration: dict[str, Any] | None) -> str:
-    """Say what a calibration found."""
+def _evidence(config: SharcsConfig) -> str:
+    """Say what a calibration found, or held-out rows of the training."""
+    calibration, promise = config.calibration, config.promise
+    if calibration is None and promise is not None and promise["policy"] == config.policy:
+        return (
+            f"On {promise['rows']:,} held-out rows of its training: {100 * promise['accuracy']:.1f}% right (full "
+            f"network {100 * promise['full_accuracy']:.1f}%), {100 * promise['cost_ratio']:.1f}% of the FLOPs. With "
+            f"{100 * promise['confidence']:g}% confidence at most {100 * max(0.0, promise['loss_bound']):.1f} points "
+            f"are lost, and at most {100 * promise['disagreement_bound']:.1f}% of the answers are other ones."
+        )
     if calibration is None:
         return "It was not calibrated: nothing is promised. `sharcs calibrate` chooses a policy that keeps a limit."
     limit = f"`{calibration['kind']}` of at most {calibration['limit']:g}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sharcs.encoders.narrow import Arguments
+    from sharcs.subnetworks.compact import CompactSubnetwork
     from sharcs.subnetworks.fast import FastLayers
 
 
@@ -37,6 +38,10 @@ class RoutingContext:
         hidden: Output of layer k, ``[batch, tokens, hidden]``: filled by the tail. A pass that is handed one resumes
             from it: layers 1..k are not run, and the router isn't either.
         ends_at_router: Whether the pass ends before the router, by :class:`TrunkDone`.
+        front: What runs on the embeddings, in the place of all layers; the pass then ends, by :class:`TrunkDone`.
+        passes_on: Whether it doesn't end there, but goes on to an answer of no meaning: for who traces it.
+        answered: Output of what stands in front, ``[batch, tokens, hidden]``.
+        needs_router: Whether the router runs at all.
         fast: The layers prepared for inference, if the pass may run them.
         arguments: What the encoder handed to each layer after the router, by position and by name.
         requests: How many layers a list of repeated layers was asked for.
@@ -49,6 +54,10 @@ class RoutingContext:
     router_logits: Tensor | None = None
     hidden: Tensor | None = None
     ends_at_router: bool = False
+    front: CompactSubnetwork | None = None
+    passes_on: bool = False
+    answered: Tensor | None = None
+    needs_router: bool = True
     fast: FastLayers | None = None
     arguments: list[Arguments] = field(default_factory=list)
     requests: int = 0

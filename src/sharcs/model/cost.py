@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sharcs.encoders.architectures import architecture_of, body_of, head_size, layers_config, skipped_modules
 from sharcs.model.layer_list import trunk_layers
+from sharcs.subnetworks.compact import CompactSubnetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from sharcs.model.tail import RoutedTail
+    from sharcs.subnetworks.front import FrontSubnetwork
 
 
 def cost_coefficients(encoder: PreTrainedModel, tail: RoutedTail, *, head_per_token: bool = False) -> Tensor:
@@ -36,20 +38,33 @@ def cost_coefficients(encoder: PreTrainedModel, tail: RoutedTail, *, head_per_to
         head_per_token: Whether the task head answers for every token.
 
     Returns:
-        float64 ``[widths + 1, 3]``: a row a width, router included, and last the plain full network, which has no
-        router to run.
+        float64 ``[sub-networks + 1, 3]``: a row each, router included but for those in front of the encoder, and
+        last the plain full network, which has no router to run.
     """
     full_size = layers_config(encoder.config)
     trunk = trunk_layers(encoder)
     shared = _cost_of(encoder, _outside(encoder, tail), head_per_token) + _layers(trunk, full_size)
     router = sum(_linear(module) for module in tail.router.modules() if isinstance(module, nn.Linear))
     routed = torch.tensor([router, 0.0, 0.0], dtype=torch.float64)
-    rows = []
+    rows = [_front(encoder, tail, subnetwork) for subnetwork in tail.front]
     for subnetwork in tail.subnetworks:
         layers = _layers(subnetwork.modules_of_layers(), subnetwork.config, len(tail.layers))
         rows.append(shared + routed + layers)
     rows.append(rows[-1] - routed)
     return torch.stack(rows)
+
+
+def _front(encoder: PreTrainedModel, tail: RoutedTail, subnetwork: FrontSubnetwork) -> Tensor:
+    """Count a sub-network that answers before the encoder runs."""
+    own = torch.tensor(subnetwork.cost(), dtype=torch.float64)
+    if not isinstance(subnetwork, CompactSubnetwork):
+        return own
+    body = body_of(encoder)
+    pooler = getattr(body, "pooler", None)
+    behind = set(pooler.modules()) if pooler is not None else set()
+    embeddings = (_outside(encoder, tail) & set(body.modules())) - behind
+    layers = _layers([subnetwork.inner], subnetwork.inner.config, subnetwork.spec.layers)
+    return own + layers + _cost_of(encoder, embeddings, head_per_token=False)
 
 
 def continuation_coefficients(encoder: PreTrainedModel, tail: RoutedTail, *, head_per_token: bool = False) -> Tensor:

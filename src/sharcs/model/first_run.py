@@ -5,22 +5,24 @@ What :mod:`sharcs.encoders.layers` reads off the modules says nothing of the enc
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sharcs.encoders.layers import parts_of, refusal
+from sharcs.encoders.layers import find_layers, in_order, parts_of, refusal
+from sharcs.encoders.narrow import states_of
 from sharcs.encoders.units import masked
 from sharcs.errors import first_line
 from sharcs.model.cost import flops
 from sharcs.subnetworks.own import OwnSubnetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from sharcs.model.passes import RoutedPasses
@@ -55,6 +57,29 @@ def plain_answer(encoder: PreTrainedModel, inputs: dict[str, Tensor], answer_of:
     return answer
 
 
+@contextlib.contextmanager
+def read_by_mean(encoder: PreTrainedModel) -> Iterator[None]:
+    """Put the mean of all tokens in the first one's place behind the last layer of a plain encoder, for a while."""
+    layers = in_order(find_layers(encoder), encoder.config)
+    calls = 0
+
+    def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % len(layers):  # a few layers may run several times
+            return None
+        states = states_of(output)
+        states = torch.cat([states.mean(1, keepdim=True), states[:, 1:]], dim=1)
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    hooks = [layer.register_forward_hook(replace) for layer in dict.fromkeys(layers)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.no_grad()
 def try_out(model: RoutedPasses, inputs: dict[str, Tensor], expected: Tensor) -> None:
     """Run the wrapped encoder at every width, from the start and from the kept output of layer k.
@@ -69,16 +94,17 @@ def try_out(model: RoutedPasses, inputs: dict[str, Tensor], expected: Tensor) ->
     """
     encoder, tokens = model.encoder, model.token_count({name: value[0].cpu() for name, value in inputs.items()})
     cost = flops(model.cost_coefficients().cpu(), torch.tensor([tokens]))[0]
-    for index, width in enumerate(model.config.widths):
+    for index, width in enumerate(model.config.keys):
         try:
             with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
                 model(**inputs, width=width)
             direct = model.answer_of(model(**inputs, width=width))
             hidden = model.run_trunk(**inputs).hidden
-            continued = model.run_tail(hidden, inputs.get("attention_mask"), width)
+            in_front = index < len(model.tail.front)
+            continued = direct if in_front else model.run_tail(hidden, inputs.get("attention_mask"), width)
         except Exception as error:  # whatever an unknown encoder's code may raise
             raise refusal(
-                encoder, f"code that fails at width {width:g} ({type(error).__name__}: {first_line(error)})"
+                encoder, f"code that fails at width {width} ({type(error).__name__}: {first_line(error)})"
             ) from error
         if hidden.shape[1] != tokens:
             raise refusal(encoder, f"{hidden.shape[1]} tokens of an input that counts as {tokens}")
@@ -90,7 +116,7 @@ def try_out(model: RoutedPasses, inputs: dict[str, Tensor], expected: Tensor) ->
         if abs(counted - float(cost[index])) > COST_TOLERANCE * counted:
             raise refusal(
                 encoder,
-                f"matrix products beside its projections (at width {width:g} {counted} FLOPs, "
+                f"matrix products beside its projections (at width {width} {counted} FLOPs, "
                 f"of which {float(cost[index]):.0f} are known)",
             )
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sharcs.encoders.architectures import CHANNELS_FIRST, PAIR
 from sharcs.encoders.returned import LayerProxy, as_returned, output_arity
-from sharcs.model.context import active_context, current_context
+from sharcs.model.context import TrunkDone, active_context, current_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +44,7 @@ class RoutedLayerList(nn.Module):
             LayerSlot(tail, layer, is_routed=position >= len(self.trunk), is_last=position == len(layers) - 1)
             for position, layer in enumerate(layers)
         ]
+        self._front = [FrontSlot(tail, layer) for layer in layers]
         self.trunk[-1].register_forward_hook(functools.partial(_remember_arity, tail))
 
     def __iter__(self) -> Iterator[Any]:
@@ -65,6 +66,8 @@ class RoutedLayerList(nn.Module):
 
     def _running(self, context: RoutingContext | None) -> list[Any]:
         """List what runs at each position in a pass."""
+        if context is not None and context.front is not None:
+            return self._front
         if context is not None and context.hidden is not None:
             return self._slots
         fast = None if context is None else context.fast
@@ -101,6 +104,33 @@ class LayerSlot(LayerProxy):
             context.arguments.append((args, kwargs))
             if self.is_last:
                 hidden = self.tail(hidden, context.arguments)
+        return as_returned(hidden, self.tail.arity)
+
+
+class FrontSlot(LayerProxy):
+    """What stands for a layer in a pass of a sub-network that reads the embeddings.
+
+    It keeps what the layer is handed, and where the sub-network has as many, runs it.
+
+    Args:
+        tail: The routed tail.
+        layer: The layer that it stands for.
+    """
+
+    def __init__(self, tail: Any, layer: nn.Module) -> None:
+        super().__init__(layer)
+        self.tail = tail
+
+    def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Take what the encoder hands to the layer; the hidden states pass to the next slot as they are."""
+        context = current_context()
+        assert context.front is not None
+        context.arguments.append((args, kwargs))
+        if len(context.arguments) == context.front.spec.layers:
+            fast = None if context.fast is None else context.fast.front[context.front.spec.name]
+            context.answered = context.front.run(hidden, context.arguments, fast)
+            if not context.passes_on:
+                raise TrunkDone
         return as_returned(hidden, self.tail.arity)
 
 

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 class RoutingKwargs(TypedDict, total=False):
     """What ``forward`` of every routed network takes besides inputs and labels."""
 
-    width: float | None
-    """Forces one width for the whole batch, in place of the routing policy."""
+    width: float | str | None
+    """Forces one sub-network for the whole batch, by its width or its name, in place of the routing policy."""
     width_index: Tensor | None
     """Forces a width for each input: int64 ``[batch]``, indices into ``config.widths``."""
-    widths: Literal["all", "narrow"] | None
+    widths: Literal["all", "narrow", "front"] | None
     """``all`` runs every width on every input, layers 1..k once: the answer and ``loss`` are those of the full width,
     and ``width_logits`` has every width's. ``narrow`` leaves the full width out, and runs layers 1..k without a
-    gradient: what trains sub-networks with weights of their own. There are no answer and no ``loss`` then."""
+    gradient: what trains sub-networks with weights of their own. ``front`` runs those alone that answer before the
+    encoder. There are no answer and no ``loss`` then."""
     return_dict: bool | None
     """False for a plain tuple."""
 
@@ -36,7 +37,8 @@ class SharcsOutput(ModelOutput):
             there are none.
         start_logits: Of question answering alone, ``[batch, tokens]``: where the answer starts.
         end_logits: And where it ends, ``[batch, tokens]``. Padding has scores, too, as the plain model gives them.
-        router_logits: ``[batch, widths]``, before the policy.
+        router_logits: ``[batch, widths]``, before the policy; −∞ for what stands in front of the encoder, and None
+            where the policy starts there.
         width_index: Index into ``config.widths`` of the sub-network that answered each input, int64 ``[batch]``.
         first_width_index: Where the policy escalates: the sub-network that each input ran first, int64
             ``[batch]``. It differs from ``width_index`` for the inputs that continued at full width.
@@ -60,10 +62,10 @@ class TrunkOutput(NamedTuple):
 
     Attributes:
         hidden: Output of layer k, ``[batch, tokens, hidden]``; of images, tokens are patches, of waves frames.
-        router_logits: ``[batch, widths]``, before the policy.
+        router_logits: ``[batch, widths]``, before the policy; None where the router didn't run.
         width_index: The sub-network that the policy has each input run first, int64 ``[batch]``.
     """
 
     hidden: Tensor
-    router_logits: Tensor
+    router_logits: Tensor | None
     width_index: Tensor

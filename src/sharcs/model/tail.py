@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from sharcs.encoders.architectures import architecture_of, layers_config
 from sharcs.encoders.narrow import map_arguments
 from sharcs.model.context import TrunkDone, current_context, select_rows
+from sharcs.spec import FIRST, MEAN
+from sharcs.subnetworks.compact import CompactSubnetwork
 from sharcs.subnetworks.fast import FastLayers
+from sharcs.subnetworks.front import mean_over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from sharcs.encoders.narrow import Arguments
     from sharcs.model.router import Router
     from sharcs.subnetworks.base import EncoderSubnetwork
+    from sharcs.subnetworks.front import FrontSubnetwork
 
     # A sub-network's index, and the rows of the batch that it runs on; None for all.
     Group = tuple[int, Tensor | None]
@@ -37,10 +41,13 @@ class RoutedTail(nn.Module):
         router: Scores them.
         encoder_config: The full encoder's configuration.
         router_layer: k.
+        front: Those that answer before the encoder runs, which stand before the others in every order.
+        readout: ``first``, or ``mean``: what the encoder's head finds at the first token.
 
     Attributes:
-        subnetworks: The sub-networks, the full network last.
-        names: Their names.
+        subnetworks: Those inside the encoder, the full network last.
+        front: Those before it.
+        names: The names of all.
         trunk: Layers 1..k, which run elsewhere; filled by :class:`~sharcs.model.layer_list.RoutedLayerList`.
         arity: What a layer returns, once layer k has shown it; see :func:`~sharcs.encoders.returned.output_arity`.
         fast: The layers prepared for inference, or None.
@@ -52,12 +59,16 @@ class RoutedTail(nn.Module):
         router: Router,
         encoder_config: PreTrainedConfig,
         router_layer: int,
+        front: Sequence[FrontSubnetwork] = (),
+        readout: str = FIRST,
     ) -> None:
         super().__init__()
-        # In a list and a tuple, so that they aren't registered a second time.
+        self.readout = readout
+        # In lists and a tuple, so that they aren't registered a second time.
         self.subnetworks = list(subnetworks)
+        self.front = list(front)
         self._router = (router,)
-        self.names = [subnetwork.spec.name for subnetwork in subnetworks]
+        self.names = [*(part.spec.name for part in front), *(part.spec.name for part in subnetworks)]
         self.encoder_config = encoder_config
         self.router_layer = router_layer
         self.hidden_size: int = layers_config(encoder_config).hidden_size
@@ -68,7 +79,7 @@ class RoutedTail(nn.Module):
 
     @property
     def narrow(self) -> list[EncoderSubnetwork]:
-        """All sub-networks but the full network."""
+        """All inside the encoder but the full network."""
         return self.subnetworks[:-1]
 
     @property
@@ -84,7 +95,8 @@ class RoutedTail(nn.Module):
     def follow(self, attention: str) -> None:
         """Let narrow sub-networks take over another attention implementation."""
         self.fast = None
-        for subnetwork in self.narrow:
+        compact = [part.inner for part in self.front if isinstance(part, CompactSubnetwork)]
+        for subnetwork in (*self.narrow, *compact):
             subnetwork.follow(attention)
 
     def prepare_for_inference(self) -> bool:
@@ -100,14 +112,14 @@ class RoutedTail(nn.Module):
         """
         if self.fast is not None and self.fast.are_current():
             return False
-        self.fast = FastLayers(self.trunk, self.subnetworks, self.encoder_config)
+        self.fast = FastLayers(self.trunk, self.subnetworks, self.encoder_config, self.front)
         return True
 
     def usable_fast_layers(self) -> FastLayers | None:
         """Return what was made for inference, if a pass may run it now."""
         if self.fast is None or torch.is_grad_enabled():
             return None
-        if self.training or any(subnetwork.training for subnetwork in self.narrow):
+        if self.training or any(subnetwork.training for subnetwork in (*self.narrow, *self.front)):
             return None
         if not self.fast.are_current():
             self.fast = None
@@ -147,10 +159,14 @@ class RoutedTail(nn.Module):
         return subnetwork.run(hidden, arguments, None if fast is None else fast.layers[index])
 
     def route(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Run the router on the output of layer k: ``[batch, tokens, hidden]`` to logits ``[batch, widths]``."""
+        """Run the router on the output of layer k: ``[batch, tokens, hidden]`` to logits ``[batch, widths]``.
+
+        What stands in front of the encoder is none of its choices: −∞.
+        """
         if attention_mask is None:
             attention_mask = torch.ones(hidden.shape[:2], device=hidden.device)
-        return self.router(hidden, attention_mask)  # type: ignore[no-any-return]
+        scores: Tensor = self.router(hidden, attention_mask)
+        return nn.functional.pad(scores, (len(self.front), 0), value=-torch.inf) if self.front else scores
 
     def forward(self, hidden: Tensor, arguments: list[Arguments]) -> Tensor:
         """Route, split the batch by sub-network, run each group and scatter the results back.
@@ -169,14 +185,23 @@ class RoutedTail(nn.Module):
             context.hidden = hidden
             if context.ends_at_router:
                 raise TrunkDone
-            context.router_logits = self.route(hidden, context.attention_mask)
+            if context.needs_router:
+                context.router_logits = self.route(hidden, context.attention_mask)
             if context.choose is not None:
+                assert context.router_logits is not None
                 context.width_index = context.choose(context.router_logits, hidden, context.attention_mask)
         index = context.width_index
         assert index is not None
-        groups: list[Group] = [(index, None)] if isinstance(index, int) else self._groups(index)
+        inside = index - len(self.front)
+        groups: list[Group] = [(inside, None)] if isinstance(inside, int) else self._groups(inside)
         context.normalise = functools.partial(self._normalise, groups)
-        return self._run_groups(groups, hidden, arguments)
+        states = self._run_groups(groups, hidden, arguments)
+        return self._mean_first(states, context.attention_mask) if self.readout == MEAN else states
+
+    def _mean_first(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Put the mean of the real tokens in the place of the first one, which is what heads read."""
+        mean = states.mean(1) if attention_mask is None else mean_over(states, attention_mask != 0)
+        return torch.cat([mean.unsqueeze(1), states[:, 1:]], dim=1)
 
     def _groups(self, width_index: Tensor) -> list[Group]:
         """Group inputs by sub-network, the cheapest first: one sort, and one wait for the groups' sizes."""

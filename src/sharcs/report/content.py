@@ -79,7 +79,7 @@ def build_report(
     routed = answers.route([config.routing_policy])[0]
     # Without labels: by the class that the full network names.
     class_of = answers.full_predictions if answers.labels is None else answers.labels
-    listing = _Listing(texts, routed, names, list(config.widths))
+    listing = _Listing(texts, routed, names, config.keys)
     overthinking, wrong_labels = overthinking_rows(answers), wrong_label_rows(answers)
     return {
         "name": name,
@@ -97,7 +97,7 @@ def build_report(
         "reliability": _reliability(routed),
         "examples": [
             {"width": width, "inputs": [listing.row(row) for row in example_rows(routed, index, PER_WIDTH)]}
-            for index, width in enumerate(config.widths)
+            for index, width in enumerate(config.keys)
         ],
         "overthinking": {
             "count": len(overthinking),
@@ -114,7 +114,7 @@ def build_report(
 class _Listing:
     """Writes inputs down for people to read."""
 
-    def __init__(self, texts: TextData, routed: Routed, names: list[str], widths: list[float]) -> None:
+    def __init__(self, texts: TextData, routed: Routed, names: list[str], widths: list[float | str]) -> None:
         self.texts, self.routed, self.widths = texts, routed, widths
         self.names = [_short(name, VALUE_LENGTH) for name in names]
 

@@ -74,8 +74,10 @@ def points(value: float) -> str:
     return f"{text} point{'' if text == '1.0' else 's'}"
 
 
-def width_name(width: float) -> str:
-    """Name a width for people."""
+def width_name(width: float | str) -> str:
+    """Name a width, or a sub-network in front of the encoder, for people."""
+    if isinstance(width, str):
+        return f"the {width} network"
     return "full width" if width == 1.0 else f"width {width:g}"
 
 

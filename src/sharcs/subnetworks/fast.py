@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sharcs.encoders.architectures import head_size, layers_config
+from sharcs.subnetworks.compact import CompactSubnetwork
 from sharcs.subnetworks.lean import LeanLayer
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from sharcs.subnetworks.base import EncoderSubnetwork
+    from sharcs.subnetworks.front import FrontSubnetwork
 
 
 class FastLayers:
@@ -33,10 +35,12 @@ class FastLayers:
         trunk: Layers 1..k.
         subnetworks: The last one is the full network.
         encoder_config: The full encoder's configuration.
+        front: The sub-networks that answer before the encoder runs.
 
     Attributes:
         trunk: Layers 1..k.
         layers: Of each sub-network, in their order.
+        front: Of those in front that have layers, by their names.
     """
 
     def __init__(
@@ -44,11 +48,17 @@ class FastLayers:
         trunk: Sequence[nn.Module],
         subnetworks: Sequence[EncoderSubnetwork],
         encoder_config: PreTrainedConfig,
+        front: Sequence[FrontSubnetwork] = (),
     ) -> None:
         full = list(subnetworks[-1].layers)
+        compact = [part for part in front if isinstance(part, CompactSubnetwork)]
         self.trunk = _lean(trunk, trunk, encoder_config)
         self.layers = [_lean(subnetwork.contiguous_layers(), full, encoder_config) for subnetwork in subnetworks]
-        modules = [*trunk, *full, *subnetworks]
+        self.front = {
+            part.spec.name: _lean(part.inner.contiguous_layers(), [*trunk, *full][: part.spec.layers], encoder_config)
+            for part in compact
+        }
+        modules = [*trunk, *full, *subnetworks, *compact]
         sources = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         # Tensors that were made in inference mode have no counter.
         self._sources = [tensor for tensor in sources if not tensor.is_inference()]

@@ -1,0 +1,62 @@
+"""A few narrow layers on the encoder's embeddings, and the mean of the tokens: a tenth of the encoder's cost.
+
+Its layers are cut out of the full network's first ones, by importance, and then are its own, as those of
+:class:`~sharcs.subnetworks.own.OwnSubnetwork`; they read the encoder's embeddings, which are fixed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from sharcs.subnetworks.front import FrontSubnetwork, mean_over
+from sharcs.subnetworks.own import OwnSubnetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from torch import Tensor
+    from transformers import PreTrainedConfig
+
+    from sharcs.encoders.narrow import Arguments
+    from sharcs.spec import SubnetworkSpec
+
+DROPOUT = 0.1
+
+
+class CompactSubnetwork(FrontSubnetwork):
+    """The first layers of the encoder, narrow, and a classifier of their mean.
+
+    Args:
+        spec: Its description.
+        labels: How many classes there are.
+        layers: All layers of the full network.
+        encoder_config: The full encoder's.
+    """
+
+    def __init__(
+        self, spec: SubnetworkSpec, labels: int, layers: Sequence[nn.Module], encoder_config: PreTrainedConfig
+    ) -> None:
+        super().__init__(spec, labels)
+        self.inner = OwnSubnetwork(spec, layers[: spec.layers], encoder_config)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.classifier = nn.Linear(self.inner.config.hidden_size, labels)
+        self.keep_initialisation()
+
+    def cost(self) -> tuple[float, float, float]:
+        """Count the classifier's FLOPs; :mod:`sharcs.model.cost` counts layers."""
+        return 2.0 * self.classifier.in_features * self.labels, 0.0, 0.0
+
+    def run(
+        self, hidden: Tensor, arguments: list[Arguments], fast_layers: Sequence[Callable[..., Any]] | None = None
+    ) -> Tensor:
+        """Run its layers on the embeddings: ``[batch, tokens, hidden]`` in and out."""
+        return self.inner.run(hidden, arguments, fast_layers)
+
+    def classify(self, hidden: Tensor, real: Tensor | None) -> Tensor:
+        """Read the mean of the real tokens, ``[batch, tokens]``, None if all are: logits ``[batch, labels]``."""
+        mean = hidden.mean(1) if real is None else mean_over(hidden, real != 0)
+        logits: Tensor = self.classifier(self.dropout(mean))
+        return logits

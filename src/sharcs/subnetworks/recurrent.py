@@ -1,0 +1,128 @@
+"""A small recurrent network on vectors of tokens: one percent of the encoder's cost (Tang et al., arXiv 1903.12136).
+
+Two GRUs read each text, one from its beginning and one from its end, and a classifier reads mean and maximum of their
+outputs. The vectors begin as principal components of what the encoder says about every token alone, as in model2vec.
+Of pairs of texts, each token is compared with what the other text has of it, as in ESIM (Chen et al., ACL 2017).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sharcs.spec import ALIGNED
+from sharcs.subnetworks.front import FrontSubnetwork, mean_over
+
+if TYPE_CHECKING:
+    from sharcs.spec import SubnetworkSpec
+
+DROPOUT = 0.2
+LOWEST = -1e4  # in the place of padding, where a maximum is taken
+
+
+class RecurrentSubnetwork(FrontSubnetwork):
+    """A classifier of texts, or of pairs of texts where its readout is ``aligned``.
+
+    Args:
+        spec: Its description.
+        labels: How many classes there are.
+        vocabulary: How many tokens there are.
+    """
+
+    def __init__(self, spec: SubnetworkSpec, labels: int, vocabulary: int) -> None:
+        super().__init__(spec, labels)
+        units = spec.neurons
+        self.vectors = nn.Embedding(vocabulary, spec.hidden)
+        self.forwards = nn.GRU(spec.hidden, units, batch_first=True)
+        self.backwards = nn.GRU(spec.hidden, units, batch_first=True)
+        self.dropout = nn.Dropout(DROPOUT)
+        # Of a pair: a token, its like in the other text, their difference and product.
+        self.compare = nn.Linear(8 * units, 2 * units) if spec.readout == ALIGNED else None
+        self.classifier = nn.Linear((8 if self.compare is not None else 4) * units, labels)
+        self.keep_initialisation()
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether it reads two texts, which ``token_type_ids`` tell apart."""
+        return self.compare is not None
+
+    @torch.no_grad()
+    def fill(self, vectors: Tensor) -> None:
+        """Begin with vectors of the tokens, ``[vocabulary, hidden]``."""
+        self.vectors.weight.copy_(vectors)
+
+    def cost(self) -> tuple[float, float, float]:
+        """Count FLOPs; of a pair, every token is compared with every one, of which masks leave those of the other."""
+        size, units = self.spec.hidden, self.spec.neurons
+        steps = 2 * 2.0 * 3 * units * (size + units)
+        head = 2.0 * self.classifier.in_features * self.labels
+        if self.compare is None:
+            return head, steps, 0.0
+        compared = 2.0 * self.compare.in_features * self.compare.out_features
+        return head, steps + compared, 2 * 2.0 * 2 * units
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Classify a batch.
+
+        Args:
+            input_ids: ``[batch, tokens]``, padded behind.
+            attention_mask: Non-zero where a token is real, ``[batch, tokens]``; None if all are.
+            token_type_ids: 1 in the second text, ``[batch, tokens]``; where the encoder has none, the second text is
+                what follows the first separator, which is the token that the input ends with.
+
+        Returns:
+            Logits, ``[batch, labels]``.
+        """
+        real = torch.ones_like(input_ids) if attention_mask is None else (attention_mask != 0).long()
+        outputs = self._read(input_ids, real)
+        if self.compare is None:
+            return self._classified([self._pooled(outputs, real)])
+        second = real * (self._behind_separator(input_ids, real) if token_type_ids is None else token_type_ids != 0)
+        first = real - second
+        compared = self._compared(outputs, first, second)
+        return self._classified([self._pooled(compared, text) for text in (first, second)])
+
+    @staticmethod
+    def _behind_separator(input_ids: Tensor, real: Tensor) -> Tensor:
+        """Tell which tokens stand behind the first one that is like the last: bool ``[batch, tokens]``."""
+        last = input_ids.gather(1, (real.sum(1, keepdim=True) - 1).clamp(min=0))
+        is_separator = (input_ids == last).long() * real
+        return is_separator.cumsum(1) - is_separator > 0
+
+    def _read(self, input_ids: Tensor, real: Tensor) -> Tensor:
+        """Run both GRUs: ``[batch, tokens, 2 · units]``, of no meaning where tokens are padding."""
+        vectors = self.dropout(self.vectors(input_ids))
+        # Each text turned round by itself, so that padding comes last in both directions, where it changes nothing.
+        count = real.sum(1, keepdim=True)
+        place = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
+        turned = torch.where(place < count, count - 1 - place, place).unsqueeze(-1)
+        backwards, _ = self.backwards(vectors.gather(1, turned.expand(-1, -1, vectors.shape[-1])))
+        backwards = backwards.gather(1, turned.expand(-1, -1, backwards.shape[-1]))
+        forwards, _ = self.forwards(vectors)
+        return torch.cat([forwards, backwards], dim=-1)
+
+    def _compared(self, outputs: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Compare each token with the other text's mean, weighted by likeness: ``[batch, tokens, 2 · units]``."""
+        assert self.compare is not None
+        likeness = outputs @ outputs.transpose(1, 2) / outputs.shape[-1] ** 0.5
+        other = first.unsqueeze(2) * second.unsqueeze(1) + second.unsqueeze(2) * first.unsqueeze(1)
+        # Times the mask once more: where the other text is empty, nothing is like.
+        weights = likeness.masked_fill(other == 0, LOWEST).softmax(-1) * other
+        like = weights @ outputs
+        pairs = torch.cat([outputs, like, outputs - like, outputs * like], dim=-1)
+        compared: Tensor = self.compare(self.dropout(pairs)).relu()
+        return compared
+
+    def _pooled(self, states: Tensor, real: Tensor) -> Tensor:
+        """Take mean and maximum over real tokens, ``[batch, 2 · size]``: zeros where there are none."""
+        most = states.masked_fill(real.unsqueeze(-1) == 0, LOWEST).amax(1)
+        most = most.masked_fill(real.sum(1, keepdim=True) == 0, 0.0)
+        return torch.cat([mean_over(states, real), most], dim=-1)
+
+    def _classified(self, parts: list[Tensor]) -> Tensor:
+        logits: Tensor = self.classifier(self.dropout(torch.cat(parts, dim=-1)))
+        return logits
