@@ -203,14 +203,12 @@ def _print_policy(found: Calibration, data: str) -> None:
     )
     out.print(table)
     policy, constraint = found.policy, found.constraint
-    threshold = "none" if policy.escalation_threshold is None else f"{policy.escalation_threshold:.6g}"
     shares = ", ".join(percent(share) for share in found.shares)
     worst = " of the worst class" if constraint.per_class else ""
     out.print(
         f"{UNITS[constraint.kind]}{worst}: {found.observed:.4g} observed, at most {found.bound:.4g} at confidence "
         f"{constraint.confidence:g}, limit {constraint.limit:g}\n"
-        f"policy: cost weight {policy.cost_weight:.6g}, escalation threshold {threshold}; answered by each width, %: "
-        f"{shares}",
+        f"policy: {policy.label()}; answered by each width, %: {shares}",
         highlight=False,
         soft_wrap=True,
     )

@@ -24,7 +24,9 @@ from sharcs_cli.options import (
     progress_bar,
     say,
     texts_of,
+    width_of,
 )
+from sharcs_runtime.policy import label_of
 
 if TYPE_CHECKING:
     from sharcs.data.texts import TextData
@@ -49,14 +51,15 @@ def evaluate(
     if json_file is not None:
         check_json_path(json_file)
     trained = open_model(folder)
-    if width is not None:
-        trained.model.config.index_of(width)
+    asked = width_of(width)
+    if asked is not None:
+        trained.model.config.index_of(asked)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     texts = texts_of(trained, data, columns, labelled=True, encoding=encoding)
-    report_accuracy(trained, texts, json_file, width)
+    report_accuracy(trained, texts, json_file, asked)
 
 
-def report_accuracy(trained: TrainedModel, data: TextData, json_file: Path | None, width: float | None) -> None:
+def report_accuracy(trained: TrainedModel, data: TextData, json_file: Path | None, width: float | str | None) -> None:
     """Measure accuracy against cost, print it, and write numbers and curve.
 
     Args:
@@ -106,5 +109,5 @@ def _print_report(report: dict[str, Any], source: str) -> None:
     )
     row("oracle router", report["oracle"])
     for width in report["widths"]:
-        row(f"width {width['width']:g} on every input", width)
+        row(f"width {label_of(width['width'])} on every input", width)
     out.print(table)

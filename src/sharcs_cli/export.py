@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sharcs_cli.options import ModelArgument, progress_bar, say
+from sharcs_cli.options import ModelArgument, progress_bar, say, width_of
 
 
 def export(
@@ -17,7 +17,8 @@ def export(
         bool, typer.Option("--int8", help="Quantise by ONNX Runtime; 'sharcs benchmark' tells what it costs.")
     ] = False,
     width: Annotated[
-        float | None, typer.Option("--width", help="Write this width alone, as one dense model.")
+        str | None,
+        typer.Option("--width", help="Write this width, or the sub-network of this name, alone, as one dense model."),
     ] = None,
 ) -> None:
     """Write the network as ONNX: for sharcs_runtime.OnnxRunner, which needs no PyTorch.
@@ -31,9 +32,10 @@ def export(
     check_export_path(output)
     require_onnx()
     trained = open_model(folder)
-    if width is not None:
-        trained.model.config.index_of(width)
-    with progress_bar("exporting", len(graph_names(trained.model, width))) as advance:
-        export_model(trained.model, trained.tokenizer, output, width=width, int8=int8, on_graph=advance)
+    asked = width_of(width)
+    if asked is not None:
+        trained.model.config.index_of(asked)
+    with progress_bar("exporting", len(graph_names(trained.model, asked))) as advance:
+        export_model(trained.model, trained.tokenizer, output, width=asked, int8=int8, on_graph=advance)
     size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
-    say(f"{'a dense model' if width else 'trunk and sub-networks'} in {output}, {size:.0f} MB")
+    say(f"{'a dense model' if asked else 'trunk and sub-networks'} in {output}, {size:.0f} MB")

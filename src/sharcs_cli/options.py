@@ -33,8 +33,18 @@ PairOption = Annotated[
     str | None, typer.Option("--text-pair-column", help="Column with the second texts of text pairs.")
 ]
 LabelOption = Annotated[str | None, typer.Option("--label-column", help="Column with the classes.")]
-WidthOption = Annotated[float | None, typer.Option("--width", help="Run every input at this width.")]
+WidthOption = Annotated[
+    str | None, typer.Option("--width", help="Run every input at this width, or by the sub-network of this name.")
+]
 ModelArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of 'sharcs train'.")]
+
+
+def width_of(text: str | None) -> float | str | None:
+    """Read a width, or the name of a sub-network."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def say(message: str) -> None:

@@ -19,6 +19,7 @@ from sharcs_cli.options import (
     columns_of,
     progress_bar,
     say,
+    width_of,
 )
 
 
@@ -45,15 +46,16 @@ def predict(
     check_output_path(output)
     check_unclaimed(output)
     trained = open_model(folder)
-    if width is not None:
-        trained.model.config.index_of(width)
+    asked = width_of(width)
+    if asked is not None:
+        trained.model.config.index_of(asked)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     stream = open_texts(data, columns, encoding)
     check_pairs(trained, data, stream.pair is not None)
     rows = stream.check()
     try:
         with progress_bar("predicting", rows) as advance:
-            reused = predict_table(trained, folder, stream, output, width, on_rows=advance)
+            reused = predict_table(trained, folder, stream, output, asked, on_rows=advance)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the rows that are answered")
         raise typer.Exit(130) from None

@@ -9,10 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 
 from sharcs.training.arguments import PLUS
-from sharcs.training.checkpoints import SUBNETWORKS
+from sharcs.training.checkpoints import FRONT, SUBNETWORKS
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+LATER_RUNS = {FRONT: "sub-networks in front of the encoder", SUBNETWORKS: "sub-networks"}
 
 
 class EpochProgress(TrainerCallback):
@@ -39,8 +41,8 @@ class EpochProgress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the bar."""
         if args.recipe == PLUS:
-            is_second = Path(args.output_dir).name == SUBNETWORKS
-            self._shares = f"trained the {'sub-networks' if is_second else 'full network'}"
+            what = LATER_RUNS.get(Path(args.output_dir).name, "full network")
+            self._shares = f"trained the {what}"
         self._progress.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -22,6 +22,8 @@ from sharcs_cli.options import (
 )
 from sharcs_runtime.errors import InputError
 
+FRONT_KINDS = ("recurrent", "compact")
+
 
 def train(
     data: DataOption,
@@ -32,7 +34,34 @@ def train(
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
     encoding: EncodingOption = None,
-    widths: Annotated[str, typer.Option("--widths", help="Ascending, the last 1.0.")] = "0.25,1.0",
+    sub_networks: Annotated[
+        str,
+        typer.Option(
+            "--sub-networks",
+            "--widths",
+            help="Cheapest first: recurrent, compact, ascending widths, and full, which is 1.0.",
+        ),
+    ] = "0.25,1.0",
+    unlabelled: Annotated[
+        str | None,
+        typer.Option("--unlabelled", help="More texts like those to come, for recurrent and compact to learn from."),
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            "--validation",
+            help="Labelled rows like those to come, which choose the policy.",
+            show_default="a tenth of --data, with recurrent or compact",
+        ),
+    ] = None,
+    readout: Annotated[
+        str | None,
+        typer.Option(
+            "--readout",
+            help="What the encoder's head reads: the first token, or the mean of all.",
+            show_default="first; with recurrent or compact, what a short trial says",
+        ),
+    ] = None,
     router_layer: Annotated[
         int | None,
         typer.Option(
@@ -70,16 +99,22 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
 ) -> None:
     """Train a routed classifier, in one run, and write it to a directory."""
+    from sharcs.calibration.promise import Promise
     from sharcs.jobs.train import TrainingJob, run_training
     from sharcs_cli.progress import EpochProgress
 
+    front, widths = _sub_networks(sub_networks)
     job = TrainingJob(
         data=data,
         output=output,
         model=model,
         eval_data=eval_data,
         columns=columns_of(text_column, text_pair_column, label_column),
-        widths=tuple(_numbers("--widths", widths)),
+        widths=widths,
+        front=front,
+        unlabelled=unlabelled,
+        validation=validation,
+        readout=readout,
         router_layer=router_layer,
         recipe=recipe,
         window=window,
@@ -101,9 +136,22 @@ def train(
         say(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
         raise typer.Exit(130) from None
     say(f"the model is in {output}")
+    if trained.model.config.promise is not None:
+        for line in Promise(**trained.model.config.promise).lines():
+            say(line)
     if eval_data:
         texts = texts_of(trained, eval_data, job.columns, labelled=True, encoding=encoding)
         report_accuracy(trained, texts, output / "evaluation.json", None)
+
+
+def _sub_networks(option: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Divide the sub-networks into names of those in front of the encoder, and widths."""
+    parts = [part.strip() for part in option.split(",")]
+    front = tuple(part for part in parts if part in FRONT_KINDS)
+    numbers = ",".join("1.0" if part == "full" else part for part in parts if part not in FRONT_KINDS)
+    if parts[: len(front)] != list(front):
+        raise InputError(f"--sub-networks {option}: name the cheapest first, full last: recurrent,compact,full")
+    return front, tuple(_numbers("--sub-networks" if front else "--widths", numbers))
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -36,7 +36,7 @@ from helpers.cli import (
     toys_fixture,  # noqa: F401
     write_csv,
 )
-from sharcs.jobs import train as finetune
+from sharcs.data import named
 from sharcs_cli import options as cli_options
 from sharcs_cli import train as cli_train
 
@@ -294,7 +294,7 @@ def test_minilm_is_the_default_encoder(toys, tmp_path, monkeypatch, planned):
         asked.append("minilm")
         return str(toys.encoder)
 
-    monkeypatch.setattr(finetune, "minilm_path", tiny)
+    monkeypatch.setattr(named, "minilm_path", tiny)
     for name, model in {"default": (), "named": ("--model", "minilm")}.items():
         sharcs("train", "--data", toys.test, "--output", tmp_path / name, *model)
     assert asked == ["minilm", "minilm"]

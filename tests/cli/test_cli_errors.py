@@ -286,6 +286,7 @@ USE_OPTIONS = [
     ("--width 0", ["width 0", "0.25, 1"]),
     ("--width=-1", ["width -1", "0.25, 1"]),
     ("--width nan", ["width nan", "0.25, 1"]),
+    ("--width wide", ["width wide", "0.25, 1"]),
 ]
 
 
@@ -309,7 +310,6 @@ def test_options_of_evaluate_and_predict(command, options, patterns, toys):
         "train --data good.csv --output model more",
         "evaluate --data good.csv",
         "evaluate model",
-        "evaluate model --data good.csv --width wide",
         "predict model --data good.csv",
         "predict model --output out.csv",
     ],

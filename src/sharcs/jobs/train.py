@@ -8,20 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, DataCollatorWithPadding, PrinterCallback
 
 from sharcs.config import SharcsConfig
-from sharcs.data.named import HUB_TIMEOUT_SECONDS, MINILM, minilm_path
+from sharcs.data.named import MINILM, encoder_location
 from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, fingerprint, label_names, load_texts
 from sharcs.data.tokens import tokenise
 from sharcs.encoders.architectures import POSITIONS_AFTER_PADDING
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.inference import folder as artifacts
 from sharcs.jobs.arguments import TRAINERS, training_arguments
+from sharcs.jobs.held_out import (
+    check_same_shape,
+    check_unlabelled,
+    choose_policy,
+    judging_rows,
+    split,
+    unlabelled_rows,
+)
+from sharcs.jobs.trial import Trial, accuracy_of
 from sharcs.model.text import SharcsForSequenceClassification
+from sharcs.spec import FIRST
 from sharcs.tasks.labels import problem_type_of, require_one_label
 from sharcs.training.arguments import PAPER, RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
@@ -29,6 +37,10 @@ from sharcs.training.hardness import confidence_bands
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+# Where sub-networks stand in front of the encoder: it is trained until held-out rows are content, and they alone
+# are read from there on.
+FRONT_EPOCHS, FRONT_RATE = 8, 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,10 @@ class TrainingJob:
     eval_data: str | None = None
     columns: Columns = field(default_factory=Columns)
     widths: tuple[float, ...] = (0.25, 1.0)
+    front: tuple[str, ...] = ()
+    unlabelled: str | None = None
+    validation: str | None = None
+    readout: str | None = None
     router_layer: int | None = None
     recipe: str | None = None
     window: int | None = None
@@ -69,15 +85,22 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         InputError: If anything that the job names is wrong; found before anything is written.
     """
     recipe, given = recipe_of(job.recipe, job.window, job.bands), job
+    usual = (FRONT_EPOCHS, FRONT_RATE) if job.front else (RECIPES[recipe].epochs, RECIPES[recipe].learning_rate)
     job = replace(
         job,
         recipe=recipe,
-        epochs=RECIPES[recipe].epochs if job.epochs is None else job.epochs,
-        learning_rate=RECIPES[recipe].learning_rate if job.learning_rate is None else job.learning_rate,
+        epochs=usual[0] if job.epochs is None else job.epochs,
+        learning_rate=usual[1] if job.learning_rate is None else job.learning_rate,
     )
     _check_numbers(job)
     train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed, encoding=job.encoding)
     names = label_names(train)
+    check_unlabelled(job.unlabelled, job.front)
+    validation = load_texts(job.validation, job.columns, encoding=job.encoding) if job.validation else None
+    if validation is not None:
+        _check_held_out(validation, train, names)
+    elif job.front:
+        train, validation = split(train, job.seed)
     held_out = load_texts(job.eval_data, job.columns, encoding=job.encoding) if job.eval_data else None
     encoder_path = encoder_location(job.model)
     if job.epochs == 0:
@@ -90,11 +113,24 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         _check_held_out(held_out, train, names)
         tokenise(_head(held_out), tokenizer, max_length=max_length)
     rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
+    more = unlabelled_rows(job.unlabelled, job.columns, job.encoding, train, tokenizer)
     columns = replace(job.columns, text_pair=job.columns.text_pair or (PAIR_COLUMN if train.pairs else None))
-    transformers.set_seed(job.seed)
-    model = _load_model(job, encoder_path, names, train.source)
+    judging = None if validation is None else judging_rows(validation, tokenizer, label2id, job.seed)
+
+    def load(readout: str, widths: tuple[float, ...], front: tuple[str, ...]) -> SharcsForSequenceClassification:
+        transformers.set_seed(job.seed)
+        of = replace(job, readout=readout, widths=widths, front=front)
+        return _load_model(of, encoder_path, names, train.source, train.pairs is not None)
+
+    model = load(job.readout or FIRST, job.widths, job.front)
     # Everything that the job names has been found right: from here on the directory is in use.
     checkpoints = artifacts.begin(job.output, _settings(given, train, columns), job.resume)
+    collate = DataCollatorWithPadding(tokenizer)
+    if job.readout is None and judging is not None and job.epochs:
+        tried = Trial(lambda readout: load(readout, (1.0,), ()), rows, judging, collate, job)
+        if (readout := tried.readout(checkpoints)) != FIRST:
+            model = load(readout, job.widths, job.front)
+    transformers.set_seed(job.seed)
     trainer = TRAINERS[recipe](
         model=model,
         args=training_arguments(
@@ -102,6 +138,7 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
             len(rows),
             window=job.window,
             bands=job.bands,
+            judged=judging is not None,
             output_dir=str(checkpoints),
             seed=job.seed,
             num_train_epochs=job.epochs,
@@ -109,20 +146,25 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
             per_device_train_batch_size=job.batch_size,
         ),
         train_dataset=rows,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=collate,
         processing_class=tokenizer,
         callbacks=callbacks,
+        **({} if judging is None else {"eval_dataset": judging, "compute_metrics": accuracy_of}),
+        **({} if more is None else {"unlabelled_dataset": more}),
     )
     trainer.remove_callback(PrinterCallback)  # raw dictionaries on standard output; the callbacks show progress
     trainer.train(resume_from_checkpoint=furthest_checkpoint(checkpoints) if job.resume else None)
     artifacts.check_finite(model, f"{job.output}")
+    trained = artifacts.TrainedModel(model.train(False), tokenizer, columns)
+    if validation is not None:
+        choose_policy(trained, validation, job.seed)
     artifacts.finish(job.output, model, tokenizer)
-    return artifacts.TrainedModel(model.train(False), tokenizer, columns)
+    return trained
 
 
 def _check_held_out(held_out: TextData, train: TextData, names: list[str]) -> None:
     """Refuse held-out rows of another shape, or with other classes."""
-    _check_same_shape(train, held_out)
+    check_same_shape(train, held_out)
     unseen = sorted(set(held_out.labels or ()) - set(names))
     if unseen:
         row = (held_out.labels or []).index(unseen[0]) + 1
@@ -134,13 +176,16 @@ def _check_held_out(held_out: TextData, train: TextData, names: list[str]) -> No
 
 
 def _load_model(
-    job: TrainingJob, encoder_path: str, names: list[str], source: str
+    job: TrainingJob, encoder_path: str, names: list[str], source: str, pairs: bool
 ) -> SharcsForSequenceClassification:
     """Wrap the encoder, for the classes of some source."""
     try:
         return SharcsForSequenceClassification.from_encoder(
             encoder_path,
             widths=job.widths,
+            front=job.front,
+            pairs=pairs,
+            readout=job.readout or FIRST,
             router_layer=job.router_layer,
             weights=RECIPES[str(job.recipe)].weights,
             id2label=dict(enumerate(names)),
@@ -162,44 +207,6 @@ def _load_model(
             f"`model` {job.model}: its weights don't fit its configuration or the {len(names)} classes of "
             f"{source} ({first_line(error)}); name an encoder without a head"
         ) from error
-
-
-def encoder_location(model: str) -> str:
-    """Resolve ``model``: the embedded encoder's name, a local directory, or a name on the hub.
-
-    Raises:
-        InputError: If a local path is no model directory.
-    """
-    if model == MINILM:
-        return minilm_path()
-    path = Path(model)
-    if path.is_dir() and not (path / artifacts.CONFIG_FILE).is_file():
-        raise InputError(f"`model` {model}: the directory holds no model (no {artifacts.CONFIG_FILE})")
-    if path.is_file():
-        raise InputError(f"`model` {model}: is a file; name a model directory or a name on the hub")
-    return model if path.is_dir() else _hub_location(model)
-
-
-def _hub_location(model: str) -> str:
-    """Ask the hub for a model, or find it in the cache; transformers alone would retry for half a minute a file."""
-    choices = f"give a local model directory, a name on the hub, or {MINILM}"
-    try:
-        HfApi().model_info(model, timeout=HUB_TIMEOUT_SECONDS)
-    except OfflineModeIsEnabled:
-        pass  # then transformers looks into its cache, and fails at once if there is nothing
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise InputError(
-            f"`model` {model}: neither a directory nor a model of the hub that you may read; {choices}"
-        ) from error
-    except Exception as error:  # whatever the HTTP library raises
-        cached = try_to_load_from_cache(model, artifacts.CONFIG_FILE)
-        if isinstance(cached, str):
-            return str(Path(cached).parent)
-        raise InputError(
-            f"`model` {model}: no directory, and the Hugging Face hub cannot be reached ({first_line(error)}); "
-            f"{choices}"
-        ) from error
-    return model
 
 
 def _check_numbers(job: TrainingJob) -> None:
@@ -265,15 +272,6 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
     max_length = min(job.max_length, positions - reserved, tokenizer.model_max_length)
     tokenizer.model_max_length = max_length
     return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
-
-
-def _check_same_shape(train: TextData, other: TextData) -> None:
-    if (train.pairs is None) != (other.pairs is None):
-        with_pairs, without = (other, train) if train.pairs is None else (train, other)
-        raise InputError(
-            f"{without.source}: has single texts while {with_pairs.source} has pairs; "
-            "name the second text's column with `text_pair_column`"
-        )
 
 
 def _head(data: TextData) -> TextData:

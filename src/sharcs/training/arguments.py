@@ -25,6 +25,7 @@ class Recipe:
         learning_rate: Peak learning rate.
         router_at: k over L.
         subnetwork_epochs: Passes in which narrow networks with weights of their own learn.
+        front_epochs: Passes in which those learn that answer before the encoder runs.
         window: W, in epochs.
     """
 
@@ -33,6 +34,7 @@ class Recipe:
     learning_rate: float
     router_at: float
     subnetwork_epochs: int = 0
+    front_epochs: int = 0
     window: int = 0
 
     def router_layer(self, num_layers: int) -> int:
@@ -44,7 +46,7 @@ class Recipe:
 # quarter of the width takes a quarter of the time, so that its epochs take no longer than the full network's.
 RECIPES = {
     PAPER: Recipe("shared", epochs=10, learning_rate=2e-5, router_at=1 / 4, window=3),
-    PLUS: Recipe("own", epochs=5, learning_rate=5e-5, router_at=1 / 6, subnetwork_epochs=8),
+    PLUS: Recipe("own", epochs=5, learning_rate=5e-5, router_at=1 / 6, subnetwork_epochs=8, front_epochs=4),
 }
 
 
@@ -152,8 +154,13 @@ class SharcsTrainingArguments(RoutedTrainingArguments):
         num_train_epochs: Passes over the training data in which the full network learns, 5 by default: 0 if it is
             fine-tuned already, and is left as it is, bit for bit.
         subnetwork_epochs: Passes in which the narrow networks and the router learn; 8 by default.
+        front_epochs: Passes in which what stands in front of the encoder learns, over training rows and others; 4 by
+            default.
+        evaluates_later_runs: Whether the runs after the full network's are evaluated, and keep their best, too.
+        made_texts: How many texts are made from the training rows for it, where there are no unlabelled ones; by
+            default 8 times as many, 60,000 at most.
         learning_rate: Peak learning rate; by default 5e-5. The narrow networks learn at twice, the router at ten
-            times as much.
+            times as much, and what stands in front of the encoder at rates of its own.
         task_loss_weight: λ_task, of the narrow networks.
         router_loss_weight: λ_router.
         class_weights: See :class:`RoutedTrainingArguments`.
@@ -171,6 +178,11 @@ class SharcsTrainingArguments(RoutedTrainingArguments):
     subnetwork_epochs: int = field(
         default=RECIPES[PLUS].subnetwork_epochs, metadata={"help": "Passes in which the sub-networks learn."}
     )
+    front_epochs: int = field(
+        default=RECIPES[PLUS].front_epochs, metadata={"help": "Passes in which what stands in front learns."}
+    )
+    evaluates_later_runs: bool = field(default=True, metadata={"help": "Whether runs after the first are evaluated."})
+    made_texts: int | None = field(default=None, metadata={"help": "How many texts are made from train; 0 for none."})
 
     def check(self) -> None:
         """Check what concerns SHARCS.
@@ -181,8 +193,11 @@ class SharcsTrainingArguments(RoutedTrainingArguments):
         super().check()
         if self.max_steps > 0 or not float(self.num_train_epochs).is_integer() or self.num_train_epochs < 0:
             raise InputError(f"max_steps, num_train_epochs: recipe {self.recipe} trains whole epochs, from 0 on")
-        if self.subnetwork_epochs < 1 or not float(self.subnetwork_epochs).is_integer():
-            raise InputError(f"subnetwork_epochs {self.subnetwork_epochs}: has to be a whole number, at least 1")
+        for name in ("subnetwork_epochs", "front_epochs"):
+            if getattr(self, name) < 1 or not float(getattr(self, name)).is_integer():
+                raise InputError(f"{name} {getattr(self, name)}: has to be a whole number, at least 1")
+        if self.made_texts is not None and self.made_texts < 0:
+            raise InputError(f"made_texts {self.made_texts}: has to be 0 or more")
 
 
 @dataclass

@@ -32,7 +32,7 @@ TRAINERS: dict[str | None, str] = {"own": "SharcsTrainer", "shared": "PaperTrain
 
 
 @contextlib.contextmanager
-def at_width(model: nn.Module, width: float) -> Iterator[None]:
+def at_width(model: nn.Module, width: float | str) -> Iterator[None]:
     """Let a model's passes that name no width run at this one, whoever calls it."""
 
     def name_width(_module: nn.Module, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -68,6 +68,8 @@ class RoutedTrainer(NumberedTrainer):
             answering ``start_positions`` and ``end_positions`` instead, the numbers of the answer's first and last
             token.
         model_init: Builds a routed network, in place of ``model``.
+        unlabelled_dataset: Tokenised texts like those to come, without labels: what stands in front of the encoder
+            learns the full network's answers to them. By default texts are made from the training rows.
 
     All other arguments are those of ``transformers.Trainer``.
 
@@ -95,7 +97,9 @@ class RoutedTrainer(NumberedTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+        unlabelled_dataset: Any = None,
     ) -> None:
+        self.unlabelled_dataset = unlabelled_dataset
         settings = self.arguments.of(args)
         given = {"train_dataset": train_dataset, "compute_loss_func": compute_loss_func}
         check_settings(settings.recipe, settings, given)
@@ -121,6 +125,8 @@ class RoutedTrainer(NumberedTrainer):
         if train_dataset is not None:
             self.task = self.model.training_task(train_dataset, settings.class_weights)
             self._tell_problem_type(self.model)
+        if unlabelled_dataset is not None and not self.model.tail.front:
+            raise InputError("unlabelled_dataset: is for what stands in front of the encoder; leave it out")
         self.set_up(optimizers)
 
     def set_up(self, optimizers: tuple[Any, Any]) -> None:
@@ -129,9 +135,9 @@ class RoutedTrainer(NumberedTrainer):
     # The model
 
     @property
-    def widths(self) -> list[float]:
-        """The network's widths, ascending."""
-        return list(self.model.config.widths)
+    def widths(self) -> list[float | str]:
+        """What its sub-networks are asked for by, the cheapest first."""
+        return list(self.model.config.keys)
 
     def _check_model(self, model: Any) -> None:
         """Refuse a model that this trainer has no recipe for."""
@@ -203,12 +209,13 @@ class RoutedTrainer(NumberedTrainer):
         output = run(metric_key_prefix)
         for width in self.evaluated_widths() if description == "Evaluation" else []:
             with at_width(self.model, width):
-                of_width = run(f"{metric_key_prefix}_width_{width:g}")
+                name = width if isinstance(width, str) else f"{width:g}"
+                of_width = run(f"{metric_key_prefix}_width_{name}")
             metrics = {name: value for name, value in (of_width.metrics or {}).items() if not name.endswith("_time")}
             output = output._replace(metrics=(output.metrics or {}) | metrics)
         return output
 
-    def evaluated_widths(self) -> list[float]:
+    def evaluated_widths(self) -> list[float | str]:
         """List the widths that are evaluated besides the routed network."""
         return []
 

@@ -11,8 +11,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import TrainerCallback
 
 from sharcs.errors import InputError
 
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 STATE_FILE = "sharcs_state.safetensors"
 LAST_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
-# The folder of sharcs+'s second run, inside the first one's.
-SUBNETWORKS = "subnetworks"
+# The folders of sharcs+'s later runs, inside the first one's.
+FRONT, SUBNETWORKS = "front", "subnetworks"
 
 
 def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -121,4 +123,26 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
 
 def furthest_checkpoint(folder: str | Path) -> str | None:
     """Find the newest complete checkpoint of a training's furthest run; None if there is none."""
-    return last_complete_checkpoint(Path(folder) / SUBNETWORKS) or last_complete_checkpoint(folder)
+    latest_first = (Path(folder) / SUBNETWORKS, Path(folder) / FRONT, folder)
+    return next(filter(None, map(last_complete_checkpoint, latest_first)), None)
+
+
+class EpochStart(TrainerCallback):
+    """Keeps the state of the random numbers at the beginning of an epoch, when its batches are drawn.
+
+    transformers restores the state at the checkpoint only after the batches of the epoch that goes on are drawn.
+    """
+
+    def __init__(self) -> None:
+        self.random = torch.get_rng_state()
+        self._resumed = False
+
+    def go_on(self, random: Tensor) -> None:
+        """Begin the next epoch with this state."""
+        self.random, self._resumed = random, True
+
+    def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Take the state down; of an epoch that goes on, put it back."""
+        if self._resumed:
+            torch.set_rng_state(self.random)
+        self.random, self._resumed = torch.get_rng_state(), False

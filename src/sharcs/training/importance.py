@@ -19,7 +19,7 @@ from sharcs.encoders.units import masked, permute
 from sharcs.model.layer_list import trunk_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from sharcs.model.base import RoutedModel
 
@@ -46,18 +46,20 @@ class Importance:
         ]
 
 
-def measure_importance(model: RoutedModel, batches: Iterable[dict[str, Tensor]]) -> Importance:
+def measure_importance(
+    model: RoutedModel, batches: Iterable[dict[str, Tensor]], of: Sequence[nn.Module] | None = None
+) -> Importance:
     """Measure importance for the full network's loss.
 
     Args:
         model: The routed network; its gradients and training mode are left as they are.
         batches: Training batches with ``labels``, on the model's device.
+        of: The layers to measure; by default those after the router.
 
     Raises:
         InputError: If the layers were changed since the encoder was wrapped (adapters, say).
     """
-    tail = model.tail
-    layers = parts_of(tail.layers, model.encoder.config)
+    layers = parts_of(model.tail.layers if of is None else of, model.encoder.config)
     device, heads = layers[0].output.weight.device, head_groups(layers_config(model.encoder.config))
     scores = Importance(
         heads=[torch.zeros(heads, device=device) for _ in layers],

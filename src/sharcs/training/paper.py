@@ -53,7 +53,7 @@ class PaperTrainer(RoutedTrainer):
                 f"{type(self).__name__}.compute_loss: the loss is the paper's; give class_weights, or train the "
                 "recipe sharcs+, whose full network takes any loss"
             )
-        self.bands = confidence_bands(self.widths, self.args.bands)
+        self.bands = confidence_bands(self.model.config.widths, self.args.bands)
         self._is_reordered = False
         if self.train_dataset is not None:
             self._begin()

@@ -15,8 +15,10 @@ from transformers.trainer_utils import default_compute_objective
 from sharcs.errors import InputError
 from sharcs.training.arguments import SharcsTrainingArguments
 from sharcs.training.base import RoutedTrainer, at_width
-from sharcs.training.checkpoints import LAST_FILE, SUBNETWORKS, invalidate, load_state
-from sharcs.training.subnetworks import RUN, SubnetworkTrainer, learning_parameters
+from sharcs.training.checkpoints import LAST_FILE, EpochStart, invalidate, load_state
+from sharcs.training.rows import fingerprint
+from sharcs.training.runs import FOLDERS, later_runs, make_later
+from sharcs.training.subnetworks import SubnetworkTrainer, learning_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import DataLoader
     from transformers.trainer_utils import EvalLoopOutput
+
+    from sharcs.training.later import LaterTrainer
 
 
 class SharcsTrainer(RoutedTrainer):
@@ -49,9 +53,17 @@ class SharcsTrainer(RoutedTrainer):
     args: SharcsTrainingArguments
     arguments: ClassVar[type[SharcsTrainingArguments]] = SharcsTrainingArguments
     subnetwork_trainer: SubnetworkTrainer | None = None
+    front_trainer: LaterTrainer | None = None
     objective: float | None
     _first_run: bool = False
     _trial_of_search: Any = None
+
+    def facts(self) -> dict[str, Any]:
+        """Say what a training has to have in common with its checkpoints."""
+        facts = super().facts()
+        if self.unlabelled_dataset is not None:
+            facts["unlabelled rows"] = fingerprint(self.unlabelled_dataset)
+        return facts
 
     def set_up(self, optimizers: tuple[Any, Any]) -> None:
         """Take up an optimizer that serves both runs, and keep an eye on the random numbers.
@@ -67,12 +79,13 @@ class SharcsTrainer(RoutedTrainer):
         if optimizer is not None:
             held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
             later = {parameter for kind in learning_parameters(self.model).values() for parameter in kind}
+            later |= {parameter for part in self.model.tail.front for parameter in part.parameters()}
             if not later <= held or (self.args.num_train_epochs and held <= later):
                 raise InputError(
                     "optimizers: the optimizer has to hold the full network's parameters, and the narrow networks' "
                     "and the router's; build it with model.parameters(), or give optimizer_cls_and_kwargs"
                 )
-        self._epoch_start = _EpochStart()
+        self._epoch_start = EpochStart()
         self.add_callback(self._epoch_start)
 
     def _check_model(self, model: Any) -> None:
@@ -106,16 +119,22 @@ class SharcsTrainer(RoutedTrainer):
         """
         checkpoint = self.checkpoint_of(resume_from_checkpoint)
         callbacks = [copy.copy(each) for each in self.callback_handler.callbacks if each is not self._epoch_start]
-        folder = Path(self._get_output_dir(trial)) / SUBNETWORKS
+        folder = Path(self._get_output_dir(trial))
         output = None
-        goes_on_with_second = checkpoint is not None and load_state(checkpoint)[1]["run"] == RUN
-        if not goes_on_with_second:
-            invalidate(folder)
+        begun = None if checkpoint is None else load_state(checkpoint)[1]["run"]
+        if begun not in [kind.run for kind in FOLDERS]:
+            for name in FOLDERS.values():
+                invalidate(folder / name)
             if self.args.num_train_epochs > 0 or self.model_init is not None or len(self.widths) == 1:
                 output = self._fine_tune(checkpoint, trial, ignore_keys_for_eval)
+            begun = checkpoint = None
+        runs = later_runs(self.model)
+        for kind in runs[[run.run for run in runs].index(begun) if begun is not None else 0 :]:
+            if checkpoint is None:
+                invalidate(folder / FOLDERS[kind])
+            of_run = [copy.copy(each) for each in callbacks]
+            output = self._train_later(kind, folder / FOLDERS[kind], checkpoint, of_run, ignore_keys_for_eval)
             checkpoint = None
-        if len(self.widths) > 1:
-            output = self._train_subnetworks(folder, checkpoint, callbacks, ignore_keys_for_eval)
         if trial is not None:
             self.objective = None  # a search then evaluates what was trained
         return output
@@ -136,33 +155,32 @@ class SharcsTrainer(RoutedTrainer):
             self.model_accepts_loss_kwargs = accepted
             self.optimizer, self.lr_scheduler = self._given_optimizer, None
 
-    def _train_subnetworks(
-        self, folder: Path, checkpoint: str | None, callbacks: list[TrainerCallback], ignore_keys: list[str] | None
+    def _train_later(
+        self,
+        kind: type[LaterTrainer],
+        folder: Path,
+        checkpoint: str | None,
+        callbacks: list[TrainerCallback],
+        ignore_keys: list[str] | None,
     ) -> Any:
-        """Train the narrow networks and the router."""
-        settings = copy.copy(self.args)
-        settings.output_dir, settings.num_train_epochs = str(folder), self.args.subnetwork_epochs
-        settings.per_device_train_batch_size = self._train_batch_size
+        """Train what a later run does."""
         for group, rate in zip(getattr(self._given_optimizer, "param_groups", ()), self._given_rates, strict=True):
             group["lr"] = group["initial_lr"] = rate
-        trainer = SubnetworkTrainer(
-            model=self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False),
-            args=settings,
-            data_collator=self.data_collator,
-            train_dataset=self.train_dataset,
-            eval_dataset=self.eval_dataset,
-            processing_class=self.processing_class,
-            compute_loss_func=self.compute_loss_func,
-            compute_metrics=self.compute_metrics,
-            optimizers=(self._given_optimizer, None),
-            optimizer_cls_and_kwargs=self.optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics=self.preprocess_logits_for_metrics,
+        settings = copy.copy(self.args)
+        settings.per_device_train_batch_size = self._train_batch_size
+        trainer = make_later(
+            kind,
+            self,
+            folder,
+            callbacks,
+            settings=settings,
+            optimizer=self._given_optimizer,
+            unlabelled=self.unlabelled_dataset,
         )
-        for callback in list(trainer.callback_handler.callbacks):
-            trainer.remove_callback(callback)
-        for callback in callbacks:
-            trainer.add_callback(callback)
-        self.subnetwork_trainer = trainer
+        if isinstance(trainer, SubnetworkTrainer):
+            self.subnetwork_trainer = trainer
+        else:
+            self.front_trainer = trainer
         return trainer.train(checkpoint, ignore_keys_for_eval=ignore_keys)
 
     # The first run
@@ -202,7 +220,7 @@ class SharcsTrainer(RoutedTrainer):
         with at_width(self.model, 1.0) if self._first_run else contextlib.nullcontext():
             return super().evaluation_loop(*args, **kwargs)
 
-    def evaluated_widths(self) -> list[float]:
+    def evaluated_widths(self) -> list[float | str]:
         """List the widths that are evaluated besides."""
         return [] if self._first_run else self.widths
 
@@ -248,27 +266,6 @@ class SharcsTrainer(RoutedTrainer):
 
         self.hp_space(trial)
         return optuna.trial.FixedTrial(trial.params, trial.number)
-
-
-class _EpochStart(TrainerCallback):
-    """Keeps the state of the random numbers at the beginning of an epoch, when its batches are drawn.
-
-    transformers restores the state at the checkpoint only after the batches of the epoch that goes on are drawn.
-    """
-
-    def __init__(self) -> None:
-        self.random = torch.get_rng_state()
-        self._resumed = False
-
-    def go_on(self, random: Tensor) -> None:
-        """Begin the next epoch with this state."""
-        self.random, self._resumed = random, True
-
-    def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Take the state down; of an epoch that goes on, put it back."""
-        if self._resumed:
-            torch.set_rng_state(self.random)
-        self.random, self._resumed = torch.get_rng_state(), False
 
 
 def _routed_objective(metrics: dict[str, float]) -> float:

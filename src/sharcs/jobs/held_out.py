@@ -1,0 +1,134 @@
+"""The rows that a training holds out, and what they decide when it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from transformers import DataCollatorWithPadding
+
+from sharcs.calibration.promise import LEAST_ROWS, Promise, choose_default, halves
+from sharcs.data.sampling import sampled_rows
+from sharcs.data.texts import Columns, TextData, load_texts
+from sharcs.data.tokens import tokenise
+from sharcs.errors import InputError
+from sharcs.evaluation.widths import run_all_widths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from sharcs.inference.folder import TrainedModel
+
+SHARE, LEAST, WHERE_THERE_ARE = 0.1, 500, 2500
+FEWEST_ROWS = 200  # of which a tenth could be held out at all
+
+
+def split(data: TextData, seed: int) -> tuple[TextData, TextData | None]:
+    """Hold out a tenth of the rows, each class by its share: at least 500 rows where there are 2,500.
+
+    Args:
+        data: Labelled rows.
+        seed: Draws them.
+
+    Returns:
+        What is trained on, and what is held out; None where there are too few rows.
+    """
+    if len(data) < FEWEST_ROWS:
+        return data, None
+    count = round(SHARE * len(data))
+    if len(data) >= WHERE_THERE_ARE:
+        count = max(LEAST, count)
+    held = sampled_rows(data.labels or [], count, seed)
+    chosen = set(held)
+    return _take(data, [row for row in range(len(data)) if row not in chosen]), _take(data, held)
+
+
+def _take(data: TextData, rows: Sequence[int]) -> TextData:
+    return replace(
+        data,
+        table=data.table.take(list(rows)),
+        texts=[data.texts[row] for row in rows],
+        pairs=None if data.pairs is None else [data.pairs[row] for row in rows],
+        labels=None if data.labels is None else [data.labels[row] for row in rows],
+        rows=[data.row(row) for row in rows],
+    )
+
+
+def judging_rows(held_out: TextData, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int], seed: int) -> Any:
+    """Tokenise the half that chooses: read-out, checkpoint and policy; None if the rows are too few."""
+    chosen_on, _ = halves(len(held_out), seed)
+    if len(chosen_on) < LEAST_ROWS:
+        return None
+    return tokenise(
+        _take(held_out, chosen_on.tolist()), tokenizer, max_length=tokenizer.model_max_length, label2id=label2id
+    )
+
+
+def choose_policy(
+    trained: TrainedModel, held_out: TextData, seed: int, on_batch: Callable[[int], None] | None = None
+) -> Promise | None:
+    """Give a model the cheapest policy that loses nothing on half of some rows, and what the other half says of it.
+
+    Args:
+        trained: The model, whose configuration takes the policy and the promise.
+        held_out: Labelled rows that it was not trained on.
+        seed: Divides them.
+        on_batch: Called with the number of inputs after each batch.
+
+    Returns:
+        None where the rows are too few: the model keeps its policy, and nothing is promised.
+    """
+    model, tokenizer = trained.model, trained.tokenizer
+    known = model.config.class_indices
+    rows = tokenise(held_out, tokenizer, max_length=tokenizer.model_max_length, label2id=known)
+    answers = run_all_widths(
+        model, rows, DataCollatorWithPadding(tokenizer), on_batch=on_batch, labels=rows["labels"]
+    )
+    promise = choose_default(answers, seed)
+    if promise is not None:
+        model.config.policy, model.config.promise = dict(promise.policy), promise.record()
+    return promise
+
+
+def check_unlabelled(unlabelled: str | None, front: Sequence[str]) -> None:
+    """Refuse texts that nothing would learn from.
+
+    Raises:
+        InputError: If there is no sub-network in front of the encoder.
+    """
+    if unlabelled is not None and not front:
+        raise InputError(
+            f"`unlabelled` {unlabelled}: is for what answers before the encoder runs; name recurrent or compact "
+            "among the `sub_networks`"
+        )
+
+
+def unlabelled_rows(
+    source: str | None, columns: Columns, encoding: str | None, train: TextData, tokenizer: PreTrainedTokenizerBase
+) -> Any:
+    """Read and tokenise texts without labels, like those of training; None where there are none.
+
+    Raises:
+        InputError: If they can't be read, or are single texts where training has pairs, or the other way round.
+    """
+    if source is None:
+        return None
+    texts = load_texts(source, columns, labelled=False, encoding=encoding)
+    check_same_shape(train, texts)
+    return tokenise(texts, tokenizer, max_length=tokenizer.model_max_length)
+
+
+def check_same_shape(train: TextData, other: TextData) -> None:
+    """Refuse pairs beside single texts.
+
+    Raises:
+        InputError: If one of both has pairs.
+    """
+    if (train.pairs is None) != (other.pairs is None):
+        with_pairs, without = (other, train) if train.pairs is None else (train, other)
+        raise InputError(
+            f"{without.source}: has single texts while {with_pairs.source} has pairs; "
+            "name the second text's column with `text_pair_column`"
+        )

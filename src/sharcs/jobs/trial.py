@@ -1,0 +1,94 @@
+"""A short trial of what the encoder's head reads: the first token, or the mean of all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers import PrinterCallback
+
+from sharcs.errors import InputError
+from sharcs.spec import FIRST, MEAN
+from sharcs.training.arguments import SharcsTrainingArguments
+from sharcs.training.trainer import SharcsTrainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from transformers import EvalPrediction
+
+    from sharcs.model.text import SharcsForSequenceClassification
+
+MOST_ROWS, EPOCHS = 2000, 2
+RESULT = "readout"  # a file beside the checkpoints, so that a resumed training needs no second trial
+
+
+def accuracy_of(prediction: EvalPrediction) -> dict[str, float]:
+    """Measure how often answers are right."""
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    return {"accuracy": float((np.asarray(logits).argmax(-1) == prediction.label_ids).mean())}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Fine-tunes the encoder with each read-out, for two epochs on 2,000 rows at most.
+
+    Attributes:
+        load: Loads the encoder with a read-out, and nothing but the full network.
+        rows: Tokenised training rows.
+        judging: Those that judge.
+        collate: Pads rows.
+        job: The whole training's settings: seed, rate, size of batches.
+    """
+
+    load: Callable[[str], SharcsForSequenceClassification]
+    rows: Any
+    judging: Any
+    collate: Any
+    job: Any
+
+    def readout(self, folder: Path) -> str:
+        """Name the better read-out; the first token where they are alike, or where the encoder has no choice.
+
+        Args:
+            folder: Where the result is kept.
+        """
+        file = folder / RESULT
+        if self.job.resume and file.is_file():
+            return file.read_text(encoding="utf-8")
+        scores = {readout: self._score(readout, folder / "trial") for readout in (FIRST, MEAN)}
+        best = max(scores, key=lambda readout: scores[readout])
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(best, encoding="utf-8")
+        return best
+
+    def _score(self, readout: str, folder: Path) -> float:
+        try:
+            model = self.load(readout)
+        except InputError:
+            return -1.0
+        order = np.random.default_rng(self.job.seed).permutation(len(self.rows))[:MOST_ROWS]
+        trainer = SharcsTrainer(
+            model=model,
+            args=SharcsTrainingArguments(
+                str(folder),
+                num_train_epochs=EPOCHS,
+                learning_rate=self.job.learning_rate,
+                per_device_train_batch_size=self.job.batch_size,
+                seed=self.job.seed,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=self.rows.select(np.sort(order)),
+            eval_dataset=self.judging,
+            data_collator=self.collate,
+            compute_metrics=accuracy_of,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        return float(trainer.evaluate()["eval_accuracy"])
