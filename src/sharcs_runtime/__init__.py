@@ -3,6 +3,11 @@
 What the engine of :mod:`sharcs` has in common with it lives here too: this package imports nothing of ``sharcs``.
 """
 
+import os
+
+# Official builds of ONNX Runtime report to Microsoft unless this is set before the import; nothing is sent here.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from sharcs_runtime.drift import DisagreementCounter
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.onnx import OnnxRunner

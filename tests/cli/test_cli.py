@@ -3,8 +3,10 @@
 import gzip
 import io
 import json
+import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -792,3 +794,13 @@ def test_an_interruption_gives_the_terminal_back(interrupted, monkeypatch):
     assert hide in screen.getvalue()
     assert screen.getvalue().rindex(show) > screen.getvalue().rindex(hide)  # the cursor
     assert "--resume" in screen.getvalue()
+
+
+def test_all_files_of_a_model_have_the_mode_that_files_have(toys, tmp_path):
+    umask = os.umask(0o027)
+    try:
+        succeeds("train", "--data", toys.test, "--model", toys.encoder, "--output", tmp_path / "model", *ONE_EPOCH)
+    finally:
+        os.umask(umask)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
+    assert set(modes.values()) == {0o640}, modes

@@ -115,3 +115,17 @@ def test_whether_fast_layers_are_current_is_asked_once_a_pass(batch, monkeypatch
     assert asked == [1]
     model(**batch, widths="all")
     assert asked == [1] * (1 + 3)  # as many passes as widths
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"all_widths": True}, "widths='all'"),
+        ({"all_widths": True, "narrow_only": True}, "widths='all'"),
+        ({"trunk_only": True}, "run_trunk"),
+        ({"hidden": torch.zeros(1)}, "run_tail"),
+    ],
+)
+def test_keywords_of_earlier_versions_are_refused(model, batch, old, new):
+    with pytest.raises(InputError, match=rf"^\w+: is called otherwise now; write {new}"):
+        model(**batch, **old)

@@ -2,9 +2,11 @@
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -261,3 +263,14 @@ def test_norms_are_not_fused_with_additions_on_a_cpu(exported, monkeypatch, prov
     OnnxRunner(exported.folder, providers=providers)
     assert given
     assert all((one["providers"], one["disabled_optimizers"]) == (providers, disabled) for one in given)
+
+
+def test_nothing_is_reported_to_anyone(tmp_path):
+    folder = Path(__file__).parents[1] / "records" / "export-1"
+    code = f"from sharcs_runtime import OnnxRunner\nprint(next(OnnxRunner({str(folder)!r}).predict(['good'])))"
+    environment = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in str(path)]

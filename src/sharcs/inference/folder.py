@@ -176,7 +176,10 @@ def finish(folder: Path, model: SharcsForSequenceClassification, tokenizer: PreT
     shutil.rmtree(staging, ignore_errors=True)
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
+    # safetensors writes through a temporary file that nobody else may read; the others have the mode of the umask.
+    mode = (staging / CONFIG_FILE).stat().st_mode
     for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG_FILE):
+        path.chmod(mode)
         path.replace(folder / path.name)
     staging.rmdir()
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

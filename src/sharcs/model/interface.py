@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
 from sharcs.config import SharcsConfig
+from sharcs.errors import InputError
 from sharcs.model.cost import continuation_coefficients, cost_coefficients
 from sharcs.model.tail import RoutedTail
 from sharcs.tasks.labels import problem_type_of
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sharcs_runtime.policy import RoutingPolicy
+
+# Keywords of earlier versions, and what does the same.
+RENAMED = {
+    "all_widths": "widths='all'",
+    "narrow_only": "widths='narrow'",
+    "trunk_only": "run_trunk(...)",
+    "hidden": "run_tail(hidden, attention_mask, width)",
+}
 
 
 class RoutedNetwork(PreTrainedModel):
@@ -98,3 +107,21 @@ class RoutedNetwork(PreTrainedModel):
     def _real_tokens(self, inputs: dict[str, Any], hidden: Tensor | None = None) -> Tensor | None:
         """Tell the tokens that are real, ``[batch, tokens]``, from the mask among inputs; None if all are."""
         return inputs.get("attention_mask")
+
+
+def present(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Leave out inputs that are None, which stands for nothing.
+
+    Raises:
+        InputError: If hidden states or attentions are asked for, or something by the name that it had in earlier
+            versions: encoders take any keyword, and say nothing.
+    """
+    for old, new in RENAMED.items():
+        if old in inputs:
+            raise InputError(f"{old}: is called otherwise now; write {new}")
+    if inputs.get("output_hidden_states") or inputs.get("output_attentions"):
+        raise InputError(
+            "output_hidden_states, output_attentions: inputs of different widths have none of one shape; "
+            "take them from the encoder before it is wrapped"
+        )
+    return {name: value for name, value in inputs.items() if value is not None}

@@ -15,6 +15,7 @@ from sharcs.errors import InputError
 from sharcs.model.context import RoutingContext, TrunkDone, select_rows
 from sharcs.model.cost import relative_cost
 from sharcs.model.front import FrontPasses, Kept, rows_of
+from sharcs.model.interface import present
 from sharcs.model.outputs import SharcsOutput, TrunkOutput
 from sharcs_runtime.cascade import Cascade
 from sharcs_runtime.policy import ROUTER, choose_width
@@ -52,7 +53,7 @@ class RoutedPasses(FrontPasses):
             widths: ``all``, ``narrow`` or ``front``.
             **more: Given to the encoder, too.
         """
-        inputs = _present({**inputs, **more})
+        inputs = present({**inputs, **more})
         if widths == "narrow":
             return self._at_narrow_widths(inputs)
         if widths == "front":
@@ -92,7 +93,7 @@ class RoutedPasses(FrontPasses):
         Raises:
             InputError: If hidden states or attentions are asked for.
         """
-        hidden, real = self._run_trunk(_present(inputs))
+        hidden, real = self._run_trunk(present(inputs))
         if start is not None:
             return TrunkOutput(hidden, None, torch.full(hidden.shape[:1], start, device=hidden.device))
         router_logits = self.tail.route(hidden, real)
@@ -274,17 +275,3 @@ class RoutedPasses(FrontPasses):
         coefficients = self.cost_coefficients() if self.tail.fast is None else self._counted
         relative = relative_cost(coefficients.to(lengths.device), lengths)  # [batch, sub-networks]
         return choose_width(router_logits, relative, policy)  # type: ignore[no-any-return]
-
-
-def _present(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Leave out inputs that are None, which stands for nothing.
-
-    Raises:
-        InputError: If hidden states or attentions are asked for.
-    """
-    if inputs.get("output_hidden_states") or inputs.get("output_attentions"):
-        raise InputError(
-            "output_hidden_states, output_attentions: inputs of different widths have none of one shape; "
-            "take them from the encoder before it is wrapped"
-        )
-    return {name: value for name, value in inputs.items() if value is not None}
