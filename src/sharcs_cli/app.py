@@ -6,6 +6,7 @@ Help has to come at once. So no module of this package but ``progress`` imports 
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import warnings
@@ -23,7 +24,7 @@ from sharcs_cli.export import export
 from sharcs_cli.predict import predict
 from sharcs_cli.report import report
 from sharcs_cli.train import train
-from sharcs_runtime.errors import InputError, MissingPackageError
+from sharcs_runtime.errors import InputError, MissingPackageError, first_line
 
 app = typer.Typer(
     name="sharcs",
@@ -78,10 +79,15 @@ for subcommand in (train, evaluate, predict, calibrate, export, benchmark, repor
 def main() -> None:
     """Run the command; what the user can put right ends with one line and exit code 2."""
     plain, warnings.formatwarning = warnings.formatwarning, _one_line
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal has no letters for costs no results
     try:
         app()
+        sys.stdout.flush()
     except InputError as error:
         _stop(_with_options(str(error)))
+    except OSError as error:
+        _stop(f"{first_line(error)}; make room, or name another place")
     except ImportError as error:
         if (error.name or "").startswith("sharcs"):
             raise

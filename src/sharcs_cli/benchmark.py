@@ -64,11 +64,12 @@ def benchmark(
     texts = texts_of(trained, data, columns, labelled=False, encoding=encoding)
     given = list(texts.texts) if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
     report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar, seconds=seconds)
-    _print_table(report, f"{data}: under 1 to 128, time of such a batch over that of full")
-    if json_file is not None:
-        picture = json_file.with_suffix(".png")
+    picture = None if json_file is None else json_file.with_suffix(".png")
+    if json_file is not None and picture is not None:
         write_json(report, json_file)
         draw_benchmark(report, picture, f"{data} on this machine")
+    _print_table(report, f"{data}: under 1 to 128, time of such a batch over that of full")
+    if picture is not None:
         say(f"wrote {json_file} and {picture}")
     out.print(report["advice"], highlight=False, markup=False, soft_wrap=True)
 

@@ -82,11 +82,12 @@ def report_accuracy(trained: TrainedModel, data: TextData, json_file: Path | Non
     with progress_bar("evaluating", len(rows)) as advance:
         answers = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), on_batch=advance)
     report = accuracy_report(model, answers, rows["labels"], width=width)
-    _print_report(report, data.source)
-    if json_file is not None:
-        picture = json_file.with_suffix(".png")
+    picture = None if json_file is None else json_file.with_suffix(".png")
+    if json_file is not None and picture is not None:
         write_json(report, json_file)
         draw_curve(report, picture, f"accuracy against cost, {report['samples']:,} inputs")
+    _print_report(report, data.source)  # after the files: who reads it may have gone
+    if picture is not None:
         say(f"wrote {json_file} and {picture}")
 
 

@@ -804,3 +804,19 @@ def test_all_files_of_a_model_have_the_mode_that_files_have(toys, tmp_path):
         os.umask(umask)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
     assert set(modes.values()) == {0o640}, modes
+
+
+@pytest.mark.parametrize("stream", ["/dev/full", "cp1252"])
+def test_numbers_are_written_before_they_are_printed(toys, tmp_path, stream):
+    data = shutil.copy(toys.test, tmp_path / "\N{GRINNING FACE}.csv")
+    command = [sys.executable, "-m", "sharcs_cli.app", "evaluate", toys.model, "--data", data, "--json"]
+    command.append(tmp_path / "found.json")
+    with Path("/dev/full" if stream == "/dev/full" else tmp_path / "out.txt").open("wb") as out:
+        environment = os.environ | {"PYTHONIOENCODING": "cp1252" if stream == "cp1252" else "utf-8"}
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=environment, check=False)
+    message = done.stderr.decode("cp1252" if stream == "cp1252" else "utf-8")
+    assert json.loads((tmp_path / "found.json").read_text())["samples"] == 40
+    assert "Traceback" not in message
+    assert done.returncode == (2 if stream == "/dev/full" else 0), message
+    if stream == "/dev/full":
+        assert "No space left on device" in message
