@@ -14,6 +14,7 @@ import numpy as np
 
 from sharcs_runtime.background import in_background
 from sharcs_runtime.cascade import Cascade
+from sharcs_runtime.errors import InputError
 from sharcs_runtime.policy import ROUTER
 from sharcs_runtime.pool import Array, Flags, Numbers, Pool, padded
 from sharcs_runtime.scores import softmax
@@ -120,6 +121,8 @@ class PooledEngine(ABC, Generic[Array]):
 
     def __init__(self, *, forced: bool, batch_tokens: int, window: int) -> None:
         """Take over the settings."""
+        if batch_tokens < 1 or window < 1:
+            raise InputError(f"batch_tokens {batch_tokens}, window {window}: have to be at least 1")
         self._forced = forced
         self.batch_tokens = batch_tokens
         self.window = window
@@ -134,9 +137,12 @@ class PooledEngine(ABC, Generic[Array]):
             An answer for each. An error of ``texts`` comes out here. Closing the generator stops the thread.
 
         Raises:
-            InputError: If the tokenizer's length leaves no room for text.
+            InputError: If the tokenizer's length leaves no room for text, it is one text and no series of them, or
+                something among them is none; the message counts from 1.
         """
-        source = iter(texts)
+        if isinstance(texts, str):
+            raise InputError("texts: is one text, whose letters would be answered one by one; give a list")
+        source = _checked(texts)
         first = list(islice(source, self.window))
         if len(first) < self.window:
             # All there is: a thread would have nothing to do ahead, and cost more than a short text.
@@ -238,6 +244,15 @@ class PooledEngine(ABC, Generic[Array]):
                 later = cascade.next_after(index)
                 pools[later].add(rows, hidden, real, escalates)
                 self._run_pool(pools, later, cascade)
+
+
+def _checked(texts: Iterable[Text]) -> Iterator[Text]:
+    """Pass texts on, and stop at what is none."""
+    for number, text in enumerate(texts, 1):
+        parts = text if isinstance(text, tuple) else (text,)
+        if not all(isinstance(part, str) for part in parts) or len(parts) > 2:
+            raise InputError(f"texts: number {number} is a {type(text).__name__}; give strings, or tuples of two")
+        yield text
 
 
 def _predictions(cascade: Cascade) -> list[Prediction]:

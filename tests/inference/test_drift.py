@@ -217,3 +217,22 @@ def test_after_an_alarm(model):
     assert goes_on.predict(model, batch).width_index.tolist() == [0] * len(LENGTHS)
     model.config.policy = goes_on.policy(model).to_dict()
     assert torch.equal(model(**batch).logits, full)
+
+
+@torch.no_grad()
+def test_answers_that_are_averaged_with_others_are_checked_too(model):
+    lengths = [1 + row % 12 for row in range(96)]
+    batch = make_batch(model.config.encoder, lengths)
+    model.config.policy = {"start": "width-25", "escalation_threshold": 1.0, "blend": 0.9}
+    plain, full = model(**batch), model(**batch, width=1.0)
+    assert set(plain.width_index.tolist()) == {len(model.config.widths) - 1}
+    differ = plain.logits.argmax(-1) != full.logits.argmax(-1)
+    assert bool(differ.any())
+    monitor = DriftMonitor(0.5, check_share=1.0)
+    monitor.predict(model, batch)
+    assert (monitor.checked, monitor.disagreements) == (96, int(differ.sum()))
+    sizes = []
+    model.register_forward_pre_hook(lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
+    model.config.policy = {"start": "width-25", "escalation_threshold": 1.0, "blend": 0.0}
+    DriftMonitor(0.5, check_share=1.0).predict(model, batch)
+    assert sizes == [96]  # the full network's own answers agree

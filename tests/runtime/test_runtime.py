@@ -274,3 +274,22 @@ def test_nothing_is_reported_to_anyone(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in str(path)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ("oil prices rose", "is one text, whose letters would be answered one by one"),
+        (["good", None], "number 2 is a NoneType"),
+        (["good"] * 40 + [float("nan")], "number 41 is a float"),
+        ([("good", "bad", "more")], "number 1 is a tuple"),
+        ([("good", 3)], "number 1 is a tuple"),
+    ],
+)
+@pytest.mark.parametrize("window", [8, 2048])
+def test_what_is_no_text_is_refused_by_its_number(texts, says, window):
+    runner = OnnxRunner(Path(__file__).parents[1] / "records" / "export-1", window=window)
+    with pytest.raises(InputError, match=says):
+        list(runner.predict(texts))
+    with pytest.raises(InputError, match="window 0: have to be at least 1"):
+        OnnxRunner(Path(__file__).parents[1] / "records" / "export-1", window=0)

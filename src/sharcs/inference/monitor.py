@@ -2,7 +2,8 @@
 
 A share of the inputs is checked: the full network runs on them too. That every input may be drawn, one answered at
 full width too, corrects for share and for inputs that can't disagree, which cost nothing to check: the rate among the
-checked inputs is the rate of all. Counts and alarm are :mod:`sharcs_runtime.drift`'s.
+checked inputs is the rate of all. An answer that is averaged with those of smaller networks is not the full network's
+own, and may disagree. Counts and alarm are :mod:`sharcs_runtime.drift`'s.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sharcs.tasks.labels import require_one_label
 from sharcs_runtime.drift import DisagreementCounter
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from sharcs.model.outputs import SharcsOutput
@@ -67,12 +69,22 @@ class DriftMonitor(DisagreementCounter):
         assert outputs.width_index is not None
         size = len(outputs.logits)
         due = self.draw(size)
-        narrow = (outputs.width_index < len(model.config.widths) - 1).cpu().numpy()
         disagreed = np.zeros(size, dtype=bool)
-        rows = torch.from_numpy(np.flatnonzero(due & narrow)).to(outputs.logits.device)
+        rows = torch.from_numpy(np.flatnonzero(due & _may_disagree(model, outputs))).to(outputs.logits.device)
         if len(rows):
             full = model(**{name: select_rows(value, rows, size) for name, value in batch.items()}, width=1.0)
             other = full.logits.argmax(dim=-1) != outputs.logits[rows].argmax(dim=-1)
             disagreed[rows.cpu().numpy()] = other.cpu().numpy()
         self.record(disagreed[due])
         return outputs
+
+
+def _may_disagree(model: SharcsForSequenceClassification, outputs: SharcsOutput) -> NDArray[np.bool_]:
+    """Tell which answers, ``[batch]``, are not the full network's own: not asked, or others were averaged in."""
+    assert outputs.width_index is not None
+    full = len(model.config.widths) - 1
+    asked = outputs.width_index == full
+    if outputs.first_width_index is not None and model.config.routing_policy.blend > 0:
+        asked &= outputs.first_width_index == full
+    may: NDArray[np.bool_] = (~asked).cpu().numpy()
+    return may
