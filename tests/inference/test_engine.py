@@ -4,6 +4,7 @@ import copy
 import gc
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -375,3 +376,51 @@ def test_the_background_makes_items_ahead_in_its_own_thread_and_closes_them():
     items.close()
     assert set(threads) == set(closed) != {threading.current_thread()}
     assert list(in_background(numbers())) == list(range(100))
+
+
+def test_threads_that_cut_texts_do_not_disturb_one_another(bert):
+    tokenizer = bert.tokenizer
+    engine = InferenceEngine(bert.model, tokenizer)
+    # Long enough to be measured first, by another truncation than that which cuts.
+    texts = [f"w{row} w{row + 1} " * (2000 if row < 4 else 40) for row in range(8)]
+    alone = [next(engine.predict([text])) for text in texts]
+
+    def answer(number):
+        tokenizer("w1 w2 w3 w4 w5 w6", truncation=True, max_length=4)  # the application's own use
+        return next(engine.predict([texts[number % 8]]))
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(answer, range(120)))
+    assert [each.class_index for each in found] == [alone[number % 8].class_index for number in range(120)]
+    assert [each.score for each in found] == pytest.approx(
+        [alone[number % 8].score for number in range(120)], abs=1e-5
+    )
+
+
+def test_a_model_is_prepared_while_other_threads_use_it(bert, monkeypatch):
+    model, before = bert.model, bert.model.config.policy
+    model.config.policy = {"cost_weight": 1.0}
+    batch = bert.tokenizer(["w1 w2", "w3 w4"], return_tensors="pt")
+    count = type(model).cost_coefficients
+    monkeypatch.setattr(type(model), "cost_coefficients", lambda self: (time.sleep(0.05), count(self))[1])
+    failed = []
+
+    def use():
+        try:
+            with torch.inference_mode():
+                for _ in range(20):
+                    model(**batch)
+        except Exception as error:
+            failed.append(error)
+
+    users = [threading.Thread(target=use) for _ in range(3)]
+    for user in users:
+        user.start()
+    for _ in range(10):
+        model.tail.fast = None
+        vars(model).pop("_counted", None)
+        model.prepare_for_inference()
+    for user in users:
+        user.join()
+    model.config.policy = before
+    assert not failed

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import reprlib
+import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from sharcs.data.texts import TextData
 
 TOKENISER_BATCH = 1000
+_COPIES: weakref.WeakKeyDictionary[Any, dict[Any, tuple[Any, Any]]] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
 
 
 def tokenise(
@@ -79,10 +84,28 @@ def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int, with_pairs:
 def encode(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, limit: int
 ) -> dict[str, list[list[int]]]:
-    """Tokenise some texts, truncated to ``limit`` tokens but not padded; in what the tokenizer calls its outputs."""
-    texts = [_shorten(text, tokenizer, limit) for text in texts]
-    pairs = None if pairs is None else [_shorten(text, tokenizer, limit) for text in pairs]
-    return dict(tokenizer(texts, pairs, truncation="longest_first", max_length=limit))
+    """Tokenise some texts, truncated to ``limit`` tokens but not padded; in what the tokenizer calls its outputs.
+
+    Truncation is a state of a tokenizer, which others may set in other threads: so copies do the work, one for each
+    setting.
+    """
+    measuring, cutting = _copies(tokenizer, limit)
+    texts = [_shorten(text, measuring, limit) for text in texts]
+    pairs = None if pairs is None else [_shorten(text, measuring, limit) for text in pairs]
+    return dict(cutting(texts, pairs, truncation="longest_first", max_length=limit))
+
+
+def _copies(
+    tokenizer: PreTrainedTokenizerBase, limit: int
+) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """Copy a tokenizer for measuring long texts and for cutting all of them, once for each limit."""
+    state = (limit, len(tokenizer), tokenizer.truncation_side)
+    with _LOCK:
+        known = _COPIES.setdefault(tokenizer, {})
+        if state not in known:
+            known.clear()  # its vocabulary or its limit has changed
+            known[state] = (copy.deepcopy(tokenizer), copy.deepcopy(tokenizer))
+        return known[state]
 
 
 def _label_ids(data: TextData, label2id: dict[str, int]) -> list[int]:

@@ -273,9 +273,11 @@ class RoutedModel(RoutedPasses):
 
     def prepare_for_inference(self) -> None:
         """Bring all layers into a form that runs fast; see :meth:`RoutedTail.prepare_for_inference`."""
-        if self.tail.prepare_for_inference():
-            # Counting walks through all modules, which a short text alone would feel.
+        if not self.tail.is_prepared:
+            # Counting walks through all modules, which a short text alone would feel. It comes first: other threads
+            # read it as soon as the layers are there.
             self._counted = self.cost_coefficients()
+            self.tail.prepare_for_inference()
 
     def set_budget(self, budget: float) -> None:
         """Route so that the mean cost on inputs like those of the calibration is the most within a budget.

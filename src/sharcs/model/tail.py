@@ -99,6 +99,12 @@ class RoutedTail(nn.Module):
         for subnetwork in (*self.narrow, *compact):
             subnetwork.follow(attention)
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the layers were prepared for inference, with these very weights."""
+        fast = self.fast  # once: another thread may drop it
+        return fast is not None and fast.are_current()
+
     def prepare_for_inference(self) -> bool:
         """Bring all layers into a form that runs fast, unless that was done with these very weights.
 
@@ -110,20 +116,22 @@ class RoutedTail(nn.Module):
         Returns:
             Whether it was made anew.
         """
-        if self.fast is not None and self.fast.are_current():
+        if self.is_prepared:
             return False
         self.fast = FastLayers(self.trunk, self.subnetworks, self.encoder_config, self.front)
         return True
 
     def usable_fast_layers(self) -> FastLayers | None:
         """Return what was made for inference, if a pass may run it now."""
-        if self.fast is None or torch.is_grad_enabled():
+        fast = self.fast  # once: another thread may drop it
+        if fast is None or torch.is_grad_enabled():
             return None
         if self.training or any(subnetwork.training for subnetwork in (*self.narrow, *self.front)):
             return None
-        if not self.fast.are_current():
+        if not fast.are_current():
             self.fast = None
-        return self.fast
+            return None
+        return fast
 
     def train(self, mode: bool = True) -> RoutedTail:
         """Drop what was made for inference where training begins."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
     from sharcs.encoders.narrow import Arguments
     from sharcs.spec import SubnetworkSpec
+
+# A call puts tensors into the twin for as long as it lasts, which other threads would find there.
+_ONE_CALL = threading.Lock()
 
 
 class SharedSubnetwork(EncoderSubnetwork):
@@ -129,7 +134,8 @@ class SharedSubnetwork(EncoderSubnetwork):
             if fast_layers is not None:
                 output = fast_layers[position](hidden, *args, **kwargs)
             else:
-                output = functional_call(twin, self.parameters_at(position), (hidden, *args), kwargs)
+                with contextlib.nullcontext() if torch.compiler.is_compiling() else _ONE_CALL:
+                    output = functional_call(twin, self.parameters_at(position), (hidden, *args), kwargs)
             hidden = states_of(output)
         # Zeros behind the narrow output equal cutting the inputs of the head's first Linear.
         return F.pad(hidden, (0, self.full_hidden - size))
