@@ -29,7 +29,7 @@ from quality_study import CACHE, FOLDER, ROUTER_LAYER, SETS, WIDTHS, Rows, sub_n
 from sharcs import SharcsForSequenceClassification
 from sharcs.calibration.policies import policy_paths
 from sharcs.evaluation.answers import AllAnswers
-from sharcs.model.router import mean_of_real_tokens
+from sharcs.subnetworks.base import mean_of_real_tokens
 from sharcs.tasks.losses import router_loss
 from sharcs.training.hardness import narrowest_sure
 

@@ -10,13 +10,11 @@ import numpy as np
 import torch
 import transformers
 
-import sharcs
-from common import collator, processor_seconds, tokenizer
 from judge.answers import Answers
 from judge.families import BLENDS, quantiles, scores
-from judge.narrow import as_dataset, routed
+from judge.narrow import routed, trained
 from judge.networks import over
-from sharcs import SharcsTrainer, SharcsTrainingArguments
+from sharcs.calibration.policies import BENDS
 from sharcs.model.cost import flops
 from sharcs_runtime.scores import blended
 
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from sharcs import SharcsForSequenceClassification
 
 KINDS = ("recurrent", "compact")
-BENDS = (0.5, 1.0, 2.0, 4.0)  # as the package's calibration bends its thresholds
 
 
 def train(
@@ -38,32 +35,8 @@ def train(
     """Put sub-networks in front of a fine-tuned network, and train them on its answers to train and to made texts."""
     transformers.set_seed(seed)
     model = routed(network, front=KINDS, widths=(1.0,), pairs=parts.train.pairs is not None)
-    arguments = SharcsTrainingArguments(
-        str(state),
-        seed=seed,
-        num_train_epochs=0,  # the full network is the reference
-        front_epochs=settings["epochs"],
-        made_texts=made_texts,
-        per_device_train_batch_size=32,
-        save_strategy="steps",
-        save_steps=400,
-        save_total_limit=2,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        use_cpu=True,
-    )
-    trainer = SharcsTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=as_dataset(parts.train),
-        data_collator=collator(),
-        processing_class=tokenizer(),
-    )
-    resumes = any(state.glob("**/checkpoint-*"))
-    start = processor_seconds()
-    trainer.train(resume_from_checkpoint=resumes or None)
-    return model, {"train_seconds": processor_seconds() - start, "resumed": resumes, "sharcs": sharcs.__version__}
+    more = {"front_epochs": settings["epochs"], "made_texts": made_texts}
+    return model, trained(model, parts, seed=seed, state=state, **more)
 
 
 def answers_of(model: SharcsForSequenceClassification, rows: Rows) -> Answers:

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import sharcs
-from common import collator, processor_seconds
+from common import collator, processor_seconds, tokenizer
 from judge.answers import Answers
 from judge.networks import over
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
@@ -52,13 +52,18 @@ def train(
     """Give a fine-tuned network its narrow network and its router."""
     transformers.set_seed(seed)
     model = routed(network, router_layer=settings["router_layer"])
+    return model, trained(model, parts, seed=seed, state=state, learning_rate=settings["rate"])
+
+
+def trained(
+    model: SharcsForSequenceClassification, parts: Parts, *, seed: int, state: Path, **settings: Any
+) -> dict[str, Any]:
+    """Train what a wrapped reference has besides it, by the package; returns the record."""
     arguments = SharcsTrainingArguments(
         str(state),
         seed=seed,
         num_train_epochs=0,  # the full network is the reference
-        learning_rate=settings["rate"],
         per_device_train_batch_size=32,
-        train_sampling_strategy="group_by_length",
         save_strategy="steps",
         save_steps=200,
         save_total_limit=2,
@@ -66,15 +71,19 @@ def train(
         disable_tqdm=True,
         dataloader_pin_memory=False,
         use_cpu=True,
+        **settings,
     )
     trainer = SharcsTrainer(
-        model=model, args=arguments, train_dataset=as_dataset(parts.train), data_collator=collator()
+        model=model,
+        args=arguments,
+        train_dataset=as_dataset(parts.train),
+        data_collator=collator(),
+        processing_class=tokenizer(),
     )
     resumes = any(state.glob("**/checkpoint-*"))
     start = processor_seconds()
     trainer.train(resume_from_checkpoint=resumes or None)
-    record = {"train_seconds": processor_seconds() - start, "resumed": resumes, "sharcs": sharcs.__version__}
-    return model, record
+    return {"train_seconds": processor_seconds() - start, "resumed": resumes, "sharcs": sharcs.__version__}
 
 
 def answers_of(model: SharcsForSequenceClassification, reference: Network, rows: Rows) -> Answers:

@@ -14,7 +14,7 @@ from sharcs.encoders.architectures import head_groups, layers_config
 from sharcs.errors import InputError
 from sharcs.spec import FIRST, MEAN, OWN, SHARED, SubnetworkSpec, check_front, front_specs, spec_of_width
 from sharcs.stored import policy_for_budget, policy_of
-from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.policy import RoutingPolicy, label_of
 
 __all__ = ["BLEND", "RoutingPolicy", "SharcsConfig", "default_router_layer", "policy_for_budget", "policy_of"]
 
@@ -59,7 +59,7 @@ class SharcsConfig(PreTrainedConfig):
         policy: Settings of :class:`RoutingPolicy`, as a dictionary.
         calibration: What ``sharcs calibrate`` found: the constraint, its evidence, and the policy of each budget.
         promise: What held-out rows say of the policy that a training has ended with; see
-            :class:`~sharcs.calibration.promise.Promise`.
+            :class:`~sharcs.stored.Promise`.
         format: The version of the file's form.
 
     Raises:
@@ -185,9 +185,8 @@ class SharcsConfig(PreTrainedConfig):
         for index, known in enumerate(self.keys):
             if not isinstance(width, str) and not isinstance(known, str) and math.isclose(width, known, abs_tol=1e-6):
                 return index
-        given = width if isinstance(width, str) else f"{width:g}"
-        choices = ", ".join(known if isinstance(known, str) else f"{known:g}" for known in self.keys)
-        raise InputError(f"width {given}: the network has the widths {choices}; choose one of them")
+        choices = ", ".join(map(label_of, self.keys))
+        raise InputError(f"width {label_of(width)}: the network has the widths {choices}; choose one of them")
 
     def _fill_router(self) -> None:
         """Complete ``router`` and what is short for it, from one another."""

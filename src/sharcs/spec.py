@@ -25,6 +25,7 @@ TOKENS = "tokens"
 RECURRENT_SIZES = ((128, 2), (64, 4))
 COMPACT_SHARES = (0.5, 0.25)
 MEAN, ALIGNED = "mean", "aligned"
+FRONT_READOUTS = {RECURRENT: (MEAN, ALIGNED), COMPACT: (MEAN,)}  # of each kind in front
 FIRST = "first"  # of the encoder's own head: the first token, where the encoder has it
 
 
@@ -161,8 +162,7 @@ def check_front(front: list[SubnetworkSpec], weights: str, problem_type: str | N
     if front and problem_type not in (None, "single_label_classification"):
         raise InputError(f"front {', '.join(names)}: answer with one class for each input; leave them out")
     for spec in front:
-        known = {RECURRENT: (MEAN, ALIGNED), COMPACT: (MEAN,)}.get(spec.kind, ())
-        if spec.readout not in known or not spec.is_front:
+        if spec.readout not in FRONT_READOUTS.get(spec.kind, ()) or not spec.is_front:
             raise InputError(
                 f"front {spec.name}: of kind {spec.kind} with readout {spec.readout} is not known; update sharcs"
             )

@@ -22,8 +22,6 @@ from sharcs_cli.options import (
 )
 from sharcs_runtime.errors import InputError
 
-FRONT_KINDS = ("recurrent", "compact")
-
 
 def train(
     data: DataOption,
@@ -84,12 +82,17 @@ def train(
         typer.Option(
             "--epochs",
             help="Passes over the training data; 0 if DIR of --model is fine-tuned.",
-            show_default="5; paper: 10",
+            show_default="5; paper: 10; with recurrent or compact: 8",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs a training step.")] = 32,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", help="Peak learning rate.", show_default="5e-5; paper: 2e-5")
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            help="Peak learning rate.",
+            show_default="5e-5; paper: 2e-5; with recurrent or compact: 1e-4",
+        ),
     ] = None,
     max_length: Annotated[int, typer.Option("--max-length", help="Tokens kept of a text.")] = 128,
     max_train_samples: Annotated[
@@ -99,8 +102,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
 ) -> None:
     """Train a routed classifier, in one run, and write it to a directory."""
-    from sharcs.calibration.promise import Promise
     from sharcs.jobs.train import TrainingJob, run_training
+    from sharcs.stored import Promise
     from sharcs_cli.progress import EpochProgress
 
     front, widths = _sub_networks(sub_networks)
@@ -146,9 +149,11 @@ def train(
 
 def _sub_networks(option: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Divide the sub-networks into names of those in front of the encoder, and widths."""
+    from sharcs.spec import FRONT_READOUTS
+
     parts = [part.strip() for part in option.split(",")]
-    front = tuple(part for part in parts if part in FRONT_KINDS)
-    numbers = ",".join("1.0" if part == "full" else part for part in parts if part not in FRONT_KINDS)
+    front = tuple(part for part in parts if part in FRONT_READOUTS)
+    numbers = ",".join("1.0" if part == "full" else part for part in parts if part not in FRONT_READOUTS)
     if parts[: len(front)] != list(front):
         raise InputError(f"--sub-networks {option}: name the cheapest first, full last: recurrent,compact,full")
     return front, tuple(_numbers("--sub-networks" if front else "--widths", numbers))

@@ -107,10 +107,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         return len(self._whole_tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _front(self, index: int, inputs: dict[str, Numbers]) -> Floats:
-        return self._from_tokens(index, inputs)
-
-    def _from_tokens(self, index: int, inputs: dict[str, Numbers]) -> Floats:
-        """Run a graph that reads tokens; not every one reads all of what the tokenizer makes."""
+        """Run a graph that reads tokens, a dense model's too; not every one reads all that the tokenizer makes."""
         session = self._tail_sessions[index]
         feed = {given.name: inputs[given.name] for given in session.get_inputs()}
         return session.run(["logits"], feed)[0]  # type: ignore[no-any-return]
@@ -134,7 +131,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
     def _whole(self, inputs: dict[str, Numbers], rows: Numbers, cascade: Cascade) -> None:
         if self._trunk_session is None:
             cascade.begin(rows, 0)
-            cascade.put(0, rows, self._from_tokens(0, inputs))
+            cascade.put(0, rows, self._front(0, inputs))
             return
         routing, hidden = self._routing(), None
         index = routing.start  # of all of them

@@ -8,8 +8,8 @@ import pytest
 
 from helpers.cli import error_message, read_csv, save_encoder, sharcs, succeeds, toy_rows, write_csv
 from sharcs import InferenceEngine
-from sharcs.calibration.promise import Promise
 from sharcs.inference.folder import open_model
+from sharcs.stored import Promise
 from sharcs_runtime import OnnxRunner
 
 NAMES = ["recurrent", "compact", "width-25", "full"]

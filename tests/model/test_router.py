@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharcs.config import RoutingPolicy
-from sharcs.model.router import Router, mean_of_real_tokens
+from sharcs.model.router import Router
+from sharcs.subnetworks.base import mean_of_real_tokens
 from sharcs_runtime.policy import choose_width
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import DataCollatorWithPadding
 
-from sharcs.calibration.promise import LEAST_ROWS, Promise, choose_default, halves
+from sharcs.calibration.promise import LEAST_ROWS, choose_default, halves
 from sharcs.data.sampling import sampled_rows
 from sharcs.data.texts import Columns, TextData, load_texts
 from sharcs.data.tokens import tokenise
@@ -15,7 +15,7 @@ from sharcs.errors import InputError
 from sharcs.evaluation.widths import run_all_widths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -66,30 +66,21 @@ def judging_rows(held_out: TextData, tokenizer: PreTrainedTokenizerBase, label2i
     )
 
 
-def choose_policy(
-    trained: TrainedModel, held_out: TextData, seed: int, on_batch: Callable[[int], None] | None = None
-) -> Promise | None:
+def choose_policy(trained: TrainedModel, held_out: TextData, seed: int) -> None:
     """Give a model the cheapest policy that loses nothing on half of some rows, and what the other half says of it.
 
     Args:
         trained: The model, whose configuration takes the policy and the promise.
         held_out: Labelled rows that it was not trained on.
-        seed: Divides them.
-        on_batch: Called with the number of inputs after each batch.
-
-    Returns:
-        None where the rows are too few: the model keeps its policy, and nothing is promised.
+        seed: Divides them. Where they are too few, the model keeps its policy, and nothing is promised.
     """
     model, tokenizer = trained.model, trained.tokenizer
     known = model.config.class_indices
     rows = tokenise(held_out, tokenizer, max_length=tokenizer.model_max_length, label2id=known)
-    answers = run_all_widths(
-        model, rows, DataCollatorWithPadding(tokenizer), on_batch=on_batch, labels=rows["labels"]
-    )
+    answers = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), labels=rows["labels"])
     promise = choose_default(answers, seed)
     if promise is not None:
         model.config.policy, model.config.promise = dict(promise.policy), promise.record()
-    return promise
 
 
 def check_unlabelled(unlabelled: str | None, front: Sequence[str]) -> None:

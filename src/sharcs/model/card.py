@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sharcs.model.cost import relative_cost
+from sharcs.stored import Promise
 
 if TYPE_CHECKING:
     from sharcs.config import SharcsConfig
@@ -76,12 +77,8 @@ def _evidence(config: SharcsConfig) -> str:
     """Say what a calibration found, or held-out rows of the training."""
     calibration, promise = config.calibration, config.promise
     if calibration is None and promise is not None and promise["policy"] == config.policy:
-        return (
-            f"On {promise['rows']:,} held-out rows of its training: {100 * promise['accuracy']:.1f}% right (full "
-            f"network {100 * promise['full_accuracy']:.1f}%), {100 * promise['cost_ratio']:.1f}% of the FLOPs. With "
-            f"{100 * promise['confidence']:g}% confidence at most {100 * max(0.0, promise['loss_bound']):.1f} points "
-            f"are lost, and at most {100 * promise['disagreement_bound']:.1f}% of the answers are other ones."
-        )
+        what, bounds, *_ = Promise(**promise).lines()
+        return f"Its training says: {what}; {bounds}."
     if calibration is None:
         return "It was not calibrated: nothing is promised. `sharcs calibrate` chooses a policy that keeps a limit."
     limit = f"`{calibration['kind']}` of at most {calibration['limit']:g}"

@@ -18,6 +18,7 @@ from sharcs.encoders.units import masked
 from sharcs.errors import first_line
 from sharcs.model.cost import flops
 from sharcs.subnetworks.own import OwnSubnetwork
+from sharcs_runtime.policy import label_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def try_out(model: RoutedPasses, inputs: dict[str, Tensor], expected: Tensor) ->
             continued = direct if in_front else model.run_tail(hidden, inputs.get("attention_mask"), width)
         except Exception as error:  # whatever an unknown encoder's code may raise
             raise refusal(
-                encoder, f"code that fails at width {width} ({type(error).__name__}: {first_line(error)})"
+                encoder, f"code that fails at width {label_of(width)} ({type(error).__name__}: {first_line(error)})"
             ) from error
         if hidden.shape[1] != tokens:
             raise refusal(encoder, f"{hidden.shape[1]} tokens of an input that counts as {tokens}")
@@ -116,7 +117,7 @@ def try_out(model: RoutedPasses, inputs: dict[str, Tensor], expected: Tensor) ->
         if abs(counted - float(cost[index])) > COST_TOLERANCE * counted:
             raise refusal(
                 encoder,
-                f"matrix products beside its projections (at width {width} {counted} FLOPs, "
+                f"matrix products beside its projections (at width {label_of(width)} {counted} FLOPs, "
                 f"of which {float(cost[index]):.0f} are known)",
             )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sharcs.encoders.architectures import body_of
-from sharcs.model.context import RoutingContext, TrunkDone, select_rows
+from sharcs.model.context import RoutingContext, TrunkDone
 from sharcs.model.interface import RoutedNetwork
 from sharcs.subnetworks.compact import CompactSubnetwork
 
@@ -86,9 +86,3 @@ class FrontPasses(RoutedNetwork):
         if index is None or count == 0:
             return False
         return index < count if isinstance(index, int) else bool((index < count).any())
-
-
-def rows_of(inputs: dict[str, Any], rows: Tensor, batch: int) -> dict[str, Any]:
-    """Take some inputs of a batch."""
-    taken: dict[str, Any] = select_rows(inputs, rows, batch)
-    return taken

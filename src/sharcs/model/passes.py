@@ -14,7 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from sharcs.errors import InputError
 from sharcs.model.context import RoutingContext, TrunkDone, select_rows
 from sharcs.model.cost import relative_cost
-from sharcs.model.front import FrontPasses, Kept, rows_of
+from sharcs.model.front import FrontPasses, Kept
 from sharcs.model.interface import present
 from sharcs.model.outputs import SharcsOutput, TrunkOutput
 from sharcs_runtime.cascade import Cascade
@@ -192,9 +192,9 @@ class RoutedPasses(FrontPasses):
     def _step(self, kept: Kept, index: int, rows: Tensor, batch: int) -> Tensor:
         """Run a sub-network on some inputs, from what is kept of them if they ran the trunk: ``[rows, ...]``."""
         if index < len(self.tail.front):
-            return self.run_front(index, **rows_of(kept.inputs, rows, batch))
+            return self.run_front(index, **select_rows(kept.inputs, rows, batch))
         if kept.context is None:
-            kept.inputs, kept.rows = rows_of(kept.inputs, rows, batch), rows
+            kept.inputs, kept.rows = select_rows(kept.inputs, rows, batch), rows
             kept.context = RoutingContext(self._real_tokens(kept.inputs), index, needs_router=False)
             return self.answer_of(self._encode(kept.context, kept.inputs))
         # On a way through the sub-networks, those that run later are among those that ran before.

@@ -5,19 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
-def mean_of_real_tokens(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """Average the hidden states over the tokens that are no padding.
-
-    Args:
-        hidden: ``[batch, tokens, hidden]``.
-        attention_mask: ``[batch, tokens]``, non-zero where a token is real.
-
-    Returns:
-        ``[batch, hidden]``.
-    """
-    mask = (attention_mask != 0).to(hidden.dtype).unsqueeze(-1)  # [batch, tokens, 1]
-    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+from sharcs.subnetworks.base import mean_of_real_tokens
 
 
 class Router(nn.Module):

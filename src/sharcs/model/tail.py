@@ -12,9 +12,9 @@ from sharcs.encoders.architectures import architecture_of, layers_config
 from sharcs.encoders.narrow import map_arguments
 from sharcs.model.context import TrunkDone, current_context, select_rows
 from sharcs.spec import FIRST, MEAN
+from sharcs.subnetworks.base import mean_of_real_tokens
 from sharcs.subnetworks.compact import CompactSubnetwork
 from sharcs.subnetworks.fast import FastLayers
-from sharcs.subnetworks.front import mean_over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,7 +208,7 @@ class RoutedTail(nn.Module):
 
     def _mean_first(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Put the mean of the real tokens in the place of the first one, which is what heads read."""
-        mean = states.mean(1) if attention_mask is None else mean_over(states, attention_mask != 0)
+        mean = mean_of_real_tokens(states, attention_mask)
         return torch.cat([mean.unsqueeze(1), states[:, 1:]], dim=1)
 
     def _groups(self, width_index: Tensor) -> list[Group]:

@@ -13,8 +13,8 @@ from transformers.loss.loss_utils import ForQuestionAnsweringLoss, ForTokenClass
 
 from sharcs.config import SharcsConfig
 from sharcs.errors import InputError
-from sharcs.model.router import mean_of_real_tokens
 from sharcs.model.text import RoutedTextModel
+from sharcs.subnetworks.base import mean_of_real_tokens
 from sharcs.tasks.token_labels import span_task_of, token_task_of
 from sharcs.tasks.token_losses import over_real_tokens
 from sharcs_runtime.scores import blended, confidence

@@ -67,3 +67,25 @@ class EncoderSubnetwork(nn.Module):
 
     def follow(self, attention: str) -> None:
         """Take over another attention implementation."""
+
+
+def keep_initialisation(module: nn.Module) -> None:
+    """Tell transformers that all weights in a module have their first values: it would draw them anew."""
+    for part in module.modules():
+        part._is_hf_initialized = True  # type: ignore[assignment]
+
+
+def mean_of_real_tokens(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Average the hidden states over the tokens that are no padding.
+
+    Args:
+        hidden: ``[batch, tokens, hidden]``.
+        attention_mask: ``[batch, tokens]``, non-zero where a token is real.
+
+    Returns:
+        ``[batch, hidden]``.
+    """
+    if attention_mask is None:
+        return hidden.mean(1)
+    mask = (attention_mask != 0).to(hidden.dtype).unsqueeze(-1)  # [batch, tokens, 1]
+    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

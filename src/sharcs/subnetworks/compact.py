@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from sharcs.subnetworks.front import FrontSubnetwork, mean_over
+from sharcs.subnetworks.base import keep_initialisation, mean_of_real_tokens
+from sharcs.subnetworks.front import FrontSubnetwork
 from sharcs.subnetworks.own import OwnSubnetwork
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class CompactSubnetwork(FrontSubnetwork):
         self.inner = OwnSubnetwork(spec, layers[: spec.layers], encoder_config)
         self.dropout = nn.Dropout(DROPOUT)
         self.classifier = nn.Linear(self.inner.config.hidden_size, labels)
-        self.keep_initialisation()
+        keep_initialisation(self)
 
     def cost(self) -> tuple[float, float, float]:
         """Count the classifier's FLOPs; :mod:`sharcs.model.cost` counts layers."""
@@ -57,6 +58,5 @@ class CompactSubnetwork(FrontSubnetwork):
 
     def classify(self, hidden: Tensor, real: Tensor | None) -> Tensor:
         """Read the mean of the real tokens, ``[batch, tokens]``, None if all are: logits ``[batch, labels]``."""
-        mean = hidden.mean(1) if real is None else mean_over(hidden, real != 0)
-        logits: Tensor = self.classifier(self.dropout(mean))
+        logits: Tensor = self.classifier(self.dropout(mean_of_real_tokens(hidden, real)))
         return logits

@@ -17,7 +17,7 @@ from sharcs.encoders.architectures import COUNT_ATTRIBUTES, SIZE_ATTRIBUTES, hea
 from sharcs.encoders.layers import parts_of
 from sharcs.encoders.narrow import ArgumentSlicer, carries_heads, map_arguments, narrow_config, states_of
 from sharcs.encoders.units import keep_units
-from sharcs.subnetworks.base import EncoderSubnetwork
+from sharcs.subnetworks.base import EncoderSubnetwork, keep_initialisation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,8 +52,7 @@ class OwnSubnetwork(EncoderSubnetwork):
         # Which of the full network's heads each layer has: position biases are handed to it for all of them.
         self.register_buffer("kept_heads", torch.arange(self.config.num_attention_heads).repeat(len(layers), 1))
         self.layers = nn.ModuleList(self._cut(layer) for layer in layers)
-        for module in self.modules():
-            module._is_hf_initialized = True  # type: ignore[assignment]  # else transformers initialises them anew
+        keep_initialisation(self)
 
     @torch.no_grad()
     def fill(self, layers: Sequence[nn.Module], orders: Sequence[tuple[Tensor, Tensor]] | None = None) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sharcs.spec import ALIGNED
-from sharcs.subnetworks.front import FrontSubnetwork, mean_over
+from sharcs.subnetworks.base import keep_initialisation, mean_of_real_tokens
+from sharcs.subnetworks.front import FrontSubnetwork
 
 if TYPE_CHECKING:
     from sharcs.spec import SubnetworkSpec
@@ -41,7 +42,7 @@ class RecurrentSubnetwork(FrontSubnetwork):
         # Of a pair: a token, its like in the other text, their difference and product.
         self.compare = nn.Linear(8 * units, 2 * units) if spec.readout == ALIGNED else None
         self.classifier = nn.Linear((8 if self.compare is not None else 4) * units, labels)
-        self.keep_initialisation()
+        keep_initialisation(self)
 
     @property
     def reads_pairs(self) -> bool:
@@ -121,7 +122,7 @@ class RecurrentSubnetwork(FrontSubnetwork):
         """Take mean and maximum over real tokens, ``[batch, 2 · size]``: zeros where there are none."""
         most = states.masked_fill(real.unsqueeze(-1) == 0, LOWEST).amax(1)
         most = most.masked_fill(real.sum(1, keepdim=True) == 0, 0.0)
-        return torch.cat([mean_over(states, real), most], dim=-1)
+        return torch.cat([mean_of_real_tokens(states, real), most], dim=-1)
 
     def _classified(self, parts: list[Tensor]) -> Tensor:
         logits: Tensor = self.classifier(self.dropout(torch.cat(parts, dim=-1)))

@@ -23,7 +23,7 @@ from sharcs.encoders.narrow import (
     slice_parameters,
     states_of,
 )
-from sharcs.subnetworks.base import EncoderSubnetwork
+from sharcs.subnetworks.base import EncoderSubnetwork, keep_initialisation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,8 +70,7 @@ class SharedSubnetwork(EncoderSubnetwork):
             nn.ModuleList(_narrow_norms(layer, twin)) for layer, twin in zip(layers, self.twins, strict=True)
         )
         self.exit_norm = None if final_norm is None else _narrow_norm(final_norm, self.config.hidden_size)
-        for module in self.modules():
-            module._is_hf_initialized = True  # type: ignore[assignment]  # else transformers resets them to ones
+        keep_initialisation(self)
 
     @property
     def layers(self) -> list[nn.Module]:  # type: ignore[override]

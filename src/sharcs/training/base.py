@@ -17,6 +17,7 @@ from sharcs.training.checkpoints import check_complete, check_same, furthest_che
 from sharcs.training.numbered import NumberedTrainer
 from sharcs.training.rows import fingerprint
 from sharcs.training.settings import check_settings
+from sharcs_runtime.policy import label_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -209,8 +210,7 @@ class RoutedTrainer(NumberedTrainer):
         output = run(metric_key_prefix)
         for width in self.evaluated_widths() if description == "Evaluation" else []:
             with at_width(self.model, width):
-                name = width if isinstance(width, str) else f"{width:g}"
-                of_width = run(f"{metric_key_prefix}_width_{name}")
+                of_width = run(f"{metric_key_prefix}_width_{label_of(width)}")
             metrics = {name: value for name, value in (of_width.metrics or {}).items() if not name.endswith("_time")}
             output = output._replace(metrics=(output.metrics or {}) | metrics)
         return output

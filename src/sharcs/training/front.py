@@ -6,32 +6,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import nn
 
 from sharcs.model.layer_list import trunk_layers
 from sharcs.subnetworks.compact import CompactSubnetwork
 from sharcs.subnetworks.recurrent import RecurrentSubnetwork
 from sharcs.subnetworks.vectors import token_vectors
 from sharcs.tasks.losses import UNLABELLED
-from sharcs.training.importance import measure_importance
 from sharcs.training.later import LaterTrainer, Learner
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sharcs.model.base import RoutedModel
+    from sharcs.model.outputs import SharcsOutput
 
 RUN = "front"
-RECURRENT_RATE, COMPACT_RATE = 2e-3, 2e-4  # whatever the encoder's is: they are other networks
+# Learning rates, whatever the encoder's is: they are other networks.
+RATES: dict[type[nn.Module], float] = {RecurrentSubnetwork: 2e-3, CompactSubnetwork: 2e-4}
 TEMPERATURE = 2.0  # of the answers that are learned from (Hinton et al., arXiv 1503.02531)
-
-
-def front_learners(model: RoutedModel, learning_rate: float) -> list[Learner]:
-    """List what learns in this run, by what stands in front of the encoder."""
-    rates = [RECURRENT_RATE if isinstance(part, RecurrentSubnetwork) else COMPACT_RATE for part in model.tail.front]
-    return [
-        Learner(list(part.parameters()), rate / learning_rate)
-        for part, rate in zip(model.tail.front, rates, strict=True)
-    ]
 
 
 class FrontTrainer(LaterTrainer):
@@ -41,22 +33,26 @@ class FrontTrainer(LaterTrainer):
     """
 
     run: ClassVar[str] = RUN
+    lesson_widths: ClassVar[str] = "front"
+
+    def networks(self) -> list[Any]:
+        """List what stands in front."""
+        return list(self.model.tail.front)
 
     def learners(self) -> list[Learner]:
-        """List the sub-networks' parameters."""
-        return front_learners(self.model, self.args.learning_rate)
+        """List the parameters of each."""
+        return [
+            Learner(list(part.parameters()), RATES[type(part)] / self.args.learning_rate) for part in self.networks()
+        ]
 
     def begin(self) -> None:
         """Begin compact networks with what matters in the encoder, and recurrent ones with its tokens' vectors."""
         layers = [*trunk_layers(self.model.encoder), *self.model.tail.layers]
-        for part in self.model.tail.front:
+        for part in self.networks():
             if isinstance(part, CompactSubnetwork):
                 first = layers[: part.spec.layers]
-                orders = None
-                if self.args.importance_samples:
-                    orders = measure_importance(self.model, self.importance_batches(), first).orders()
-                part.inner.fill(first, orders)
-            elif isinstance(part, RecurrentSubnetwork):
+                part.inner.fill(first, self.orders_of(first))
+            else:
                 part.fill(self._vectors(part))
 
     def _vectors(self, part: RecurrentSubnetwork) -> Tensor:
@@ -74,26 +70,12 @@ class FrontTrainer(LaterTrainer):
         self.model.train(was_training)
         return found
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def lesson(self, outputs: SharcsOutput, teacher: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Half of what a labelled row teaches is its label, and the rest is the full network's answer."""
-        sample_ids = inputs.pop("sample_id", None)
-        if sample_ids is None or not model.training:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        self.model.train(False)
-        for part in self.model.tail.front:
-            part.train(True)
-        outputs = model(**inputs, widths="front")
-        answers = outputs.width_logits.float()
-        teacher = self.teacher_of(sample_ids, answers, inputs)
+        assert outputs.width_logits is not None
         labels = inputs["labels"].reshape(-1)
-        loss = torch.stack([student_loss(answer, teacher, labels) for answer in answers]).sum()
-        return (loss, outputs) if return_outputs else loss
-
-    def evaluated_widths(self) -> list[float | str]:
-        """List what is evaluated besides the routed network."""
-        return self.widths
+        losses = [student_loss(answer, teacher, labels) for answer in outputs.width_logits.float()]
+        return torch.stack(losses).sum()
 
 
 def student_loss(logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

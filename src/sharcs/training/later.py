@@ -16,6 +16,7 @@ from sharcs.tasks.losses import REGRESSION
 from sharcs.training.arguments import SharcsTrainingArguments
 from sharcs.training.base import RoutedTrainer
 from sharcs.training.checkpoints import LAST_FILE, step_of
+from sharcs.training.importance import measure_importance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from sharcs.model.base import RoutedModel
+    from sharcs.model.outputs import SharcsOutput
 
 # Start narrow unless the router finds it hopeless, and let an unsure answer continue.
 PLUS_POLICY: dict[str, Any] = {"cost_weight": 1.0, "escalation_threshold": 0.9, "blend": BLEND}
@@ -80,13 +82,18 @@ class LaterTrainer(RoutedTrainer):
     args: SharcsTrainingArguments
     arguments: ClassVar[type[SharcsTrainingArguments]] = SharcsTrainingArguments
     run: ClassVar[str]  # in the facts of its checkpoints
+    lesson_widths: ClassVar[str]  # that a training pass runs
     loss_is_scaled_for_ga = False
     _begins_anew: bool = True
     facts_of_all: dict[str, Any] | None = None  # of the training that it belongs to
     _teacher: Tensor | None = None  # of every row, [rows, labels] or [rows, longest, labels] without padding
 
+    def networks(self) -> list[Any]:
+        """List the sub-networks that learn."""
+        raise NotImplementedError
+
     def learners(self) -> list[Learner]:
-        """List what learns."""
+        """List all parameters that learn."""
         raise NotImplementedError
 
     def begin(self) -> None:
@@ -143,6 +150,41 @@ class LaterTrainer(RoutedTrainer):
                     optimizer.add_param_group({**options, "params": parameters, "lr": learner.times * options["lr"]})
         return optimizer
 
+    def orders_of(self, layers: list[nn.Module]) -> list[tuple[Tensor, Tensor]] | None:
+        """Rank heads and neurons of some layers, the most important first; None if the settings want none."""
+        if not self.args.importance_samples:
+            return None
+        return measure_importance(self.model, self.importance_batches(), layers).orders()
+
+    def lesson(self, outputs: SharcsOutput, teacher: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Compute the loss of a training pass, a scalar.
+
+        Args:
+            outputs: Of the pass at ``lesson_widths``.
+            teacher: What the full network has answered, ``[batch, ...]``.
+            inputs: The batch.
+        """
+        raise NotImplementedError
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute the lesson's loss in training, and outside it the task loss of the routed network."""
+        sample_ids = inputs.pop("sample_id", None)
+        if sample_ids is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # What is fixed is also free of dropout, so that everybody sees what will be there later.
+        self.model.train(False)
+        for network in self.networks():
+            network.train(True)
+        outputs = model(**inputs, widths=self.lesson_widths)
+        loss = self.lesson(outputs, self._teacher_of(sample_ids, outputs, inputs), inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluated_widths(self) -> list[float | str]:
+        """List what is evaluated besides the routed network."""
+        return self.widths
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Build the loader of numbered rows, once the full network has answered all of them."""
         if self._teacher is None:
@@ -170,11 +212,12 @@ class LaterTrainer(RoutedTrainer):
         self.model.train(was_training)
         return pad_sequence(answers, batch_first=True)[torch.tensor(order).argsort()]
 
-    def teacher_of(self, sample_ids: Tensor, like: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Look up what the full network has answered to a batch, on the device of ``like``."""
+    def _teacher_of(self, sample_ids: Tensor, outputs: SharcsOutput, inputs: dict[str, Any]) -> Tensor:
+        """Look up what the full network has answered to a batch, on the device of its outputs."""
         assert self._teacher is not None
         assert self.task is not None
-        return self.task.padded(self._teacher[sample_ids.cpu()].to(like.device), inputs)
+        assert outputs.width_logits is not None
+        return self.task.padded(self._teacher[sample_ids.cpu()].to(outputs.width_logits.device), inputs)
 
     def facts(self) -> dict[str, Any]:
         """Say what the whole training has to have in common with its checkpoints."""

@@ -43,7 +43,6 @@ def make_later(
     *,
     settings: SharcsTrainingArguments,
     optimizer: Any,
-    unlabelled: Any,
 ) -> LaterTrainer:
     """Make the trainer of a later run, with the settings of the first one's.
 
@@ -54,7 +53,6 @@ def make_later(
         callbacks: That it tells.
         settings: Of the run before, with the size of its batches.
         optimizer: That the user brought along, or None.
-        unlabelled: Rows without labels, or None.
     """
     settings = copy.copy(settings)
     epochs = settings.front_epochs if kind is FrontTrainer else settings.subnetwork_epochs
@@ -64,7 +62,7 @@ def make_later(
     rows = owner.train_dataset
     if kind is FrontTrainer:
         settings.per_device_train_batch_size *= FRONT_BATCH
-        rows = front_rows(owner, settings, unlabelled)
+        rows = front_rows(owner, settings)
     trainer = kind(
         model=owner.accelerator.unwrap_model(owner.model, keep_fp32_wrapper=False),
         args=settings,
@@ -86,11 +84,11 @@ def make_later(
     return trainer
 
 
-def front_rows(owner: RoutedTrainer, settings: SharcsTrainingArguments, more: Any) -> list[dict[str, Any]]:
+def front_rows(owner: RoutedTrainer, settings: SharcsTrainingArguments) -> list[dict[str, Any]]:
     """Collect what the sub-networks in front learn from: training rows, and unlabelled or else made ones."""
     known = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_values", "labels")
     rows = [{name: row[name] for name in known if name in row} for row in owner.train_dataset]
-    if more is not None:
+    if (more := owner.unlabelled_dataset) is not None:
         return rows + [{**{n: row[n] for n in known[:-1] if n in row}, "labels": UNLABELLED} for row in more]
     count = settings.made_texts
     if count is None:

@@ -11,13 +11,13 @@ import torch
 
 from sharcs.tasks.losses import router_loss
 from sharcs.training.hardness import narrowest_sure
-from sharcs.training.importance import measure_importance
 from sharcs.training.later import LaterTrainer, Learner
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from sharcs.model.base import RoutedModel
+    from sharcs.model.outputs import SharcsOutput
 
 RUN = "sub-networks"
 # Of the learning rate: what starts far from its end learns faster.
@@ -42,6 +42,11 @@ class SubnetworkTrainer(LaterTrainer):
     """
 
     run: ClassVar[str] = RUN
+    lesson_widths: ClassVar[str] = "narrow"
+
+    def networks(self) -> list[Any]:
+        """List the narrow networks."""
+        return narrow_networks(self.model)
 
     def learners(self) -> list[Learner]:
         """List the narrow networks' parameters and the router's."""
@@ -50,39 +55,22 @@ class SubnetworkTrainer(LaterTrainer):
 
     def begin(self) -> None:
         """Cut the narrow networks out of the full one."""
-        orders = None
-        if self.args.importance_samples:
-            orders = measure_importance(self.model, self.importance_batches()).orders()
-        for network in narrow_networks(self.model):
-            network.fill(list(self.model.tail.layers), orders)
+        layers = list(self.model.tail.layers)
+        orders = self.orders_of(layers)
+        for network in self.networks():
+            network.fill(layers, orders)
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def lesson(self, outputs: SharcsOutput, teacher: Tensor, inputs: dict[str, Any]) -> Tensor:
         """λ_task · the narrow networks' loss + λ_router · binary cross-entropy of the router.
 
         The router learns which is the narrowest width that is sure of the truth, by its confidence in this pass.
-        Outside training it is the task loss of the routed network.
         """
-        sample_ids = inputs.pop("sample_id", None)
-        if sample_ids is None or not model.training:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         assert self.task is not None
-        # What is fixed is also free of dropout, so that everybody sees what will be there later.
-        self.model.train(False)
-        for network in narrow_networks(self.model):
-            network.train(True)
-        outputs = model(**inputs, widths="narrow")
-        labels = self.task.labels_of(inputs)
-        narrow = outputs.width_logits.float()
-        teacher = self.teacher_of(sample_ids, narrow, inputs)
+        assert outputs.width_logits is not None
+        assert outputs.router_logits is not None
+        labels, narrow = self.task.labels_of(inputs), outputs.width_logits.float()
         confidences = self.task.confidence(torch.cat([narrow, teacher.unsqueeze(0)]), labels)
         task_loss = self.task.distillation_loss(narrow, teacher, labels)
         choices = outputs.router_logits[:, len(self.model.tail.front) :]
         loss_of_router = router_loss(choices, narrowest_sure(confidences.T))
-        loss = self.args.task_loss_weight * task_loss + self.args.router_loss_weight * loss_of_router
-        return (loss, outputs) if return_outputs else loss
-
-    def evaluated_widths(self) -> list[float | str]:
-        """List the widths that are evaluated besides the routed network."""
-        return self.widths
+        return self.args.task_loss_weight * task_loss + self.args.router_loss_weight * loss_of_router

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -128,8 +129,7 @@ class SharcsTrainer(RoutedTrainer):
             if self.args.num_train_epochs > 0 or self.model_init is not None or len(self.widths) == 1:
                 output = self._fine_tune(checkpoint, trial, ignore_keys_for_eval)
             begun = checkpoint = None
-        runs = later_runs(self.model)
-        for kind in runs[[run.run for run in runs].index(begun) if begun is not None else 0 :]:
+        for kind in dropwhile(lambda kind: begun not in (None, kind.run), later_runs(self.model)):
             if checkpoint is None:
                 invalidate(folder / FOLDERS[kind])
             of_run = [copy.copy(each) for each in callbacks]
@@ -168,15 +168,7 @@ class SharcsTrainer(RoutedTrainer):
             group["lr"] = group["initial_lr"] = rate
         settings = copy.copy(self.args)
         settings.per_device_train_batch_size = self._train_batch_size
-        trainer = make_later(
-            kind,
-            self,
-            folder,
-            callbacks,
-            settings=settings,
-            optimizer=self._given_optimizer,
-            unlabelled=self.unlabelled_dataset,
-        )
+        trainer = make_later(kind, self, folder, callbacks, settings=settings, optimizer=self._given_optimizer)
         if isinstance(trainer, SubnetworkTrainer):
             self.subnetwork_trainer = trainer
         else:
