@@ -86,6 +86,14 @@ class Rows:
     labels: NDArray[np.int64]
     whole_texts: list[str]
 
+    @classmethod
+    def of_tokens(cls, made: list[dict[str, Any]]) -> Rows:
+        """Take rows that were made of tokens; they have no labels, and texts of theirs are not known."""
+        nothing = [""] * len(made)
+        ids = [row["input_ids"] for row in made]
+        types = [row.get("token_type_ids") or [0] * len(row["input_ids"]) for row in made]
+        return cls(nothing, nothing, ids, types, np.full(len(made), -1, np.int64), nothing)
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.ids)

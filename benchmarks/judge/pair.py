@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from common import machine, processor_seconds
+from common import processor_seconds, tokenizer
 from judge import answers, exits, front, lexical, narrow, reference, students
-from judge.data import APPENDIX, SETS
+from judge.data import Rows
 from judge.dynabert import dynabert
 from judge.joint_exits import joint_exits
-from judge.made_texts import made_rows
 from judge.networks import Network, answers_of, over
-from judge.training import Schedule
+from judge.training import Schedule, machine_record
+from sharcs.data.made import TextMaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from judge.answers import Answers
-    from judge.data import Rows
     from judge.settings import Study
 
 CACHE = Path(__file__).parents[1] / "cache" / "judge"
@@ -69,7 +68,7 @@ class Pair:
             "fingerprint": self.study.fingerprint,
             "processor_seconds": processor_seconds() - before,
             "seconds": time.time() - started,
-            **machine(),
+            **machine_record(),
         }
         self._check_machine(record)
         answers.save(file, parts, record)
@@ -143,9 +142,10 @@ class Pair:
 
     @cached_property
     def with_made_texts(self) -> tuple[Rows, np.ndarray[Any, np.dtype[np.float32]]]:
-        """Train and as many times as many texts made from it, with the reference's answers."""
+        """Train and texts made from it, the same ones as ours has, with the reference's answers."""
         count = self.study.settings["made_texts"] * len(self.parts.train)
-        made = made_rows(self.parts.train, count, (SETS | APPENDIX)[self.name].max_length, self.seed)
+        maker = TextMaker(narrow.as_dataset(self.parts.train), tokenizer())
+        made = Rows.of_tokens(maker.rows_made(count, self.seed))
         self.reference.train(False)
         return self.parts.train.joined(made), np.concatenate([self.teacher, over(made, self.reference)])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, save
+from common import DATA, RESULTS, save
 from judge.data import Parts, load
 
 HERE = Path(__file__).parent
@@ -18,18 +18,19 @@ FILE = HERE / "settings.json"
 FOLDER = RESULTS / "judge"
 # Where numbers that decide something stand beside the code that uses them; they are frozen with the rest.
 MODULES = (
-    "training",
-    "exits",
-    "joint_exits",
-    "linear",
-    "dynabert",
-    "students",
-    "lexical",
-    "made_texts",
-    "families",
-    "front",
-    "curves",
-    "data",
+    "judge.training",
+    "judge.exits",
+    "judge.joint_exits",
+    "judge.linear",
+    "judge.dynabert",
+    "judge.students",
+    "judge.lexical",
+    "judge.families",
+    "judge.front",
+    "judge.curves",
+    "judge.data",
+    "sharcs.data.made",
+    "sharcs.training.front",
 )
 
 
@@ -41,10 +42,10 @@ def constants() -> dict[str, str]:
     """List the constants of the modules, by module and name."""
     found = {}
     for name in MODULES:
-        module = importlib.import_module(f"judge.{name}")
+        module = importlib.import_module(name)
         for constant, value in vars(module).items():
-            if constant.isupper() and isinstance(value, int | float | str | tuple):
-                found[f"{name}.{constant}"] = repr(value)
+            if constant.isupper() and isinstance(value, int | float | str | tuple | dict):
+                found[f"{name}.{constant}"] = repr(value).replace(str(DATA), "data")
     return dict(sorted(found.items()))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import processor_seconds
+from common import machine, processor_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +25,11 @@ GROUP = 50  # batches that are ordered by length together
 CLIP = 1.0
 WEIGHT_DECAY = 0.01
 SECONDS_BETWEEN_STATES = 120.0
+
+
+def machine_record() -> dict[str, Any]:
+    """Name the machine; every method is trained in float32, also where the processor has bfloat16."""
+    return machine() | {"training_precision": "float32"}
 
 
 @dataclass(frozen=True)

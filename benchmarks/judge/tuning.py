@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common import machine, processor_seconds, save
+from common import processor_seconds, save
 from judge.data import load
 from judge.networks import READOUTS
 from judge.pair import METHODS, Pair
 from judge.reference import part_of, trial
 from judge.settings import FOLDER, Study
+from judge.training import machine_record
 
 if TYPE_CHECKING:
     from judge.data import Parts
@@ -60,7 +61,7 @@ def try_reference(name: str) -> None:
         return
     start = processor_seconds()
     runs = trial(Tuning("tuning", {}).parts(name))
-    save(file, {"set": name, "processor_seconds": processor_seconds() - start, "runs": runs, **machine()})
+    save(file, {"set": name, "processor_seconds": processor_seconds() - start, "runs": runs, **machine_record()})
     print(name, "reference", chosen_reference(name), flush=True)
 
 
@@ -76,7 +77,7 @@ def try_peers(name: str, base: dict[str, Any]) -> None:
     settings = base | {"reference": {name: chosen_reference(name)}, "made_texts": 1}
     settings["epochs"] = {"reference": base["epochs"]["reference"], "peers": EPOCHS}
     file = FOLDER / "tuning" / f"{name}-peers.json"
-    content = json.loads(file.read_text()) if file.exists() else {"set": name, "runs": [], **machine()}
+    content = json.loads(file.read_text()) if file.exists() else {"set": name, "runs": [], **machine_record()}
     tried = [(run["kind"], run["values"]) for run in content["runs"]]
     for kind, (method, values) in GRID.items():
         for combination in combinations(values):

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +16,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from judge import cost, exits, lexical, made_texts, students, training
+from common import tokenizer
+from judge import cost, exits, lexical, students, training
 from judge.data import Parts, Rows, tokenised
 from judge.dynabert import DynaBert, distillation_loss
 from judge.joint_exits import JointExits, exit_weights, joint_loss
-from judge.narrow import routed
+from judge.narrow import as_dataset, routed
 from judge.networks import Network, answers_of, mean_of_tokens, over
 from judge.settings import SettingsError, Study
 from judge.training import Fit, Schedule, batches
+from sharcs.data.made import TextMaker
+from sharcs.training.runs import front_rows
 
 TEXTS = ["a fine film", "a dull plot, and long", "fine", "what an awful end of a book that was fine", "dull", "so so"]
 
@@ -64,24 +68,16 @@ def test_batches_hold_every_row_once_and_depend_on_seed_and_epoch():
     assert made != batches(rows, 1, 0)
 
 
-def test_made_texts_come_from_train_and_are_the_same_again():
-    rows = rows_of(TEXTS, [0] * 6)
-    made = made_texts.made_rows(rows, 30, 32, seed=1)
-    assert made.texts == made_texts.made_rows(rows, 30, 32, seed=1).texts
-    words = set(" ".join(TEXTS).split())
-    assert {word for text in made.texts for word in text.split()} <= words
-    assert (made.labels == -1).all()
-    assert len(set(made.texts)) > 15
-
-
-def test_made_pairs_cross_the_rows():
-    first, second = ["one two", "three four", "five six"], ["alpha beta", "gamma delta", "epsilon zeta"]
-    row_of = {word: row for part in (first, second) for row, text in enumerate(part) for word in text.split()}
-    made = made_texts.made_rows(rows_of(first, [0] * 3, second), 60, 32, seed=0)
-    both = zip(made.texts, made.pairs, strict=True)
-    crossed = [row_of[text.split()[0]] != row_of[pair.split()[0]] for text, pair in both]
-    assert any(crossed[1::3])
-    assert not any(crossed[0::3] + crossed[2::3])
+@pytest.mark.parametrize("second", [None, [text[::-1] for text in TEXTS]])
+def test_peers_learn_from_the_same_made_texts_as_ours(second):
+    rows = rows_of(TEXTS, [0] * 6, second)
+    owner = SimpleNamespace(train_dataset=as_dataset(rows), unlabelled_dataset=None, processing_class=tokenizer())
+    ours = front_rows(owner, SimpleNamespace(made_texts=30, seed=1))
+    peers = rows.joined(Rows.of_tokens(TextMaker(as_dataset(rows), tokenizer()).rows_made(30, 1)))
+    assert peers.ids == [row["input_ids"] for row in ours]
+    assert peers.types == [row["token_type_ids"] for row in ours]
+    assert (peers.labels[6:] == -1).all()
+    assert len({tuple(ids) for ids in peers.ids}) > 15
 
 
 # Networks
