@@ -55,9 +55,11 @@ class Promise:
         majority: Of who always names the most frequent class.
         names: Of the sub-networks, the cheapest first.
         accuracies: Of each of them alone.
-        loss_bound: By how much the policy may be less accurate than the full network, at most.
         disagreement: Share of answers that are not the full network's.
-        disagreement_bound: What that may be, at most.
+        loss_bound: By how much the policy may be less accurate than the full network, at most; None where another
+            quantity was to be kept within a limit, by the same rows.
+        disagreement_bound: What the disagreement may be, at most, or None.
+        cost_bound: What the cost ratio may be, at most, where that was to be kept within a limit.
     """
 
     policy: dict[str, Any]
@@ -69,9 +71,10 @@ class Promise:
     majority: float
     names: list[str]
     accuracies: list[float]
-    loss_bound: float
     disagreement: float
-    disagreement_bound: float
+    loss_bound: float | None = None
+    disagreement_bound: float | None = None
+    cost_bound: float | None = None
 
     def record(self) -> dict[str, Any]:
         """Write it as plain values, for ``config.promise``."""
@@ -85,11 +88,20 @@ class Promise:
         found = [
             f"on {self.rows:,} held-out rows: {100 * self.accuracy:.1f}% right at {100 * self.cost_ratio:.1f}% of "
             f"the full network's FLOPs (full network {100 * self.full_accuracy:.1f}%)",
-            f"with {100 * self.confidence:g}% confidence at most {100 * max(0.0, self.loss_bound):.1f} points are "
-            f"lost, and at most {100 * self.disagreement_bound:.1f}% of the answers are not the full network's",
+            f"with {100 * self.confidence:g}% confidence {self._bounds()}",
             f"accuracy of each sub-network alone, %: {alone}",
         ]
         return [*found, self._advice()]
+
+    def _bounds(self) -> str:
+        bounds = []
+        if self.loss_bound is not None:
+            bounds.append(f"at most {100 * max(0.0, self.loss_bound):.1f} points are lost")
+        if self.disagreement_bound is not None:
+            bounds.append(f"at most {100 * self.disagreement_bound:.1f}% of the answers are not the full network's")
+        if self.cost_bound is not None:
+            bounds.append(f"at most {100 * self.cost_bound:.1f}% of the full network's FLOPs are spent")
+        return ", and ".join(bounds)
 
     def _advice(self) -> str:
         if self.full_accuracy <= self.majority:

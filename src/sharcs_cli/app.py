@@ -110,7 +110,7 @@ def _with_options(message: str) -> str:
 
 def _one_line(message: Warning | str, *_place: Any, **_more: Any) -> str:
     """Write a warning as one line; Python's own form adds a line of our source."""
-    return f"sharcs: note: {' '.join(str(message).split())}\n"
+    return f"sharcs: note: {_with_options(' '.join(str(message).split()))}\n"
 
 
 if __name__ == "__main__":

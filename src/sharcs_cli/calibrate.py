@@ -12,7 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sharcs_cli.options import (
+    NOTHING_MEETS_IT,
+    BudgetOption,
     DataOption,
+    DisagreementOption,
+    DropOption,
     EncodingOption,
     LabelOption,
     ModelArgument,
@@ -20,6 +24,7 @@ from sharcs_cli.options import (
     TextOption,
     columns_of,
     groups_of,
+    limit_of,
     out,
     percent,
     progress_bar,
@@ -35,7 +40,6 @@ if TYPE_CHECKING:
     from sharcs.evaluation.answers import AllAnswers
     from sharcs.inference.folder import TrainedModel
 
-NOTHING_MEETS_IT = 3  # exit code
 WORST = 20  # classes or values of a column that are kept and shown
 UNITS = {
     "budget": "mean FLOPs, of full",
@@ -48,20 +52,13 @@ UNITS = {
 def calibrate(
     folder: ModelArgument,
     data: DataOption,
-    budget: Annotated[
-        float | None, typer.Option("--budget", help="Mean FLOPs over the full network's, like 0.5.")
-    ] = None,
+    budget: BudgetOption = None,
     latency_ms: Annotated[
         float | None,
         typer.Option("--latency-ms", help="Mean milliseconds of one input; a width's time is measured here."),
     ] = None,
-    max_accuracy_drop: Annotated[
-        float | None, typer.Option("--max-accuracy-drop", help="Accuracy below the full network's; needs labels.")
-    ] = None,
-    max_disagreement: Annotated[
-        float | None,
-        typer.Option("--max-disagreement", help="Share of answers unlike the full network's; needs no labels."),
-    ] = None,
+    max_accuracy_drop: DropOption = None,
+    max_disagreement: DisagreementOption = None,
     confidence: Annotated[
         float, typer.Option("--confidence", help="Probability that a policy that is chosen meets the limit.")
     ] = 0.95,
@@ -91,7 +88,10 @@ def calibrate(
         "max_accuracy_drop": max_accuracy_drop,
         "max_disagreement": max_disagreement,
     }
-    constraint = _constraint(limits, confidence, per_class)
+    constraint = limit_of(limits, confidence, per_class)
+    if constraint is None:
+        options = ", ".join(f"--{kind.replace('_', '-')}" for kind in limits)
+        raise InputError(f"none of {options} given; give exactly one")
     trained = open_model(folder)
     needs_labels = constraint.kind == "max_accuracy_drop"
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
@@ -122,17 +122,6 @@ def calibrate(
         if kind in record:
             _print_losses(title, record[kind])
     say(f"the policy is in {folder / CONFIG_FILE}")
-
-
-def _constraint(limits: dict[str, float | None], confidence: float, per_class: bool) -> Constraint:
-    from sharcs.calibration.choice import Constraint
-
-    given = {kind: limit for kind, limit in limits.items() if limit is not None}
-    if len(given) != 1:
-        options = ", ".join(f"--{kind.replace('_', '-')}" for kind in limits)
-        raise InputError(f"{len(given) or 'none'} of {options} given; give exactly one")
-    ((kind, limit),) = given.items()
-    return Constraint(kind, limit, confidence, per_class)
 
 
 def _answers(trained: TrainedModel, texts: TextData, constraint: Constraint, needs_labels: bool) -> AllAnswers:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sharcs_runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from sharcs.calibration.choice import Constraint
     from sharcs.data.texts import Columns, TextData
     from sharcs.inference.folder import TrainedModel
 
@@ -36,7 +37,29 @@ LabelOption = Annotated[str | None, typer.Option("--label-column", help="Column 
 WidthOption = Annotated[
     str | None, typer.Option("--width", help="Run every input at this width, or by the sub-network of this name.")
 ]
+BudgetOption = Annotated[float | None, typer.Option("--budget", help="Mean FLOPs over the full network's, like 0.5.")]
+DropOption = Annotated[
+    float | None, typer.Option("--max-accuracy-drop", help="Accuracy below the full network's; needs labels.")
+]
+DisagreementOption = Annotated[
+    float | None,
+    typer.Option("--max-disagreement", help="Share of answers unlike the full network's; needs no labels."),
+]
 ModelArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of 'sharcs train'.")]
+
+
+NOTHING_MEETS_IT = 3  # exit code
+
+
+def limit_of(limits: dict[str, float | None], confidence: float = 0.95, per_class: bool = False) -> Constraint | None:
+    """Read the limit that a policy has to keep, of which one is given at most: by kind, None where it is not."""
+    from sharcs.calibration.choice import Constraint
+
+    given = {kind: limit for kind, limit in limits.items() if limit is not None}
+    if len(given) > 1:
+        options = ", ".join(f"--{kind.replace('_', '-')}" for kind in given)
+        raise InputError(f"{len(given)} of {options} given; give one at most")
+    return next((Constraint(kind, limit, confidence, per_class) for kind, limit in given.items()), None)
 
 
 def width_of(text: str | None) -> float | str | None:

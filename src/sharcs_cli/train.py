@@ -10,13 +10,18 @@ import typer
 
 from sharcs_cli.evaluate import report_accuracy
 from sharcs_cli.options import (
+    NOTHING_MEETS_IT,
+    BudgetOption,
     DataOption,
+    DisagreementOption,
+    DropOption,
     EncodingOption,
     LabelOption,
     PairOption,
     TextOption,
     columns_of,
     err,
+    limit_of,
     say,
     texts_of,
 )
@@ -49,9 +54,12 @@ def train(
         typer.Option(
             "--validation",
             help="Labelled rows like those to come, which choose the policy.",
-            show_default="a tenth of --data, with recurrent or compact",
+            show_default="a tenth of --data, with recurrent, compact or a limit",
         ),
     ] = None,
+    budget: BudgetOption = None,
+    max_accuracy_drop: DropOption = None,
+    max_disagreement: DisagreementOption = None,
     readout: Annotated[
         str | None,
         typer.Option(
@@ -101,7 +109,10 @@ def train(
     seed: Annotated[int, typer.Option("--seed", help="Same seed and data, same model.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
 ) -> None:
-    """Train a routed classifier, in one run, and write it to a directory."""
+    """Train a routed classifier, in one run, and write it to a directory.
+
+    Exit code 3: no policy keeps the limit on held-out rows, and every input goes through the full network.
+    """
     from sharcs.jobs.train import TrainingJob, run_training
     from sharcs.stored import Promise
     from sharcs_cli.progress import EpochProgress
@@ -117,6 +128,9 @@ def train(
         front=front,
         unlabelled=unlabelled,
         validation=validation,
+        limit=limit_of(
+            {"budget": budget, "max_accuracy_drop": max_accuracy_drop, "max_disagreement": max_disagreement}
+        ),
         readout=readout,
         router_layer=router_layer,
         recipe=recipe,
@@ -145,6 +159,8 @@ def train(
     if eval_data:
         texts = texts_of(trained, eval_data, job.columns, labelled=True, encoding=encoding)
         report_accuracy(trained, texts, output / "evaluation.json", None)
+    if not (trained.model.config.calibration or {"met": True})["met"]:
+        raise typer.Exit(NOTHING_MEETS_IT)
 
 
 def _sub_networks(option: str) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -5,10 +5,15 @@ import shutil
 from collections import Counter
 
 import pytest
+from scipy.stats import binomtest
 
 from helpers.cli import error_message, read_csv, save_encoder, sharcs, succeeds, toy_rows, write_csv
 from sharcs import InferenceEngine
+from sharcs.calibration.choice import Constraint
+from sharcs.calibration.promise import halves
+from sharcs.data.texts import load_texts
 from sharcs.inference.folder import open_model
+from sharcs.jobs.held_out import choose_policy
 from sharcs.stored import Promise
 from sharcs_runtime import OnnxRunner
 
@@ -90,6 +95,20 @@ def test_evaluation_calibration_report_and_export_know_it(trained, tmp_path):
         (("--sub-networks", "recurrent,lstm"), "is no list of numbers"),
         (("--sub-networks", "recurrent,full", "--recipe", "paper"), "the paper's recipe has none"),
         (("--sub-networks", "recurrent,full", "--validation", "others.csv"), "is not among the classes"),
+        (
+            ("--budget", "0.5"),
+            "at least 100 held-out rows, and there are 40; give them as --valid",
+        ),
+        (
+            ("--max-disagreement", "0.01", "--validation", "held.csv"),
+            "takes at least 597 held-out rows",
+        ),
+        (("--widths", "1.0", "--budget", "0.5"), "there is one sub-network only, so nothing can be chosen"),
+        (
+            ("--max-accuracy-drop", "0.1", "--budget", "0.5"),
+            "2 of --budget, --max-accuracy-drop given; give one at most",
+        ),
+        (("--budget", "1.5"), "--budget 1.5: has to be above 0 and at most 1"),
     ],
 )
 def test_options_that_don_t_fit_are_refused_before_the_work(trained, tmp_path, options, words, monkeypatch):
@@ -99,3 +118,43 @@ def test_options_that_don_t_fit_are_refused_before_the_work(trained, tmp_path, o
     run = sharcs("train", "--data", "train.csv", "--model", "encoder", "--output", tmp_path / "new", *options)
     assert words in error_message(run)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_limit_is_kept_on_the_rows_that_nothing_chose(trained):
+    folder, _ = trained
+    opened = open_model(folder / "model")
+    write_csv(folder / "many.csv", toy_rows(800, seed=7))
+    held_out = load_texts(str(folder / "many.csv"))
+    choose_policy(opened, held_out, 3, Constraint("max_disagreement", 0.05))
+    config = opened.model.config
+    read_once = halves(800, 3)[1]
+    engine = InferenceEngine(opened.model, opened.tokenizer)
+    routed = [answer.class_index for answer in engine.predict([held_out.texts[row] for row in read_once])]
+    engine = InferenceEngine(opened.model, opened.tokenizer, width=1.0)
+    full = [answer.class_index for answer in engine.predict([held_out.texts[row] for row in read_once])]
+    differing = sum(a != b for a, b in zip(routed, full, strict=True))
+    promise = Promise(**config.promise)
+    assert promise.disagreement == differing / 400
+    assert (promise.rows, promise.disagreement_bound, promise.loss_bound) == (400, 0.05, None)
+    assert binomtest(differing, 400, 0.05, alternative="less").pvalue <= 0.05
+    assert promise.cost_ratio < 1
+    assert config.calibration["met"]
+    assert "at most 5.0% of the answers are not the full network's" in promise.lines()[1]
+    assert "points are lost" not in promise.lines()[1]
+    choose_policy(opened, held_out, 3, Constraint("budget", 0.3))
+    assert config.calibration["cost_ratio"] <= Promise(**config.promise).cost_bound == 0.3
+
+
+def test_a_limit_that_no_policy_keeps_leaves_the_full_network_and_exit_code_3(trained, tmp_path, monkeypatch):
+    folder, _ = trained
+    monkeypatch.chdir(folder)
+    with pytest.warns(UserWarning, match="`budget` 0.001: no policy keeps it on 80 held-out rows; every input goes"):
+        run = sharcs(
+            "train", "--data", "train.csv", "--model", "encoder", "--output", tmp_path / "new", "--epochs", 1,
+            "--max-length", 16, "--validation", "held.csv", "--budget", 0.001,
+        )  # fmt: skip
+    assert run.code == 3
+    config = open_model(tmp_path / "new").model.config
+    assert config.routing_policy.start == "full"
+    assert config.promise["accuracy"] == config.promise["full_accuracy"]
+    assert not config.calibration["met"]

@@ -69,7 +69,13 @@ class Calibration:
         return {**asdict(self.constraint), "policy": self.policy.to_dict(), **plain}
 
 
-def calibrate(answers: AllAnswers, constraint: Constraint, classes: int, seed: int = 0) -> Calibration:
+def calibrate(
+    answers: AllAnswers,
+    constraint: Constraint,
+    classes: int,
+    seed: int = 0,
+    choosing_rows: NDArray[np.int64] | None = None,
+) -> Calibration:
     """Choose the policy: the cheapest that keeps a loss within its limit, or the best that keeps a cost within it.
 
     Args:
@@ -79,6 +85,8 @@ def calibrate(answers: AllAnswers, constraint: Constraint, classes: int, seed: i
         classes: Number of classes, every one of which has to be bounded if ``per_class``: the true ones for
             accuracy, those that the full network names for disagreement.
         seed: Draws the rows that choose. Not to be tried out: the guarantee is for one calibration.
+        choosing_rows: The indices of rows that choose, ascending, where some had a part in the training; None to draw
+            a fifth of all.
 
     Raises:
         InputError: If there are fewer than 10 rows, one width only, several labels of each input, or no labels where
@@ -96,7 +104,7 @@ def calibrate(answers: AllAnswers, constraint: Constraint, classes: int, seed: i
         raise InputError("latency_ms: needs times; measure them with sharcs.calibration.latency.measure_times")
     if constraint.kind == "max_disagreement":
         answers = answers.unblended()  # an average with another answer is not the full network's
-    choice = choose(answers, constraint, classes, seed)
+    choice = choose(answers, constraint, classes, seed, choosing_rows)
     rows = choice.test.rows
     policy = RoutingPolicy(start=answers.names[-1]) if choice.policy is None else choice.policy
     routed = rows.route([policy])[0]

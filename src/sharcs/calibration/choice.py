@@ -87,11 +87,11 @@ class Constraint:
         if self.per_class and self.kind not in LOSSES:
             raise InputError("`per_class`: bounds a loss; give `max_accuracy_drop` or `max_disagreement` with it")
 
-    def rows_needed(self) -> int:
+    def rows_needed(self, choosing_share: float = CHOOSING_SHARE) -> int:
         """Rows without a single loss from which the limit can be met at all, those that choose included; 0 if any."""
         if self.kind not in LOSSES:
             return 0
-        return math.ceil(math.log(1 - self.confidence) / math.log(1 - self.limit) / (1 - CHOOSING_SHARE))
+        return math.ceil(math.log(1 - self.confidence) / math.log(1 - self.limit) / (1 - choosing_share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,13 @@ class Choice:
     tried: list[RoutingPolicy]
 
 
-def choose(answers: AllAnswers, constraint: Constraint, classes: int, seed: int = 0) -> Choice:
+def choose(
+    answers: AllAnswers,
+    constraint: Constraint,
+    classes: int,
+    seed: int = 0,
+    choosing_rows: NDArray[np.int64] | None = None,
+) -> Choice:
     """Choose the policy: the cheapest that keeps a loss within its limit, or the best that keeps a cost within it.
 
     Args:
@@ -119,10 +125,13 @@ def choose(answers: AllAnswers, constraint: Constraint, classes: int, seed: int 
         constraint: What has to be met.
         classes: Number of classes.
         seed: Draws the rows that choose the sequence.
+        choosing_rows: Those rows' indices, ascending; None to draw a fifth.
     """
-    order = np.random.default_rng(seed).permutation(len(answers))
-    cut = max(1, round(CHOOSING_SHARE * len(answers)))
-    choosing, tested = answers.take(np.sort(order[:cut])), np.sort(order[cut:])
+    if choosing_rows is None:
+        order = np.random.default_rng(seed).permutation(len(answers))
+        choosing_rows = np.sort(order[: max(1, round(CHOOSING_SHARE * len(answers)))])
+    choosing = answers.take(choosing_rows)
+    tested = np.setdiff1d(np.arange(len(answers)), choosing_rows)
     paths = policy_paths(choosing)
     _, sequence = min((_sequence(choosing, path, constraint) for path in paths), key=lambda rated: rated[0])
     test = SequenceTest(choosing, answers.take(tested), constraint, classes)

@@ -14,9 +14,11 @@ from sharcs_runtime.policy import RoutingPolicy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sharcs.calibration.choice import Constraint
     from sharcs.evaluation.answers import AllAnswers
 
 CONFIDENCE = 0.95
+BOUNDS = {"max_accuracy_drop": "loss_bound", "max_disagreement": "disagreement_bound", "budget": "cost_bound"}
 LEAST_ROWS = 50  # in each half: fewer say nothing
 
 
@@ -57,8 +59,17 @@ def cheapest_without_loss(answers: AllAnswers) -> RoutingPolicy:
     return best
 
 
-def promise_of(answers: AllAnswers, policy: RoutingPolicy) -> Promise:
-    """Say what rows show of a policy that they had no part in choosing."""
+def promise_of(answers: AllAnswers, policy: RoutingPolicy, limit: Constraint | None = None) -> Promise:
+    """Say what rows show of a policy that they had no part in choosing, or that they have passed as within a limit.
+
+    Args:
+        answers: Of the rows.
+        policy: The policy.
+        limit: What the rows have tested policies for, one after the other. For all else the policy is one that they
+            chose, so that the limit is the only bound.
+    """
+    if not policy.blend:
+        answers = answers.unblended()
     routed = answers.route([policy])[0]
     rows = len(answers)
     lost, gained = int(routed.lost.sum()), int(routed.gained.sum())
@@ -67,14 +78,18 @@ def promise_of(answers: AllAnswers, policy: RoutingPolicy) -> Promise:
     return Promise(
         policy=policy.to_dict(),
         rows=rows,
-        confidence=CONFIDENCE,
+        confidence=CONFIDENCE if limit is None else limit.confidence,
         cost_ratio=float(routed.cost.mean() / answers.full_costs.mean()),
         accuracy=float(routed.right.mean()),
         full_accuracy=float(answers.full_right.mean()),
         majority=float(np.bincount(np.asarray(answers.labels)).max() / rows),
         names=list(answers.names),
         accuracies=right.tolist(),
-        loss_bound=difference_upper(lost, gained, rows, CONFIDENCE),
         disagreement=differing / rows,
-        disagreement_bound=rate_upper(differing, rows, CONFIDENCE),
+        **{
+            "loss_bound": difference_upper(lost, gained, rows, CONFIDENCE),
+            "disagreement_bound": rate_upper(differing, rows, CONFIDENCE),
+        }
+        if limit is None
+        else {BOUNDS[limit.kind]: limit.limit},
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import DataCollatorWithPadding
 
-from sharcs.calibration.promise import LEAST_ROWS, choose_default, halves
+from sharcs.calibration.calibrate import calibrate
+from sharcs.calibration.promise import LEAST_ROWS, choose_default, halves, promise_of
 from sharcs.data.sampling import sampled_rows
 from sharcs.data.texts import Columns, TextData, load_texts
 from sharcs.data.tokens import tokenise
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from sharcs.calibration.choice import Constraint
+    from sharcs.evaluation.answers import AllAnswers
     from sharcs.inference.folder import TrainedModel
+    from sharcs.stored import Promise
 
 SHARE, LEAST, WHERE_THERE_ARE = 0.1, 500, 2500
 FEWEST_ROWS = 200  # of which a tenth could be held out at all
@@ -66,21 +71,64 @@ def judging_rows(held_out: TextData, tokenizer: PreTrainedTokenizerBase, label2i
     )
 
 
-def choose_policy(trained: TrainedModel, held_out: TextData, seed: int) -> None:
-    """Give a model the cheapest policy that loses nothing on half of some rows, and what the other half says of it.
+def check_limit(limit: Constraint | None, held_out: TextData | None, names: int) -> None:
+    """Refuse a limit that could not be kept whatever a training gives.
+
+    Args:
+        limit: What the policy has to keep.
+        held_out: Labelled rows that nothing is trained on.
+        names: How many sub-networks there will be.
+
+    Raises:
+        InputError: If there are no rows for it, or too few, or nothing to choose from.
+    """
+    if limit is None:
+        return
+    what = f"`{limit.kind}` {limit.limit:g}"
+    if names < 2:
+        raise InputError(f"{what}: there is one sub-network only, so nothing can be chosen; name more")
+    rows = 0 if held_out is None else len(held_out)
+    needed = max(2 * LEAST_ROWS, limit.rows_needed(choosing_share=0.5))
+    if rows < needed:
+        raise InputError(
+            f"{what}: takes at least {needed:,} held-out rows, and there are {rows:,}; give them as `validation`, "
+            "or raise the limit"
+        )
+
+
+def choose_policy(trained: TrainedModel, held_out: TextData, seed: int, limit: Constraint | None = None) -> None:
+    """Give a model a policy that half of some rows choose, and what the other half says of it.
 
     Args:
         trained: The model, whose configuration takes the policy and the promise.
         held_out: Labelled rows that it was not trained on.
         seed: Divides them. Where they are too few, the model keeps its policy, and nothing is promised.
+        limit: What the policy has to keep; None for the cheapest that loses nothing. If none keeps it, every input
+            goes through the full network, with a warning.
     """
     model, tokenizer = trained.model, trained.tokenizer
     known = model.config.class_indices
     rows = tokenise(held_out, tokenizer, max_length=tokenizer.model_max_length, label2id=known)
     answers = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), labels=rows["labels"])
-    promise = choose_default(answers, seed)
+    promise = choose_default(answers, seed) if limit is None else _kept(limit, answers, trained, seed)
     if promise is not None:
-        model.config.policy, model.config.promise = dict(promise.policy), promise.record()
+        model.config.policy = dict(promise.policy)
+        model.config.promise = promise.record()
+
+
+def _kept(limit: Constraint, answers: AllAnswers, trained: TrainedModel, seed: int) -> Promise:
+    """Calibrate as ``sharcs calibrate`` does, by rows of which one half had a part in the training."""
+    chosen_on, read_once = halves(len(answers), seed)
+    found = calibrate(answers, limit, len(trained.model.config.class_indices), seed, chosen_on)
+    trained.model.config.calibration = found.record()
+    if found.met:
+        return promise_of(answers.take(read_once), found.policy, limit)
+    warnings.warn(
+        f"`{limit.kind}` {limit.limit:g}: no policy keeps it on {len(read_once):,} held-out rows; every input goes "
+        "through the full network",
+        stacklevel=3,
+    )
+    return promise_of(answers.take(read_once), found.policy)
 
 
 def check_unlabelled(unlabelled: str | None, front: Sequence[str]) -> None:

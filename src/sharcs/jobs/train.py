@@ -20,6 +20,7 @@ from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.inference import folder as artifacts
 from sharcs.jobs.arguments import TRAINERS, training_arguments
 from sharcs.jobs.held_out import (
+    check_limit,
     check_same_shape,
     check_unlabelled,
     choose_policy,
@@ -37,6 +38,8 @@ from sharcs.training.hardness import confidence_bands
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+    from sharcs.calibration.choice import Constraint
 
 # Where sub-networks stand in front of the encoder: it is trained until held-out rows are content, and they alone
 # are read from there on.
@@ -56,6 +59,7 @@ class TrainingJob:
     front: tuple[str, ...] = ()
     unlabelled: str | None = None
     validation: str | None = None
+    limit: Constraint | None = None
     readout: str | None = None
     router_layer: int | None = None
     recipe: str | None = None
@@ -99,8 +103,9 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
     validation = load_texts(job.validation, job.columns, encoding=job.encoding) if job.validation else None
     if validation is not None:
         _check_held_out(validation, train, names)
-    elif job.front:
+    elif job.front or job.limit:
         train, validation = split(train, job.seed)
+    check_limit(job.limit, validation, len(job.front) + len(job.widths))
     held_out = load_texts(job.eval_data, job.columns, encoding=job.encoding) if job.eval_data else None
     encoder_path = encoder_location(job.model)
     if job.epochs == 0:
@@ -157,7 +162,7 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
     artifacts.check_finite(model, f"{job.output}")
     trained = artifacts.TrainedModel(model.train(False), tokenizer, columns)
     if validation is not None:
-        choose_policy(trained, validation, job.seed)
+        choose_policy(trained, validation, job.seed, job.limit)
     artifacts.finish(job.output, model, tokenizer)
     return trained
 
