@@ -7,7 +7,7 @@ import torch
 import transformers
 from hypothesis import settings
 
-from helpers.encoders import ENCODERS, save_plain
+from helpers.encoders import ENCODERS, SIBLINGS, save_plain
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
@@ -30,6 +30,19 @@ LONG_FILES = (
     "test_media_training.py",
     "test_import.py",
 )
+
+
+# Run for every family all the same: what a family is there for.
+OF_EVERY_FAMILY = ("test_full_width_is_the_plain_model_bit_for_bit", "test_the_copies_give_what_the_slices_give")
+
+
+def pytest_itemcollected(item):
+    """Leave families out of CI whose layers are those of another one."""
+    if not hasattr(item, "callspec") or item.originalname in OF_EVERY_FAMILY:
+        return
+    names = [value for value in item.callspec.params.values() if isinstance(value, str)]
+    if set(names) & set(SIBLINGS):
+        item.add_marker(pytest.mark.extended)
 
 
 @pytest.hookimpl(trylast=True)

@@ -33,7 +33,7 @@ def run(toys, tmp_path_factory):
         patch.setattr(benchmark, "ROUNDS", 2)
         before = files_in(toys.model)
         shown = succeeds(
-            "benchmark", toys.model, "--data", toys.test, "--json", folder / "report.json", "--seconds", 5
+            "benchmark", toys.model, "--data", toys.test, "--json", folder / "report.json", "--seconds", 1
         )
     assert files_in(toys.model) == before
     assert sorted(path.name for path in folder.iterdir()) == ["report.json", "report.png"]

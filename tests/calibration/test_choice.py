@@ -16,7 +16,7 @@ from sharcs.config import RoutingPolicy
 from sharcs.evaluation.ways import sum_along_ways, ways_of
 from sharcs_runtime.policy import choose_width
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
 def allowed(resamples):

@@ -106,7 +106,7 @@ def test_evaluation_calibration_report_and_export_know_it(trained, tmp_path):
         (("--widths", "1.0", "--budget", "0.5"), "there is one sub-network only, so nothing can be chosen"),
         (
             ("--max-accuracy-drop", "0.1", "--budget", "0.5"),
-            "2 of --budget, --max-accuracy-drop given; give one at most",
+            "2 of --budget, --max-accuracy-drop given; give one",
         ),
         (("--budget", "1.5"), "--budget 1.5: has to be above 0 and at most 1"),
     ],

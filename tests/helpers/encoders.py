@@ -96,7 +96,7 @@ ENCODERS = {
     ),
     "esm": _config("esm", pad_token_id=1, mask_token_id=4, position_embedding_type="rotary", token_dropout=True),
 }
-# Whose layers are those of another one in the list: left out of tests of layers that take seconds a family.
+# Whose layers are those of another one in the list: left out of tests that take seconds a family, and in CI of most.
 SIBLINGS = ("xlm-roberta", "camembert", "data2vec-text", "electra", "megatron-bert", "deberta-v2")
 DISTINCT = [name for name in ENCODERS if name not in SIBLINGS]
 # Where the output of the last layer goes through a norm, and linear layers that hold several behind each other.

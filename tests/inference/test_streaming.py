@@ -36,6 +36,7 @@ from sharcs.subnetworks.onednn import without_shape_cache
 
 PARTIAL = ".out.csv.sharcs-partial"
 WINDOW = 8
+EXTENDED = pytest.mark.extended
 
 
 @pytest.fixture
@@ -165,7 +166,9 @@ def kill_in_the_middle(command, folder, windows):
     assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet", pytest.param("jsonl.gz", marks=pytest.mark.extended)])
+@pytest.mark.parametrize(
+    "suffix", ["csv", *(pytest.param(suffix, marks=EXTENDED) for suffix in ("parquet", "jsonl.gz"))]
+)
 def test_a_killed_run_goes_on_to_the_same_bytes(toys, tmp_path, suffix, small_windows, monkeypatch):
     data = write_csv(tmp_path / "data.csv", rows_of(400))
     whole, output = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"

@@ -11,7 +11,7 @@ from sharcs.data.named import builtin_table
 from sharcs.data.tables import write_table
 from sharcs_cli import app as cli
 
-TRAIN_ROWS, TEST_ROWS = 400, 300
+TRAIN_ROWS, TEST_ROWS = 250, 200
 
 
 def sharcs(monkeypatch, *arguments):
