@@ -27,10 +27,10 @@ from common import RESULTS, machine, processor_seconds, save
 from peers.outputs import Outputs, at_budgets, curve
 from sharcs import SharcsConfig, SharcsForImageClassification, SharcsTrainer, SharcsTrainingArguments
 from sharcs.evaluation.accuracy import accuracy_report
-from sharcs.evaluation.ways import ways_of
 from sharcs.evaluation.widths import run_all_widths, way_coefficients
 from sharcs_runtime.policy import choose_width, flops
 from sharcs_runtime.scores import blended
+from sharcs_runtime.ways import ways_of
 
 TEST, HELD_OUT = 0.3, 0.1
 NETWORK = {

@@ -27,10 +27,10 @@ from sharcs.config import BLEND, policy_of
 from sharcs.data.named import minilm_path
 from sharcs.evaluation.answers import AllAnswers, Routed
 from sharcs.evaluation.record import record_answers
-from sharcs.evaluation.ways import ways_of
 from sharcs.evaluation.widths import way_coefficients
 from sharcs.training.arguments import RECIPES
 from sharcs_runtime.policy import flops
+from sharcs_runtime.ways import ways_of
 
 TRAINERS = {
     "sharcs+": (SharcsTrainer, SharcsTrainingArguments),

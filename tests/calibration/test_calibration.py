@@ -17,8 +17,8 @@ from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.latency import measure_times
 from sharcs.calibration.policies import policy_paths
 from sharcs.config import policy_for_budget, policy_of
-from sharcs.evaluation.ways import sum_along_ways, ways_of
 from sharcs.evaluation.widths import run_all_widths
+from sharcs_runtime.ways import sum_along_ways, ways_of
 
 
 @pytest.fixture(scope="module")

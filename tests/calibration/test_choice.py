@@ -13,8 +13,8 @@ from sharcs.calibration import choice, policies
 from sharcs.calibration.choice import Constraint, choose
 from sharcs.calibration.policies import policy_paths
 from sharcs.config import RoutingPolicy
-from sharcs.evaluation.ways import sum_along_ways, ways_of
 from sharcs_runtime.policy import choose_width
+from sharcs_runtime.ways import sum_along_ways, ways_of
 
 RESAMPLES = 1000
 

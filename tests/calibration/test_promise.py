@@ -8,8 +8,8 @@ import pytest
 from sharcs.calibration.policies import policy_paths
 from sharcs.calibration.promise import CONFIDENCE, Promise, cheapest_without_loss, choose_default, halves, promise_of
 from sharcs.evaluation.record import record_answers
-from sharcs.evaluation.ways import sum_along_ways, ways_of
 from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.ways import sum_along_ways, ways_of
 
 NAMES = ("recurrent", "compact", "full")
 ALONE = np.array([[0.0, 1.0, 0.0], [0.0, 12.0, 0.0], [0.0, 101.0, 0.0]])

@@ -12,11 +12,11 @@ from helpers.toys import CountedWords, TinyTable
 from sharcs.errors import InputError
 from sharcs.evaluation.curve import curve_policies
 from sharcs.evaluation.record import record_answers
-from sharcs.evaluation.ways import sum_along_ways, way_taken, ways_of
 from sharcs_runtime import RoutingPolicy
 from sharcs_runtime.cascade import Cascade
 from sharcs_runtime.policy import choose_width
 from sharcs_runtime.scores import confidence
+from sharcs_runtime.ways import sum_along_ways, way_taken, ways_of
 
 NAMES = ("words", "table", "full")
 SIGNALS = ("probability", "margin")

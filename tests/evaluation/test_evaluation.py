@@ -16,8 +16,8 @@ from helpers.tiny import collate, tiny_model, toy_rows
 from sharcs.config import RoutingPolicy
 from sharcs.evaluation.accuracy import _random_routings, accuracy_report
 from sharcs.evaluation.answers import AllAnswers
-from sharcs.evaluation.ways import ways_of
 from sharcs.evaluation.widths import run_all_widths, way_coefficients
+from sharcs_runtime.ways import ways_of
 
 TWO, THREE, CLOSE = (0.25, 1.0), (0.25, 0.5, 1.0), (0.75, 1.0)
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from sharcs.config import BLEND
 from sharcs.evaluation.answers import AllAnswers
-from sharcs.evaluation.ways import sum_along_ways, ways_of
+from sharcs_runtime.ways import sum_along_ways, ways_of
 
 CLASSES = 3
 

@@ -15,7 +15,6 @@ from helpers.tiny import collate, tiny_model, toy_rows
 from sharcs.config import RoutingPolicy
 from sharcs.evaluation.answers import AllAnswers, Routed
 from sharcs.evaluation.curve import curve_weights
-from sharcs.evaluation.ways import ways_of
 from sharcs.evaluation.widths import run_all_widths
 from sharcs.report.figures import percentage
 from sharcs.report.findings import (
@@ -26,6 +25,7 @@ from sharcs.report.findings import (
     reliability,
     wrong_label_rows,
 )
+from sharcs_runtime.ways import ways_of
 
 CLASSES = 4
 

@@ -128,8 +128,8 @@ def test_the_compact_one_is_a_short_encoder_with_heads_and_neurons_switched_off(
 @pytest.mark.parametrize("pairs", [False, True])
 @torch.no_grad()
 def test_a_way_costs_what_runs_on_it(pairs):
-    from sharcs.evaluation.ways import ways_of
     from sharcs.evaluation.widths import way_coefficients
+    from sharcs_runtime.ways import ways_of
 
     model = front_model(pairs=pairs)
     one = row_of(token_batch(pairs=pairs), 1)

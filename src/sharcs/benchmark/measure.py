@@ -16,10 +16,10 @@ import numpy as np
 from sharcs.benchmark.advice import advise
 from sharcs.benchmark.contestants import Engine, contestants, graphs_to_write, prepare
 from sharcs.benchmark.memory import peak_megabytes
-from sharcs.evaluation.ways import way_taken
 from sharcs.evaluation.widths import way_coefficients
 from sharcs.inference.engine import tokens_of
 from sharcs_runtime.policy import flops
+from sharcs_runtime.ways import way_taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

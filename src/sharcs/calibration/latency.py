@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sharcs.evaluation.inputs import model_inputs
-from sharcs.evaluation.ways import sum_along_ways, ways_of
+from sharcs_runtime.ways import sum_along_ways, ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
@@ -39,7 +39,7 @@ def measure_times(
         collate: Pads rows into a batch.
 
     Returns:
-        Milliseconds of each way, ``[ways]``, in the order of :func:`sharcs.evaluation.ways.ways_of`.
+        Milliseconds of each way, ``[ways]``, in the order of :func:`sharcs_runtime.ways.ways_of`.
     """
     by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))  # type: ignore[index]
     picked = np.linspace(0, len(by_length) - 1, min(TEXTS, len(by_length))).round().astype(int)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharcs.evaluation.curve import curve_weights
-from sharcs.evaluation.ways import ways_of
 from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.ways import ways_of
 
 if TYPE_CHECKING:
     from sharcs.evaluation.answers import AllAnswers
-    from sharcs.evaluation.ways import Way
+    from sharcs_runtime.ways import Way
 
 THRESHOLDS = 61  # of a path
 FIRST_CHOICES = 9  # cost weights that are combined with escalation

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from sharcs.evaluation.answers import AllAnswers, Routed
-    from sharcs.evaluation.ways import Doubles, Numbers
     from sharcs.model.base import RoutedModel
+    from sharcs_runtime.ways import Doubles, Numbers
 
 RANDOM_DRAWS = 20
 

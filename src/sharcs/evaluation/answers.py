@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from sharcs.errors import InputError
 from sharcs.evaluation.routing import ways_taken
-from sharcs.evaluation.ways import Columns, Doubles, Flags, Numbers, Singles, Way, ways_of
 from sharcs_runtime.policy import flops
+from sharcs_runtime.ways import Columns, Doubles, Flags, Numbers, Singles, Way, ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ OF_INPUTS = ("way_predictions", "router_logits", "lengths", "labels", "label_sco
 class AllAnswers:
     """What every sub-network says about every input, in input order, alone and where inputs escalate to it.
 
-    Columns that are ways stand in the order of :func:`sharcs.evaluation.ways.ways_of`: each sub-network alone, then
+    Columns that are ways stand in the order of :func:`sharcs_runtime.ways.ways_of`: each sub-network alone, then
     two of them, and so on. With two it is narrow, full, narrow and then full.
 
     Attributes:

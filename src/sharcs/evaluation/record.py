@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharcs.evaluation.answers import AllAnswers
-from sharcs.evaluation.ways import ways_of
 from sharcs_runtime.scores import MULTI_LABEL, blended, confidence, softmax
+from sharcs_runtime.ways import ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from numpy.typing import ArrayLike
 
-    from sharcs.evaluation.ways import Doubles, Flags, Numbers, Singles, Way
+    from sharcs_runtime.ways import Doubles, Flags, Numbers, Singles, Way
 
 
 def record_answers(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharcs.errors import InputError
-from sharcs.evaluation.ways import MOST_NETWORKS, Columns, Doubles, Singles, ways_of
 from sharcs_runtime.policy import RoutingPolicy, choose_width
+from sharcs_runtime.ways import MOST_NETWORKS, Columns, Doubles, Singles, ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

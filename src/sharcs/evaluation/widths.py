@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from sharcs.errors import InputError
 from sharcs.evaluation.inputs import model_inputs
 from sharcs.evaluation.record import record_answers
-from sharcs.evaluation.ways import sum_along_ways, ways_of
 from sharcs.tasks.losses import MULTI_LABEL, SINGLE_LABEL
+from sharcs_runtime.ways import sum_along_ways, ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Sized
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sharcs.evaluation.answers import AllAnswers
-    from sharcs.evaluation.ways import Doubles, Numbers, Singles, Way
     from sharcs.model.base import RoutedModel
+    from sharcs_runtime.ways import Doubles, Numbers, Singles, Way
 
     Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 
