@@ -13,8 +13,7 @@ from transformers.configuration_utils import SubConfigSpec
 from sharcs.encoders.architectures import head_groups, layers_config
 from sharcs.errors import InputError
 from sharcs.spec import FIRST, MEAN, OWN, SHARED, SubnetworkSpec, check_front, front_specs, spec_of_width
-from sharcs.stored import policy_for_budget, policy_of
-from sharcs_runtime.policy import RoutingPolicy, label_of
+from sharcs_runtime.policy import RoutingPolicy, label_of, policy_for_budget, policy_of
 
 __all__ = ["BLEND", "RoutingPolicy", "SharcsConfig", "default_router_layer", "policy_for_budget", "policy_of"]
 

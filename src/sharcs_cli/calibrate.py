@@ -59,6 +59,10 @@ def calibrate(
     ] = None,
     max_accuracy_drop: DropOption = None,
     max_disagreement: DisagreementOption = None,
+    ladder: Annotated[
+        str | None,
+        typer.Option("--ladder", help="Limits of disagreement, like 0.02,0.05: a policy each, for 'sharcs serve'."),
+    ] = None,
     confidence: Annotated[
         float, typer.Option("--confidence", help="Probability that a policy that is chosen meets the limit.")
     ] = 0.95,
@@ -79,6 +83,7 @@ def calibrate(
     """
     from sharcs.calibration.calibrate import calibrate as choose_policy
     from sharcs.calibration.calibrate import losses_by
+    from sharcs.calibration.ladder import calibrate_ladder, ladder_record
     from sharcs.data.texts import fingerprint
     from sharcs.inference.folder import CONFIG_FILE, open_model
 
@@ -88,7 +93,8 @@ def calibrate(
         "max_accuracy_drop": max_accuracy_drop,
         "max_disagreement": max_disagreement,
     }
-    constraint = limit_of(limits, confidence, per_class)
+    rungs = _rungs(ladder, limits, per_class)
+    constraint = limit_of(limits | {"max_disagreement": rungs[0]} if rungs else limits, confidence, per_class)
     if constraint is None:
         options = ", ".join(f"--{kind.replace('_', '-')}" for kind in limits)
         raise InputError(f"none of {options} given; give exactly one")
@@ -99,8 +105,10 @@ def calibrate(
     groups = None if group_column is None else groups_of(texts, group_column)
     answers = _answers(trained, texts, constraint, needs_labels)
     names = [str(name) for _, name in sorted((trained.model.config.id2label or {}).items())]
-    found = choose_policy(answers, constraint, len(names))
-    record = found.record() | {"data": data, "data_sha256": fingerprint(texts.texts, texts.pairs)}
+    steps = calibrate_ladder(answers, rungs, len(names), confidence) if rungs else []
+    found = steps[0] if steps else choose_policy(answers, constraint, len(names))
+    record = found.record() | ({"ladder": ladder_record(steps)} if found.met and steps else {})
+    record |= {"data": data, "data_sha256": fingerprint(texts.texts, texts.pairs)}
     disagrees = found.routed.disagrees
     drops = None if answers.labels is None else found.routed.lost.astype(int) - found.routed.gained
     if per_class:
@@ -118,10 +126,28 @@ def calibrate(
         )
         raise typer.Exit(NOTHING_MEETS_IT)
     _print_policy(found, data)
+    if steps:
+        _print_ladder(steps, rungs)
     for title, kind in (("class", "classes"), (f"{group_column}", "groups")):
         if kind in record:
             _print_losses(title, record[kind])
     say(f"the policy is in {folder / CONFIG_FILE}")
+
+
+def _rungs(ladder: str | None, limits: dict[str, float | None], per_class: bool) -> list[float]:
+    """Read the limits of a ladder; none where none is given."""
+    from sharcs.calibration.ladder import check_limits
+
+    if ladder is None:
+        return []
+    if per_class or any(limit is not None for limit in limits.values()):
+        raise InputError("--ladder: takes neither another limit nor --per-class; give it alone")
+    try:
+        rungs = [float(limit) for limit in ladder.split(",")]
+    except ValueError:
+        raise InputError(f"--ladder {ladder}: has to be numbers with commas between them, like 0.02,0.05") from None
+    check_limits(rungs)
+    return rungs
 
 
 def _answers(trained: TrainedModel, texts: TextData, constraint: Constraint, needs_labels: bool) -> AllAnswers:
@@ -201,6 +227,18 @@ def _print_policy(found: Calibration, data: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _print_ladder(steps: list[Calibration], limits: list[float]) -> None:
+    table = Table(title=Text("the ladder"), title_justify="left")
+    for heading in ("limit, %", "disagreement, %", "at most, %", "FLOPs, % of full"):
+        table.add_column(heading, justify="right")
+    for step in steps:
+        numbers = (step.constraint.limit, step.observed, step.bound)
+        table.add_row(*(percent(number, 2) for number in numbers), percent(step.cost_ratio))
+    out.print(table)
+    if len(steps) < len(limits):
+        say(f"limit {limits[len(steps)]:g}: its policy failed the test, so the ladder ends below; give more rows")
 
 
 def _print_losses(title: str, losses: list[dict[str, Any]]) -> None:

@@ -28,6 +28,9 @@ def predict(
     data: DataOption,
     output: Annotated[Path, typer.Option("--output", help="Table to write; its ending names the format.")],
     width: WidthOption = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Add a column with the probability of each class.")
+    ] = False,
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
@@ -55,7 +58,7 @@ def predict(
     rows = stream.check()
     try:
         with progress_bar("predicting", rows) as advance:
-            reused = predict_table(trained, folder, stream, output, asked, on_rows=advance)
+            reused = predict_table(trained, folder, stream, output, asked, on_rows=advance, scores=scores)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the rows that are answered")
         raise typer.Exit(130) from None

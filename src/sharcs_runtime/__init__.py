@@ -8,10 +8,10 @@ import os
 # Official builds of ONNX Runtime report to Microsoft unless this is set before the import; nothing is sent here.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+from sharcs_runtime.answers import Answer, Answers, Prediction
 from sharcs_runtime.drift import DisagreementCounter
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.onnx import OnnxRunner
 from sharcs_runtime.policy import RoutingPolicy
-from sharcs_runtime.scheduler import Prediction
 
-__all__ = ["DisagreementCounter", "InputError", "OnnxRunner", "Prediction", "RoutingPolicy"]
+__all__ = ["Answer", "Answers", "DisagreementCounter", "InputError", "OnnxRunner", "Prediction", "RoutingPolicy"]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sharcs_runtime.errors import InputError, first_line
 from sharcs_runtime.policy import RoutingPolicy, names_of_widths
+from sharcs_runtime.ways import Costs
 
 DESCRIPTION_FILE = "sharcs.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -29,13 +29,15 @@ class Bundle:
         labels: Class names by index.
         problem_type: As in Hugging Face configurations.
         policy: How inputs are routed.
-        cost_coefficients: See :func:`sharcs_runtime.policy.relative_cost`.
+        costs: What each sub-network costs. An export of the first format doesn't say what escalation saves: there it
+            costs what starting anew does.
         max_length: Tokens kept of a text.
         padding: What each of the network's inputs but the attention mask is padded with.
         trunk: File of embeddings, layers 1..k and router; None in a dense model.
         tails: File of the rest at each width, and of those in front, from tokens to logits; of a dense model the one
             file, from tokens to logits.
         front: How many sub-networks answer before the encoder runs; they come first.
+        calibration: What 'sharcs calibrate' found: its limit, its rungs, the policies of budgets; None without one.
     """
 
     folder: Path
@@ -44,12 +46,13 @@ class Bundle:
     labels: list[str]
     problem_type: str | None
     policy: RoutingPolicy
-    cost_coefficients: NDArray[np.float64]
+    costs: Costs
     max_length: int
     padding: dict[str, int]
     trunk: Path | None
     tails: list[Path]
     front: int = 0
+    calibration: dict[str, Any] | None = None
 
     @property
     def tokenizer(self) -> Path:
@@ -90,6 +93,7 @@ class Bundle:
     def _of(cls, folder: Path, content: dict[str, Any]) -> Bundle:
         trunk, subnetworks = content["trunk"], content["subnetworks"]
         costs = [*(entry["cost"] for entry in subnetworks), content["full_cost"]]
+        continuation = next(iter(subnetworks[-1].get("cost_after", {}).values()), costs[-2])
         return cls(
             folder=folder,
             names=[str(entry["name"]) for entry in subnetworks],
@@ -97,11 +101,12 @@ class Bundle:
             labels=[str(name) for name in content["labels"]],
             problem_type=content["problem_type"],
             policy=RoutingPolicy(**content["policy"]),
-            cost_coefficients=np.array(costs, np.float64),
+            costs=Costs(np.array(costs, np.float64), np.array(continuation, np.float64)),
             max_length=int(content["max_length"]),
             padding={str(name): int(value) for name, value in content["padding"].items()},
             trunk=None if trunk is None else folder / trunk["graph"],
             tails=[folder / entry["graph"] for entry in subnetworks],
+            calibration=content.get("calibration"),
             front=0 if trunk is None else sum(entry.get("reads") == "tokens" for entry in subnetworks),
         )
 

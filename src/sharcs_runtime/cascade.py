@@ -5,17 +5,19 @@ Whoever runs sub-networks only feeds it: a forward pass, the scheduler of an eng
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sharcs_runtime.policy import ROUTER, RoutingPolicy
 from sharcs_runtime.scores import blended, confidence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from sharcs_runtime.policy import Floats, RoutingPolicy
+    from sharcs_runtime.policy import Floats
+    from sharcs_runtime.ways import Costs
 
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -25,7 +27,7 @@ class Cascade:
     """Inputs on their way through the sub-networks of a policy.
 
     Args:
-        policy: Where inputs start, and when an answer stands.
+        policy: Where inputs start, and when an answer stands: one policy, or one for each input.
         names: Of the sub-networks, the cheapest first, the full one last.
         count: How many inputs there are.
         problem_type: As in Hugging Face configurations.
@@ -38,9 +40,18 @@ class Cascade:
     """
 
     def __init__(
-        self, policy: RoutingPolicy, names: Sequence[str], count: int, problem_type: str | None = None
+        self,
+        policy: RoutingPolicy | Sequence[RoutingPolicy],
+        names: Sequence[str],
+        count: int,
+        problem_type: str | None = None,
     ) -> None:
-        self.policy = policy
+        given = [policy] * min(count, 1) if isinstance(policy, RoutingPolicy) else policy
+        position = {each: number for number, each in enumerate(dict.fromkeys(given))}
+        self._policies = list(position)
+        self._policy_of = np.zeros(count, np.int64)
+        if len(position) > 1:
+            self._policy_of[:] = [position[each] for each in given]
         self.names = list(names)
         self.problem_type = problem_type
         self.start = np.full(count, -1, np.int64)
@@ -48,6 +59,22 @@ class Cascade:
         self.scores = np.zeros(count, np.float32)
         self.logits: Floats | None = None
         self._next = np.full(count, -1, np.int64)
+
+    def groups(self, rows: Numbers) -> Iterator[tuple[RoutingPolicy, Numbers | slice]]:
+        """Split inputs by their policy: each policy, and where its inputs stand among ``rows``."""
+        if len(self._policies) == 1:
+            yield self._policies[0], slice(None)
+            return
+        number_of = self._policy_of[rows]
+        for number in np.unique(number_of):
+            yield self._policies[number], np.flatnonzero(number_of == number)
+
+    def begin_where_fixed(self) -> None:
+        """Begin with all inputs that their policies have start at one sub-network; the router says it of others."""
+        everything = np.arange(len(self.start))
+        for policy, at in self.groups(everything):
+            if policy.start != ROUTER:
+                self.begin(everything[at], self.names.index(policy.start))
 
     def begin(self, rows: Numbers, index: Numbers | int) -> None:
         """Note what inputs run first: the same for all, or one each."""
@@ -69,21 +96,26 @@ class Cascade:
             scores: How sure the answers at hand now are, ``[rows]``, where somebody else keeps them.
 
         Returns:
-            Which of the rows escalate, bool ``[rows]``: to :meth:`next_after`.
+            Which of the rows escalate, bool ``[rows]``: to :meth:`next_of`.
         """
-        if logits is not None:
-            logits = self._keep(rows, logits)
-        if scores is None:
-            assert logits is not None
-            scores = confidence(logits, self.problem_type, self.policy.signal)
-        self.scores[rows] = scores
+        below = np.zeros(len(rows), np.bool_)
+        had_one = self.answered_by[rows] >= 0
         self.answered_by[rows] = index
         self._next[rows] = -1
-        step = self.policy.step_after(index, self.names)
-        if step is None:
-            return np.zeros(len(rows), np.bool_)
-        below: Flags = np.asarray(scores, np.float32) < np.float32(step[0])
-        self._next[rows[below]] = step[1]
+        for policy, at in self.groups(rows):
+            mine = rows[at]
+            kept = None if logits is None else self._keep(mine, logits[at], policy.blend, had_one[at])
+            if scores is None:
+                assert kept is not None
+                sure = confidence(kept, self.problem_type, policy.signal)
+            else:
+                sure = np.asarray(scores, np.float32)[at]
+            self.scores[mine] = sure
+            step = policy.step_after(index, self.names)
+            if step is not None:
+                unsure = sure < np.float32(step[0])
+                self._next[mine[unsure]] = step[1]
+                below[at] = unsure
         return below
 
     def settle(self, rows: Numbers, logits: Floats, answered_by: Numbers, start: Numbers) -> None:
@@ -96,22 +128,44 @@ class Cascade:
             start: Of the one that ran first, ``[rows]``.
         """
         self.start[rows] = start
-        self._keep(rows, logits)
+        self._keep(rows, logits, 0.0, np.zeros(len(rows), np.bool_))
         self.answered_by[rows] = answered_by
 
-    def next_after(self, index: int) -> int:
-        """Name the sub-network that unsure answers of another one escalate to; the full one where none do."""
-        step = self.policy.step_after(index, self.names)
-        return len(self.names) - 1 if step is None else step[1]
+    def next_of(self, rows: Numbers) -> Numbers:
+        """Name what inputs have to run next, ``[rows]``; −1 where an answer stands, or nothing has begun."""
+        return self._next[rows]
 
-    def _keep(self, rows: Numbers, logits: Floats) -> Floats:
+    def _keep(self, rows: Numbers, logits: Floats, blend: float, had_one: Flags) -> Floats:
         """Blend answers with those at hand, and keep them."""
         if self.logits is None:
             self.logits = np.zeros((len(self.start), logits.shape[-1]), np.float32)
-        had_one = self.answered_by[rows] >= 0
-        if self.policy.blend > 0 and had_one.any():
-            mixed: Any = blended(logits[had_one], self.logits[rows[had_one]], self.policy.blend, self.problem_type)
+        if blend > 0 and had_one.any():
+            mixed: Any = blended(logits[had_one], self.logits[rows[had_one]], blend, self.problem_type)
             logits = logits.copy()
             logits[had_one] = mixed
         self.logits[rows] = logits
         return logits
+
+
+class Routing(NamedTuple):
+    """What decides an input's way.
+
+    Attributes:
+        policy: The routing policy.
+        problem_type: As in Hugging Face configurations.
+        names: Of the sub-networks, the cheapest first, the full one last.
+        front: How many of them answer before the encoder runs; they come first.
+        costs: What each of them costs; None where nobody has counted.
+    """
+
+    policy: RoutingPolicy
+    problem_type: str | None
+    names: list[str]
+    front: int = 0
+    costs: Costs | None = None
+
+    def cascade(self, count: int, policies: Sequence[RoutingPolicy] | None = None) -> Cascade:
+        """Begin to decide for some inputs, by the policy or by one for each."""
+        cascade = Cascade(self.policy if policies is None else policies, self.names, count, self.problem_type)
+        cascade.begin_where_fixed()
+        return cascade

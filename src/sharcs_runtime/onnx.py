@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from sharcs_runtime.bundle import Bundle
+from sharcs_runtime.cascade import Routing
 from sharcs_runtime.errors import InputError, MissingPackageError, first_line
 from sharcs_runtime.policy import RoutingPolicy, choose_width, relative_cost
-from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Routing, Tokens
+from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine
+from sharcs_runtime.tokens import Tokens
 from sharcs_runtime.truncation import check_limit, shortened
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from sharcs_runtime.cascade import Cascade
     from sharcs_runtime.policy import Floats
     from sharcs_runtime.pool import Flags, Numbers
-    from sharcs_runtime.scheduler import Text
+    from sharcs_runtime.tokens import Text
 
 
 class OnnxRunner(PooledEngine[NDArray[np.float32]]):
@@ -79,7 +81,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
     def _routing(self) -> Routing:
         names = self._bundle.names
         policy = self.policy if self._index is None else RoutingPolicy(start=names[self._index])
-        return Routing(policy, self._bundle.problem_type, names, self._bundle.front)
+        return Routing(policy, self._bundle.problem_type, names, self._bundle.front, self._bundle.costs)
 
     def _tokenise(self, window: list[Text]) -> Tokens:
         limit, pairs = self._bundle.max_length, any(isinstance(text, tuple) for text in window)
@@ -112,17 +114,18 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         feed = {given.name: inputs[given.name] for given in session.get_inputs()}
         return session.run(["logits"], feed)[0]  # type: ignore[no-any-return]
 
-    def _trunk(self, inputs: dict[str, Numbers], start: int | None) -> tuple[NDArray[np.float32], Numbers]:
+    def _trunk(
+        self, inputs: dict[str, Numbers], routes: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         assert self._trunk_session is not None  # a dense model has nothing to pool
-        if start is not None:
-            (hidden,) = self._trunk_session.run(["hidden"], inputs)
-            return hidden, np.full(len(hidden), start)
+        if not routes:
+            return self._trunk_session.run(["hidden"], inputs)[0], None
         router_logits, hidden = self._trunk_session.run(["router_logits", "hidden"], inputs)
-        policy = self._routing().policy
-        relative = None
-        if policy.cost_weight != 0:
-            relative = relative_cost(self._bundle.cost_coefficients, inputs["attention_mask"].sum(axis=1))
-        return hidden, choose_width(router_logits, relative, policy, self._bundle.names)
+        return hidden, router_logits
+
+    def _choose(self, policy: RoutingPolicy, router_logits: NDArray[np.float32], lengths: Numbers) -> Numbers:
+        relative = None if policy.cost_weight == 0 else relative_cost(self._bundle.costs.alone, lengths)
+        return choose_width(router_logits, relative, policy, self._bundle.names)  # type: ignore[no-any-return]
 
     def _tail(self, index: int, hidden: NDArray[np.float32], real: Flags) -> Floats:
         feed = {"hidden": hidden, "attention_mask": real.astype(np.int64)}
@@ -134,20 +137,18 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
             cascade.put(0, rows, self._front(0, inputs))
             return
         routing, hidden = self._routing(), None
-        index = routing.start  # of all of them
-        if index is None:
-            hidden, first = self._trunk(inputs, None)
-            index = int(first[0])
-        cascade.begin(rows, index)
-        goes_on = True
-        while goes_on:
+        if (cascade.next_of(rows) < 0).any():
+            hidden, router_logits = self._trunk(inputs, True)
+            assert router_logits is not None
+            cascade.begin(rows, self._choose(routing.policy, router_logits, inputs["attention_mask"].sum(axis=1)))
+        # One input, or several that all run one sub-network.
+        while (index := int(cascade.next_of(rows)[0])) >= 0:
             if index < routing.front:
                 logits = self._front(index, inputs)
             else:
-                hidden = self._trunk(inputs, index)[0] if hidden is None else hidden
+                hidden = self._trunk(inputs, False)[0] if hidden is None else hidden
                 logits = self._tail(index, hidden, inputs["attention_mask"] != 0)
-            goes_on = bool(cascade.put(index, rows, logits).any())
-            index = cascade.next_after(index)
+            cascade.put(index, rows, logits)
 
 
 def _session(file: Path, threads: int | None, providers: Sequence[str]) -> Any:

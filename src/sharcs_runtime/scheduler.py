@@ -8,100 +8,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import closing
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Generic, NamedTuple
+from typing import TYPE_CHECKING, Generic
 
 import numpy as np
 
+from sharcs_runtime.answers import Answers
 from sharcs_runtime.background import in_background
-from sharcs_runtime.cascade import Cascade
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.policy import ROUTER
-from sharcs_runtime.pool import Array, Flags, Numbers, Pool, padded
-from sharcs_runtime.scores import softmax
+from sharcs_runtime.pool import Array, Flags, Numbers, Pool
+from sharcs_runtime.tokens import checked_texts, distinct, first_of_each
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+    from sharcs_runtime.answers import Answer, Prediction
+    from sharcs_runtime.cascade import Cascade, Routing
     from sharcs_runtime.policy import Floats, RoutingPolicy
+    from sharcs_runtime.tokens import Text, Tokens
 
-    Text = str | tuple[str, str]
+    # Which of some rows somebody still waits for, bool ``[rows]``.
+    Wanted = Callable[[Numbers], Flags]
 
 # Tokens of a batch on a CPU: benchmarks/batch_tokens.py compares them.
 BATCH_TOKENS = 2048
-
-
-class Prediction(NamedTuple):
-    """The answer to one input.
-
-    Attributes:
-        class_index: Index into the configuration's ``id2label``.
-        score: The class's probability, from 0 to 1.
-        width_index: Index into the configuration's ``widths`` of the sub-network that answered.
-        first_width_index: The same of the sub-network that ran first; another one where the input escalated.
-    """
-
-    class_index: int
-    score: float
-    width_index: int
-    first_width_index: int
-
-
-class Routing(NamedTuple):
-    """What decides an input's way.
-
-    Attributes:
-        policy: The routing policy.
-        problem_type: As in Hugging Face configurations.
-        names: Of the sub-networks, the cheapest first, the full one last.
-        front: How many of them answer before the encoder runs; they come first.
-    """
-
-    policy: RoutingPolicy
-    problem_type: str | None
-    names: list[str]
-    front: int = 0
-
-    @property
-    def start(self) -> int | None:
-        """The sub-network that all inputs run first; None where the router says it of each."""
-        return None if self.policy.start == ROUTER else self.names.index(self.policy.start)
-
-    def cascade(self, count: int) -> Cascade:
-        """Begin to decide for some inputs."""
-        return Cascade(self.policy, self.names, count, self.problem_type)
-
-
-class Tokens:
-    """The tokens of a window, flat: a list of Python numbers for each input would take far more memory.
-
-    Args:
-        encoded: For each of the network's inputs, a list of numbers for each text.
-        padding: What each of the inputs is padded with.
-
-    Attributes:
-        lengths: Tokens of each text, ``[texts]``.
-    """
-
-    def __init__(self, encoded: dict[str, list[list[int]]], padding: dict[str, int]) -> None:
-        """Lay them out."""
-        rows = encoded["input_ids"]
-        self.lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        self._starts = np.cumsum(self.lengths) - self.lengths
-        total = int(self.lengths.sum())
-        self._flat = {
-            name: np.fromiter(chain.from_iterable(values), np.int64, total) for name, values in encoded.items()
-        }
-        self._padding = padding
-
-    def batch(self, rows: Numbers) -> tuple[dict[str, Numbers], Flags]:
-        """Pad some texts to the longest of them: the network's inputs ``[batch, tokens]``, and what of them is real.
-
-        The attention mask is among the inputs.
-        """
-        positions, real = padded(self._starts[rows], self.lengths[rows])
-        arrays = {name: np.where(real, flat[positions], self._padding[name]) for name, flat in self._flat.items()}
-        arrays["attention_mask"] = real.astype(np.int64)
-        return arrays, real
 
 
 class PooledEngine(ABC, Generic[Array]):
@@ -112,6 +42,7 @@ class PooledEngine(ABC, Generic[Array]):
     by their number of tokens and run through the trunk (embeddings, layers 1..k, router). The inputs' outputs of
     layer k wait in a pool for each width until they fill a batch for its sub-network; answers that the policy finds
     unsure go on to the pool of the full width. At most ``batch_tokens`` tokens wait a width, and one batch more.
+    Equal texts of a window are answered once.
 
     Args:
         forced: Whether all inputs run at one width, so that there is nothing to pool.
@@ -140,24 +71,92 @@ class PooledEngine(ABC, Generic[Array]):
             InputError: If the tokenizer's length leaves no room for text, it is one text and no series of them, or
                 something among them is none; the message counts from 1.
         """
+        with closing(self._windows(texts)) as windows:
+            for window in windows:
+                yield from window.predictions()
+
+    def answers(self, texts: Iterable[Text], *, top_k: int | None = None) -> Generator[Answer, None, None]:
+        """Answer texts as :meth:`predict` does, with scores of several classes, tokens and cost.
+
+        Args:
+            texts: See there.
+            top_k: How many classes of each text, the most probable first; all by default.
+
+        Raises:
+            InputError: As there, and if ``top_k`` is below 1.
+        """
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k {top_k}: has to be at least 1")
+        with closing(self._windows(texts)) as windows:
+            for window in windows:
+                yield from window.ranked(top_k)
+
+    def stream(
+        self,
+        texts: Sequence[Text],
+        policies: Sequence[RoutingPolicy] | None = None,
+        wanted: Wanted | None = None,
+    ) -> Generator[tuple[Numbers, Answers], None, None]:
+        """Answer a few texts, each as soon as its answer stands: narrow answers before the full network runs.
+
+        Args:
+            texts: One window of them: all strings, or all pairs of strings.
+            policies: One for each text, of any kind; by default the engine's own. One that names a sub-network as
+                start and no threshold forces it.
+            wanted: Asked before a sub-network runs which of some texts, by number, are still wanted; the others are
+                given up. By default all are.
+
+        Yields:
+            Numbers of texts, counted from 0, and their answers. No text comes twice.
+
+        Raises:
+            InputError: As for :meth:`predict`, and if a policy names a sub-network that the network hasn't.
+        """
+        routing = self._routing()
+        for policy in dict.fromkeys(policies or ()):
+            policy.check_names(routing.names)
+        checked = list(checked_texts(texts))
+        if not checked:
+            return
+        of = distinct(checked if policies is None else list(zip(checked, policies, strict=True)))
+        firsts = first_of_each(of)
+        tokens = self._tokenise([checked[number] for number in firsts])
+        cascade = routing.cascade(len(firsts), policies and [policies[number] for number in firsts])
+
+        def any_wanted(rows: Numbers) -> Flags:
+            assert wanted is not None
+            numbers = np.flatnonzero(np.isin(of, rows))
+            kept: Flags = np.isin(rows, of[numbers[wanted(numbers)]])
+            return kept
+
+        for rows in self._steps(tokens, cascade, any_wanted if wanted else None, own_policy=policies is None):
+            numbers = np.flatnonzero(np.isin(of, rows))
+            yield numbers, Answers.of(cascade, of[numbers], tokens.lengths, routing.costs, routing.front)
+
+    def answer_windows(self, windows: Iterable[list[Text]]) -> Generator[Answers, None, None]:
+        """Answer inputs that come in windows already; else as :meth:`predict`."""
+        with closing(in_background(map(self._read, windows))) as ahead:
+            for read in ahead:
+                yield self._answer(read)
+
+    def _windows(self, texts: Iterable[Text]) -> Generator[Answers, None, None]:
         if isinstance(texts, str):
             raise InputError("texts: is one text, whose letters would be answered one by one; give a list")
-        source = _checked(texts)
+        source = checked_texts(texts)
         first = list(islice(source, self.window))
         if len(first) < self.window:
             # All there is: a thread would have nothing to do ahead, and cost more than a short text.
-            yield from self._answer(self._tokenise(first)) if first else ()
+            if first:
+                yield self._answer(self._read(first))
             return
         windows = iter(lambda: list(islice(source, self.window)), [])
-        with closing(self.predict_windows(chain([first], windows))) as answers:
-            for window in answers:
-                yield from window
+        with closing(self.answer_windows(chain([first], windows))) as answers:
+            yield from answers
 
-    def predict_windows(self, windows: Iterable[list[Text]]) -> Generator[list[Prediction], None, None]:
-        """Answer inputs that come in windows already, a list of answers for each; else as :meth:`predict`."""
-        with closing(in_background(map(self._tokenise, windows))) as ahead:
-            for tokens in ahead:
-                yield self._answer(tokens)
+    def _read(self, window: list[Text]) -> tuple[Tokens, Numbers]:
+        """Tokenise the distinct texts of a window, and tell which of them each text is."""
+        of = distinct(window)
+        return self._tokenise([window[number] for number in first_of_each(of)]), of
 
     @abstractmethod
     def _tokenise(self, window: list[Text]) -> Tokens:
@@ -175,12 +174,15 @@ class PooledEngine(ABC, Generic[Array]):
         """Run a sub-network that answers before the encoder runs: logits ``[batch, labels]``."""
         raise NotImplementedError
 
-    def _trunk(self, inputs: dict[str, Numbers], start: int | None) -> tuple[Array, Numbers]:
-        """Run embeddings and layers 1..k: their output, and the sub-network of each input, int64 ``[batch]``.
+    def _trunk(self, inputs: dict[str, Numbers], routes: bool) -> tuple[Array, Array | None]:
+        """Run embeddings and layers 1..k: their output, and the router's logits if it ``routes``.
 
-        That is ``start``, or what the router says where it is None. Nobody calls it, nor the tail, where all inputs
-        run at one width.
+        Nobody calls it, nor the tail, where all inputs run at one width.
         """
+        raise NotImplementedError
+
+    def _choose(self, policy: RoutingPolicy, router_logits: Array, lengths: Numbers) -> Numbers:
+        """Let the router say where inputs of some lengths start, ``[batch]``."""
         raise NotImplementedError
 
     def _tail(self, index: int, hidden: Array, real: Flags) -> Floats:
@@ -190,19 +192,40 @@ class PooledEngine(ABC, Generic[Array]):
     def _pool(self) -> Pool[Array]:
         return Pool()
 
-    def _answer(self, tokens: Tokens) -> list[Prediction]:
+    def _answer(self, read: tuple[Tokens, Numbers]) -> Answers:
+        """Answer a window: its distinct texts, and then each of its texts."""
+        tokens, of = read
         routing = self._routing()
         cascade = routing.cascade(len(tokens.lengths))
+        for _ in self._steps(tokens, cascade):
+            pass
+        everything = np.arange(len(tokens.lengths))
+        answers = Answers.of(cascade, everything, tokens.lengths, routing.costs, routing.front)
+        return answers if len(of) == len(answers) else answers.take(of)
+
+    def _steps(
+        self, tokens: Tokens, cascade: Cascade, wanted: Wanted | None = None, own_policy: bool = True
+    ) -> Iterator[Numbers]:
+        """Run what a cascade asks for, and yield rows whose answers stand.
+
+        Args:
+            tokens: Of all rows.
+            cascade: Decides.
+            wanted: Which rows to go on with.
+            own_policy: Whether the policy is the engine's own, which decides for all.
+        """
         order = np.argsort(-tokens.lengths, kind="stable")
-        if self._forced or len(order) == 1:
+        if self._forced or (len(order) == 1 and own_policy):
             for rows in self._batches(order, tokens):
                 self._whole(tokens.batch(rows)[0], rows, cascade)
-            return _predictions(cascade)
-        start = routing.start
-        while start is not None and start < routing.front and len(order):
-            order, start = self._answer_in_front(start, order, tokens, cascade), cascade.next_after(start)
-        self._answer_inside(order, start, tokens, cascade)
-        return _predictions(cascade)
+                yield rows
+            return
+        for index in range(self._routing().front):
+            for rows in self._batches(order[cascade.next_of(order) == index], tokens):
+                escalates = cascade.put(index, rows, self._front(index, tokens.batch(rows)[0]))
+                yield rows[~escalates]
+        order = order[(cascade.answered_by[order] < 0) | (cascade.next_of(order) >= 0)]
+        yield from self._inside(order, tokens, cascade, wanted)
 
     def _batches(self, order: Numbers, tokens: Tokens) -> Iterator[Numbers]:
         """Cut rows that are ordered by length into batches."""
@@ -212,56 +235,43 @@ class PooledEngine(ABC, Generic[Array]):
             yield order[start : start + count]
             start += count
 
-    def _answer_in_front(self, index: int, order: Numbers, tokens: Tokens, cascade: Cascade) -> Numbers:
-        """Let a sub-network answer before the encoder runs: the rows that go on, in their order."""
-        left = []
-        for rows in self._batches(order, tokens):
-            if cascade.start[rows[0]] < 0:  # the first one; the others go on
-                cascade.begin(rows, index)
-            left.append(rows[cascade.put(index, rows, self._front(index, tokens.batch(rows)[0]))])
-        return np.concatenate(left)
-
-    def _answer_inside(self, order: Numbers, start: int | None, tokens: Tokens, cascade: Cascade) -> None:
+    def _inside(self, order: Numbers, tokens: Tokens, cascade: Cascade, wanted: Wanted | None) -> Iterator[Numbers]:
         """Answer rows by the encoder's sub-networks."""
         pools = [self._pool() for _ in cascade.names]
         for rows in self._batches(order, tokens):
             inputs, real = tokens.batch(rows)
-            hidden, widths = self._trunk(inputs, start)
-            if cascade.start[rows[0]] < 0:
-                cascade.begin(rows, widths)
+            unrouted = cascade.next_of(rows) < 0
+            hidden, router_logits = self._trunk(inputs, bool(unrouted.any()))
+            for policy, at in cascade.groups(rows) if router_logits is not None else ():
+                if policy.start == ROUTER:
+                    chosen = self._choose(policy, router_logits[at], tokens.lengths[rows[at]])  # type: ignore[index]
+                    cascade.begin(rows[at], chosen)
+            widths = cascade.next_of(rows)
             for index in np.unique(widths):
                 pools[index].add(rows, hidden, real, widths == index)
-                self._run_pool(pools, int(index), cascade)
+                yield from self._run_pool(pools, int(index), cascade, wanted)
         for index in range(len(pools)):  # the full network last: others add to it
-            self._run_pool(pools, index, cascade, to_the_end=True)
+            yield from self._run_pool(pools, index, cascade, wanted, to_the_end=True)
 
-    def _run_pool(self, pools: list[Pool[Array]], index: int, cascade: Cascade, to_the_end: bool = False) -> None:
+    def _run_pool(
+        self,
+        pools: list[Pool[Array]],
+        index: int,
+        cascade: Cascade,
+        wanted: Wanted | None,
+        to_the_end: bool = False,
+    ) -> Iterator[Numbers]:
         """Run a pool's inputs in batches, as long as they fill one."""
         while len(pools[index]) and (to_the_end or pools[index].padded_tokens >= self.batch_tokens):
             rows, hidden, real = pools[index].take(self.batch_tokens)
+            if wanted is not None:
+                kept = np.flatnonzero(wanted(rows))
+                rows, hidden, real = rows[kept], pools[index].select(hidden, kept), real[kept]
+                if not len(rows):
+                    continue
             escalates = cascade.put(index, rows, self._tail(index, hidden, real))
-            if escalates.any():
-                later = cascade.next_after(index)
-                pools[later].add(rows, hidden, real, escalates)
-                self._run_pool(pools, later, cascade)
-
-
-def _checked(texts: Iterable[Text]) -> Iterator[Text]:
-    """Pass texts on, and stop at what is none."""
-    for number, text in enumerate(texts, 1):
-        parts = text if isinstance(text, tuple) else (text,)
-        if not all(isinstance(part, str) for part in parts) or len(parts) > 2:
-            raise InputError(f"texts: number {number} is a {type(text).__name__}; give strings, or tuples of two")
-        yield text
-
-
-def _predictions(cascade: Cascade) -> list[Prediction]:
-    """List the answers in input order."""
-    assert cascade.logits is not None
-    probabilities = softmax(cascade.logits)
-    classes = probabilities.argmax(axis=-1).tolist()
-    scores = probabilities.max(axis=-1).astype(np.float64).tolist()
-    return [
-        Prediction(*row)
-        for row in zip(classes, scores, cascade.answered_by.tolist(), cascade.start.tolist(), strict=True)
-    ]
+            yield rows[~escalates]
+            later = cascade.next_of(rows)
+            for number in np.unique(later[escalates]):
+                pools[number].add(rows, hidden, real, later == number)
+                yield from self._run_pool(pools, int(number), cascade, wanted)

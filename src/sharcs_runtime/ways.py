@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,19 @@ Flags = NDArray[np.bool_]
 Columns = NDArray[np.int8]  # of ways
 Way = tuple[int, ...]  # indices of sub-networks, ascending
 MOST_NETWORKS = 6  # through which all 63 ways are recorded
+
+
+class Costs(NamedTuple):
+    """FLOPs as polynomials c₀ + c₁·T + c₂·T² of the tokens T.
+
+    Attributes:
+        alone: Of each sub-network, router included but for those in front, and of the plain network last:
+            ``[networks + 1, 3]``.
+        continuation: Of going on to the full one from what the trunk kept, ``[3]``.
+    """
+
+    alone: Doubles
+    continuation: Doubles
 
 
 @cache

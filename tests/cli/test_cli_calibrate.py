@@ -19,6 +19,7 @@ from helpers.cli import (
 )
 from sharcs.data.tables import read_table
 from sharcs.data.texts import fingerprint
+from sharcs.export.bundle import kept_of
 from sharcs.inference import folder as artifacts
 
 
@@ -173,4 +174,32 @@ def test_no_half_written_configuration_is_left(folder, data, monkeypatch):
     monkeypatch.setattr(artifacts.Path, "write_text", full_disk)
     message = error_message(sharcs("calibrate", folder, "--data", data, "--budget", 0.85))
     assert "No space left" in message
+    assert files_in(folder) == before
+
+
+def test_a_ladder_is_stored_said_and_exported(folder, data):
+    run = succeeds("calibrate", folder, "--data", data, "--ladder", "0.2,0.3,0.9")
+    policy, evidence = stored(folder)
+    assert (evidence["kind"], evidence["limit"], evidence["met"]) == ("max_disagreement", 0.2, True)
+    assert [rung["limit"] for rung in evidence["ladder"]] == [0.2, 0.3, 0.9]
+    assert evidence["ladder"][0]["policy"] == policy == evidence["policy"]
+    assert all(rung["bound"] <= rung["limit"] for rung in evidence["ladder"])
+    assert "the ladder" in run.out
+    kept = kept_of(evidence)
+    assert (kept["ladder"], kept["frontier"]) == (evidence["ladder"], evidence["frontier"])
+    assert "data" not in kept  # the name of a file is nobody's business
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--ladder", "0.2,0.1"), "--ladder 0.2,0.1: limits of disagreement have to ascend"),
+        (("--ladder", "a"), "--ladder a: has to be numbers with commas between them"),
+        (("--ladder", "0.1", "--budget", "0.5"), "--ladder: takes neither another limit nor --per-class"),
+        (("--ladder", "0.1", "--per-class"), "--ladder: takes neither another limit nor --per-class"),
+    ],
+)
+def test_a_wrong_ladder_is_refused(folder, data, options, says):
+    before = files_in(folder)
+    assert says in error_message(sharcs("calibrate", folder, "--data", data, *options))
     assert files_in(folder) == before

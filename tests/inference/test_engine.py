@@ -227,7 +227,7 @@ def watched(bert, monkeypatch):
 
 
 def test_batches_are_full_and_hardly_padded(bert, watched):
-    texts = plain_texts(400)
+    texts = [f"w{n % WORDS} w{n // WORDS} {text}" for n, text in enumerate(plain_texts(400))]  # no two are equal
     list(InferenceEngine(bert.model, bert.tokenizer, batch_tokens=160, window=400).predict(texts))
     assert all(rows * columns <= 160 for (rows, columns), _ in watched.trunks)
     assert all(rows * columns <= 160 for _, (rows, columns), _ in watched.tails)
@@ -312,7 +312,7 @@ def background_threads():
 
 def test_no_texts_give_no_answers(bert):
     assert list(InferenceEngine(bert.model, bert.tokenizer).predict([])) == []
-    assert list(InferenceEngine(bert.model, bert.tokenizer).predict_windows([])) == []
+    assert list(InferenceEngine(bert.model, bert.tokenizer).answer_windows([])) == []
 
 
 @pytest.mark.parametrize("after", [0, 3, 10])

@@ -1,13 +1,15 @@
 """Sub-networks in front of the encoder in the engines: many texts as one by one, in PyTorch and in ONNX Runtime."""
 
 from collections import Counter
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertTokenizerFast
 
 from helpers.front import front_model
-from sharcs import InferenceEngine, RoutingPolicy
+from sharcs import InferenceEngine, InputError, RoutingPolicy
 from sharcs.export import export_model
 from sharcs_runtime import OnnxRunner
 from sharcs_runtime.bundle import Bundle
@@ -33,6 +35,14 @@ def served(request, tmp_path_factory):
     model.config.policy = RoutingPolicy(start="recurrent", escalation_threshold=limits).to_dict()
     export_model(model, tokenizer, folder / "export")
     return model, tokenizer, given, folder / "export", limits
+
+
+@pytest.fixture(scope="module")
+def both(served):
+    """The same as names, with both engines."""
+    model, tokenizer, texts, export, limits = served
+    engines = [InferenceEngine(model, tokenizer), OnnxRunner(export, threads=1)]
+    return SimpleNamespace(model=model, tokenizer=tokenizer, texts=texts[:40], engines=engines, limits=limits)
 
 
 def alike(one, other):
@@ -98,3 +108,137 @@ def test_the_description_says_what_stands_in_front(served):
     assert bundle.front == 2
     assert bundle.names == NAMES
     assert [file.name for file in bundle.tails] == ["front-0.onnx", "front-1.onnx", "tail-0.onnx", "tail-1.onnx"]
+
+
+# What engines say beside a class: all scores, tokens, cost; a policy a text; answers as soon as they stand
+
+
+def _parts(text):
+    return text if isinstance(text, tuple) else (text,)
+
+
+@torch.no_grad()
+def alone(both, text, policy=None):
+    """Answer one text by the model itself: probabilities, first and last sub-network."""
+    before = both.model.config.policy
+    both.model.config.policy = before if policy is None else policy.to_dict()
+    try:
+        output = both.model(**both.tokenizer(*_parts(text), return_tensors="pt", truncation=True, max_length=24))
+    finally:
+        both.model.config.policy = before
+    first = output.width_index if output.first_width_index is None else output.first_width_index
+    return output.logits[0].double().softmax(-1).tolist(), int(first), int(output.width_index)
+
+
+def flops_by_hand(both, text, first, last, policy):
+    """Add up what ran, step by step."""
+    tokens = len(both.tokenizer(*_parts(text), truncation=True, max_length=24)["input_ids"])
+    *each, plain = (both.model.cost_coefficients() @ torch.tensor([1.0, tokens, tokens**2]).double()).tolist()
+    continued = float(both.model.continuation_coefficients() @ torch.tensor([1.0, tokens, tokens**2]).double())
+    total, index, inside = 0.0, first, False
+    router = each[-1] - plain
+    while True:
+        if index < 2:
+            total += each[index]
+        elif not inside:
+            total += each[index] - (router if first < 2 else 0)
+        else:
+            total += continued + each[index] - each[-1]
+        inside |= index >= 2
+        if index == last:
+            return tokens, total, plain
+        index = policy.step_after(index, NAMES)[1]
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["torch", "onnx"])
+def test_scores_of_all_classes_tokens_and_cost(both, kind):
+    policy = both.model.config.routing_policy
+    answers = list(both.engines[kind].answers(both.texts))
+    assert len({(answer.first_width_index, answer.width_index) for answer in answers}) == 4
+    for text, answer in zip(both.texts, answers, strict=True):
+        expected, first, last = alone(both, text)
+        assert (answer.first_width_index, answer.width_index) == (first, last)
+        assert list(answer.classes) == sorted(range(3), key=lambda index: -expected[index])
+        assert answer.scores == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+        tokens, total, plain = flops_by_hand(both, text, first, last, policy)
+        assert (answer.tokens, answer.flops, answer.cost) == pytest.approx((tokens, total, total / plain))
+    top = list(both.engines[kind].answers(both.texts, top_k=1))
+    assert [answer.classes for answer in top] == [answer.classes[:1] for answer in answers]
+    with pytest.raises(InputError, match="top_k 0: has to be at least 1"):
+        next(both.engines[kind].answers(both.texts, top_k=0))
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["torch", "onnx"])
+def test_each_text_may_have_a_policy_of_its_own(both, kind):
+    choices = [
+        both.model.config.routing_policy,
+        RoutingPolicy(),
+        RoutingPolicy(cost_weight=0.5, escalation_threshold=0.7, blend=0.4),
+        *(RoutingPolicy(start=name) for name in NAMES),
+        RoutingPolicy(start="width-25", escalation_threshold=both.limits["width-25"], signal="margin"),
+    ]
+    policies = [choices[(number * number) % len(choices)] for number in range(len(both.texts))]
+    for count in (1, len(policies)):
+        seen = {}
+        for numbers, answers in both.engines[kind].stream(both.texts[:count], policies[:count]):
+            seen |= dict(zip(numbers.tolist(), answers.ranked(), strict=True))
+        assert seen.keys() == set(range(count))
+        for number, answer in seen.items():
+            expected, first, last = alone(both, both.texts[number], policies[number])
+            assert (answer.first_width_index, answer.width_index) == (first, last)
+            assert answer.scores == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+    with pytest.raises(InputError, match="policy width-75: the network has recurrent"):
+        list(both.engines[kind].stream(both.texts[:1], [RoutingPolicy(start="width-75")]))
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["torch", "onnx"])
+def test_narrow_answers_come_before_the_full_network_runs_and_the_unwanted_never(both, kind, monkeypatch):
+    engine, ran = both.engines[kind], []
+    tail = type(engine)._tail
+    monkeypatch.setattr(
+        type(engine), "_tail", lambda self, index, *more: (ran.append(index), tail(self, index, *more))[1]
+    )
+    policy = RoutingPolicy(start="width-25", escalation_threshold=both.limits["width-25"])
+    texts = both.texts[:12]
+    parts = engine.stream(texts, [policy] * 12)
+    numbers, answers = next(parts)
+    assert ran == [2]
+    assert 0 < len(numbers) < 12
+    assert set(answers.answered_by) == {2}
+    rest = list(parts)
+    assert ran == [2, 3]
+    late = set(range(12)) - set(numbers.tolist())
+    assert {number for some, _ in rest for number in some.tolist()} == late
+
+    dropped, ran[:] = min(late), []
+    asked = engine.stream(texts, [policy] * 12, lambda rows: rows != dropped)
+    assert {number for some, _ in asked for number in some.tolist()} == set(range(12)) - {dropped}
+    asked = engine.stream(texts, [policy] * 12, lambda rows: np.zeros(len(rows), bool) if 2 in ran else rows >= 0)
+    ran[:] = []
+    assert {number for some, _ in asked for number in some.tolist()} == set(numbers.tolist())
+    assert ran == [2]
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["torch", "onnx"])
+def test_equal_texts_are_answered_once(both, kind, monkeypatch):
+    engine, read = both.engines[kind], []
+    tokenise = type(engine)._tokenise
+    monkeypatch.setattr(
+        type(engine), "_tokenise", lambda self, window: (read.extend(window), tokenise(self, window))[1]
+    )
+    texts = [both.texts[number] for number in (3, 7, 3, 3, 9, 7)]
+    expected = [next(engine.predict([text])) for text in texts]
+    read.clear()
+    found = list(engine.predict(texts))
+    assert read == [texts[0], texts[1], texts[4]]
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    read.clear()
+    full = RoutingPolicy(start="full")
+    seen = [
+        (number, answer.width_index)
+        for numbers, answers in engine.stream(texts, [full, *[RoutingPolicy(start="width-25")] * 5])
+        for number, answer in zip(numbers.tolist(), answers.ranked(), strict=True)
+    ]
+    assert sorted(seen) == [(0, 3), *((number, 2) for number in range(1, 6))]
+    assert sorted(read) == sorted([texts[0], texts[0], texts[1], texts[4]])

@@ -20,6 +20,7 @@ import torch
 from helpers.cli import (
     error_message,
     files_in,
+    one_by_one,
     read_csv,
     sharcs,
     succeeds,
@@ -414,3 +415,13 @@ def test_a_file_system_without_locks(toys, tmp_path, monkeypatch):
     data = write_csv(tmp_path / "data.csv", rows_of(9))
     succeeds(*predict_command(toys, data, tmp_path / "out.csv"))
     assert len(read_csv(tmp_path / "out.csv")) == 9
+
+
+def test_scores_of_all_classes_are_columns(toys, tmp_path):
+    succeeds("predict", toys.model, "--data", toys.test, "--output", tmp_path / "out.csv", "--scores")
+    rows = read_csv(tmp_path / "out.csv")
+    plain = one_by_one(toys.model, [row["text"] for row in rows])
+    for row, (name, score, width) in zip(rows, plain, strict=True):
+        assert (row["prediction"], float(row["width"])) == (name, width)
+        assert float(row[f"score_{name}"]) == float(row["score"]) == pytest.approx(score, abs=1e-5)
+        assert float(row["score_good"]) + float(row["score_bad"]) == pytest.approx(1)

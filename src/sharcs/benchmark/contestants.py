@@ -16,8 +16,11 @@ from sharcs.export.bundle import export_model, quantise
 from sharcs.inference.engine import InferenceEngine, batch_tokens_on, tokens_of
 from sharcs.inference.folder import best_device, open_model
 from sharcs.model.layer_list import RoutedLayerList
+from sharcs_runtime.answers import Prediction
+from sharcs_runtime.cascade import Routing
 from sharcs_runtime.policy import RoutingPolicy, label_of
-from sharcs_runtime.scheduler import PooledEngine, Prediction, Routing, Tokens
+from sharcs_runtime.scheduler import PooledEngine
+from sharcs_runtime.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from sharcs.model.text import SharcsForSequenceClassification
     from sharcs_runtime.cascade import Cascade
     from sharcs_runtime.pool import Numbers
-    from sharcs_runtime.scheduler import Text
+    from sharcs_runtime.tokens import Text
 
 
 class Engine(Protocol):

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sharcs.inference.folder import TrainedModel
-    from sharcs_runtime.scheduler import Prediction, Text
+    from sharcs_runtime.answers import Prediction
+    from sharcs_runtime.tokens import Text
 
     Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sharcs.benchmark.contestants import Contestant
-    from sharcs_runtime.scheduler import Text
+    from sharcs_runtime.tokens import Text
 
 # Linux keeps the peak of the process's own memory; what getrusage tells begins with that of the process which
 # started it, so it serves only where there is nothing better. It counts bytes on macOS, else kibibytes.

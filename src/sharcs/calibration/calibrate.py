@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharcs.calibration.choice import Constraint, choose
+from sharcs.calibration.choice import Choice, Constraint, choose
 from sharcs.calibration.frontier import build_frontier
 from sharcs.errors import InputError
 from sharcs.tasks.labels import require_one_label
@@ -92,6 +92,18 @@ def calibrate(
         InputError: If there are fewer than 10 rows, one width only, several labels of each input, or no labels where
             they are needed.
     """
+    check_rows(answers, constraint)
+    if constraint.kind == "max_disagreement":
+        answers = answers.unblended()  # an average with another answer is not the full network's
+    return calibration_of(answers, constraint, choose(answers, constraint, classes, seed, choosing_rows))
+
+
+def check_rows(answers: AllAnswers, constraint: Constraint) -> None:
+    """Refuse rows that a constraint can't be tested on.
+
+    Raises:
+        InputError: As :func:`calibrate` says.
+    """
     if answers.label_sets is not None:
         require_one_label(MULTI_LABEL, "calibration")
     if len(answers.names) < 2:
@@ -102,9 +114,10 @@ def calibrate(
         raise InputError("`max_accuracy_drop`: needs labels; label the rows, or give `max_disagreement`")
     if constraint.kind == "latency_ms" and answers.way_milliseconds is None:
         raise InputError("latency_ms: needs times; measure them with sharcs.calibration.latency.measure_times")
-    if constraint.kind == "max_disagreement":
-        answers = answers.unblended()  # an average with another answer is not the full network's
-    choice = choose(answers, constraint, classes, seed, choosing_rows)
+
+
+def calibration_of(answers: AllAnswers, constraint: Constraint, choice: Choice) -> Calibration:
+    """Collect what speaks for a choice, of the answers that it was made from."""
     rows = choice.test.rows
     policy = RoutingPolicy(start=answers.names[-1]) if choice.policy is None else choice.policy
     routed = rows.route([policy])[0]

@@ -127,15 +127,21 @@ def choose(
         seed: Draws the rows that choose the sequence.
         choosing_rows: Those rows' indices, ascending; None to draw a fifth.
     """
-    if choosing_rows is None:
-        order = np.random.default_rng(seed).permutation(len(answers))
-        choosing_rows = np.sort(order[: max(1, round(CHOOSING_SHARE * len(answers)))])
-    choosing = answers.take(choosing_rows)
-    tested = np.setdiff1d(np.arange(len(answers)), choosing_rows)
+    chosen, tested = split_rows(len(answers), seed)
+    if choosing_rows is not None:
+        chosen, tested = choosing_rows, np.setdiff1d(np.arange(len(answers)), choosing_rows)
+    choosing = answers.take(chosen)
     paths = policy_paths(choosing)
     _, sequence = min((_sequence(choosing, path, constraint) for path in paths), key=lambda rated: rated[0])
     test = SequenceTest(choosing, answers.take(tested), constraint, classes)
     return Choice(test.last_passing(sequence), test, tested, [policy for path in paths for policy in path])
+
+
+def split_rows(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw which rows choose: their indices, and those of the rows that test, ascending."""
+    order = np.random.default_rng(seed).permutation(count)
+    cut = max(1, round(CHOOSING_SHARE * count))
+    return np.sort(order[:cut]), np.sort(order[cut:])
 
 
 class SequenceTest:

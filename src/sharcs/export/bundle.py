@@ -218,6 +218,7 @@ def _write_description(
         "labels": [str(name) for name in names.values()],
         "problem_type": config.problem_type,
         "policy": (config.routing_policy if index is None else RoutingPolicy()).to_dict(),
+        "calibration": None if index is not None else kept_of(config.calibration),
         "max_length": min(tokenizer.model_max_length, MOST_TOKENS),
         "padding": {name: padding[name] for name in _inputs_of(tokenizer)},
         "trunk": {"graph": first[0]} if first else None,
@@ -239,3 +240,9 @@ def _write_description(
         "files": _files_in(folder),
     }
     write_json(content, folder / DESCRIPTION_FILE)
+
+
+def kept_of(calibration: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Take of a calibration what serving needs: its limit, its rungs, and the policy of each budget."""
+    kept = ("kind", "limit", "confidence", "per_class", "met", "bound", "cost_ratio", "ladder", "frontier")
+    return calibration and {name: calibration[name] for name in kept if name in calibration}

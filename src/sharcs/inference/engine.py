@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,17 +10,25 @@ from torch import Tensor
 
 from sharcs.data.tokens import encode, token_limit
 from sharcs.inference.pool import Pool
+from sharcs.model.cost import relative_cost
 from sharcs.tasks.labels import require_one_label
-from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine, Prediction, Routing, Tokens
+from sharcs_runtime.cascade import Routing
+from sharcs_runtime.policy import choose_width
+from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine
+from sharcs_runtime.tokens import Tokens
+from sharcs_runtime.ways import Costs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedTokenizerBase
 
     from sharcs.model.text import SharcsForSequenceClassification
     from sharcs_runtime.cascade import Cascade
-    from sharcs_runtime.policy import Floats
+    from sharcs_runtime.policy import Floats, RoutingPolicy
     from sharcs_runtime.pool import Flags, Numbers
-    from sharcs_runtime.scheduler import Text
+    from sharcs_runtime.scheduler import Wanted
+    from sharcs_runtime.tokens import Text
 
 MODEL_INPUTS = ("input_ids", "token_type_ids")
 
@@ -80,15 +89,23 @@ class InferenceEngine(PooledEngine[Tensor]):
         return tokens_of(window, self.tokenizer)
 
     @torch.inference_mode()
-    def _answer(self, tokens: Tokens) -> list[Prediction]:
+    def _steps(
+        self, tokens: Tokens, cascade: Cascade, wanted: Wanted | None = None, own_policy: bool = True
+    ) -> Iterator[Numbers]:
         if self.model.training:
             self.model.train(False)
         self.model.prepare_for_inference()
-        return super()._answer(tokens)
+        yield from super()._steps(tokens, cascade, wanted, own_policy)
 
     def _routing(self) -> Routing:
         config = self.model.config
-        return Routing(config.routing_policy, config.problem_type, self.model.tail.names, len(self.model.tail.front))
+        policy, front = config.routing_policy, len(self.model.tail.front)
+        return Routing(policy, config.problem_type, self.model.tail.names, front, self._costs)
+
+    @cached_property
+    def _costs(self) -> Costs:
+        model = self.model
+        return Costs(model.cost_coefficients().cpu().numpy(), model.continuation_coefficients().cpu().numpy())
 
     def _pool(self) -> Pool:
         return Pool()
@@ -105,9 +122,18 @@ class InferenceEngine(PooledEngine[Tensor]):
     def _front(self, index: int, inputs: dict[str, Numbers]) -> Floats:
         return _array(self.model.run_front(index, **self._on_device(inputs)))
 
-    def _trunk(self, inputs: dict[str, Numbers], start: int | None) -> tuple[Tensor, Numbers]:
-        trunk = self.model.run_trunk(start, **self._on_device(inputs))
-        return trunk.hidden, trunk.width_index.cpu().numpy()
+    def _trunk(self, inputs: dict[str, Numbers], routes: bool) -> tuple[Tensor, Tensor | None]:
+        full = len(self.model.tail.names) - 1
+        trunk = self.model.run_trunk(None if routes else full, **self._on_device(inputs))
+        return trunk.hidden, trunk.router_logits
+
+    def _choose(self, policy: RoutingPolicy, router_logits: Tensor, lengths: Numbers) -> Numbers:
+        relative = None
+        if policy.cost_weight != 0:
+            alone = torch.from_numpy(self._costs.alone).to(router_logits.device)
+            relative = relative_cost(alone, torch.from_numpy(lengths).to(router_logits.device))
+        chosen: Tensor = choose_width(router_logits, relative, policy, self.model.tail.names)
+        return chosen.cpu().numpy()
 
     def _tail(self, index: int, hidden: Tensor, real: Flags) -> Floats:
         mask = torch.from_numpy(real).to(hidden.device, torch.int64)

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from sharcs.inference.folder import TrainedModel
     from sharcs.model.text import SharcsForSequenceClassification
-    from sharcs_runtime.scheduler import Text
+    from sharcs_runtime.answers import Answers
+    from sharcs_runtime.tokens import Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +110,17 @@ def predict_table(
     output: Path,
     width: float | str | None = None,
     on_rows: Callable[[int], None] | None = None,
+    scores: bool = False,
 ) -> int:
     """Write a table with the input's columns and rows as they are, then ``prediction``, ``score`` and ``width``.
 
-    ``prediction`` is the class's name, ``score`` its probability. A new column whose name is taken gets a number
-    behind it. Memory doesn't grow with the number of rows. Answers are recorded, window by window, in a hidden folder
-    beside the output, and joined with the rows at the end. A run that ends early leaves the folder there, unless that
-    is a window of texts or less, and the next one takes from it what answers the same texts by the same model and
-    options, to the same output, byte for byte. One process at a time writes an output. Meanwhile a CPU runs
-    torch's own operations without oneDNN, in the whole process, where that keeps memory flat: see
-    :mod:`sharcs.subnetworks.onednn`.
+    ``prediction`` is the class's name, ``score`` its probability, ``score_NAME`` that of each class. A new column
+    whose name is taken gets a number behind it. Memory doesn't grow with the number of rows. Answers are
+    recorded, window by window, in a hidden folder beside the output, and joined with the rows at the end. A run
+    that ends early leaves the folder there, unless that is a window of texts or less, and the next one takes from
+    it what answers the same texts by the same model and options, to the same output, byte for byte. One process
+    at a time writes an output. Meanwhile a CPU runs torch's own operations without oneDNN, in the whole process,
+    where that keeps memory flat: see :mod:`sharcs.subnetworks.onednn`.
 
     Args:
         trained: Model and tokenizer.
@@ -126,6 +128,7 @@ def predict_table(
         stream: The texts.
         output: A path that ``check_output_path`` accepts.
         width: Forces one width; by default the routing policy chooses.
+        scores: Whether the probabilities of all classes are written.
         on_rows: Called with the number of rows after each window, for a progress bar; from another thread for
             windows that a run before has answered.
 
@@ -136,23 +139,26 @@ def predict_table(
         InputError: If the input is malformed, or the output can't be written, or another process is writing it.
     """
     engine = InferenceEngine(trained.model, trained.tokenizer, width=width)
-    settings = _settings(engine, folder)
+    settings = _settings(engine, folder, scores)
+    added = added_columns(engine.model, scores)
     try:
         with claimed(output) as record, without_shape_cache(trained.model.device, trained.model.dtype):
-            reused = _answer(engine, settings, record, stream, on_rows or (lambda _: None))
-            _join(engine, settings, record, stream, output)
+            reused = _answer(engine, settings, record, stream, on_rows or (lambda _: None), added)
+            _join(engine, settings, record, stream, output, added)
         return reused
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({first_line(error)})") from error
 
 
 def _answer(
-    engine: InferenceEngine, settings: str, record: AnswerRecord, stream: TextStream, on_rows: Callable[[int], None]
+    engine: InferenceEngine,
+    settings: str,
+    record: AnswerRecord,
+    stream: TextStream,
+    on_rows: Callable[[int], None],
+    added: pa.Schema,
 ) -> int:
     """Answer the windows that the record has no answers to; return how many rows of the others there are."""
-    config = engine.model.config
-    names = {int(index): name for index, name in (config.id2label or {}).items()}
-    sub_networks = config.names
     # Windows that wait for their answers: the engine reads ahead.
     waiting: deque[tuple[int, str]] = deque()
     reused = 0
@@ -168,25 +174,46 @@ def _answer(
                 reused += len(texts)
                 on_rows(len(texts))
 
-    with closing(engine.predict_windows(unanswered())) as windows:
+    with closing(engine.answer_windows(unanswered())) as windows:
         for answers in windows:
-            columns = {
-                "prediction": [names[answer.class_index] for answer in answers],
-                "score": [answer.score for answer in answers],
-                "width": [config.widths[answer.width_index] for answer in answers],
-                "sub_network": [sub_networks[answer.width_index] for answer in answers],
-            }
-            record.write(*waiting.popleft(), pa.Table.from_pydict(columns, schema=added_columns(engine.model)))
+            columns = _columns_of(answers, engine.model)
+            written = {name: columns[name] for name in added.names}
+            record.write(*waiting.popleft(), pa.Table.from_pydict(written, schema=added))
             on_rows(len(answers))
     return reused
 
 
-def _join(engine: InferenceEngine, settings: str, record: AnswerRecord, stream: TextStream, output: Path) -> None:
+def _columns_of(answers: Answers, model: SharcsForSequenceClassification) -> dict[str, list[Any]]:
+    """Write answers as columns, all that there may be."""
+    config = model.config
+    names = class_names(model)
+    predictions = answers.predictions()
+    columns: dict[str, list[Any]] = {
+        "prediction": [names[answer.class_index] for answer in predictions],
+        "score": [answer.score for answer in predictions],
+        "width": [config.widths[answer.width_index] for answer in predictions],
+        "sub_network": [config.names[answer.width_index] for answer in predictions],
+    }
+    of_classes = answers.probabilities.astype(float).T.tolist()
+    return columns | {f"score_{name}": scores for name, scores in zip(names, of_classes, strict=True)}
+
+
+def _join(
+    engine: InferenceEngine,
+    settings: str,
+    record: AnswerRecord,
+    stream: TextStream,
+    output: Path,
+    added: pa.Schema,
+) -> None:
     """Write the output: all rows as they were, with their answers."""
     columns = stream.table.schema
     taken = list(columns.names)
-    added = [field.with_name(free_name(field.name, taken)) for field in added_columns(engine.model)]
-    schema = pa.schema([*columns, *added], metadata=columns.metadata)
+    fields = []
+    for field in added:
+        fields.append(field.with_name(free_name(field.name, taken)))
+        taken.append(fields[-1].name)
+    schema = pa.schema([*columns, *fields], metadata=columns.metadata)
     with table_writer(output, schema, record.folder / "output") as write:
         for number, (rows, texts) in enumerate(stream.windows(engine.window)):
             answers = record.read(number, _fingerprint(settings, texts))
@@ -198,9 +225,17 @@ def _join(engine: InferenceEngine, settings: str, record: AnswerRecord, stream: 
 ADDED_COLUMNS = pa.schema([("prediction", pa.string()), ("score", pa.float64()), ("width", pa.float64())])
 
 
-def added_columns(model: SharcsForSequenceClassification) -> pa.Schema:
+def class_names(model: SharcsForSequenceClassification) -> list[str]:
+    """List the classes' names by index."""
+    return [str(name) for _, name in sorted((model.config.id2label or {}).items(), key=lambda pair: int(pair[0]))]
+
+
+def added_columns(model: SharcsForSequenceClassification, scores: bool = False) -> pa.Schema:
     """List the columns of an answer; a width says nothing of what stands in front of the encoder, and a name does."""
-    return ADDED_COLUMNS.append(pa.field("sub_network", pa.string())) if model.tail.front else ADDED_COLUMNS
+    fields = list(ADDED_COLUMNS) + ([pa.field("sub_network", pa.string())] if model.tail.front else [])
+    if scores:
+        fields += [pa.field(f"score_{name}", pa.float64()) for name in class_names(model)]
+    return pa.schema(fields)
 
 
 def _fingerprint(settings: str, texts: list[Text]) -> str:
@@ -208,7 +243,7 @@ def _fingerprint(settings: str, texts: list[Text]) -> str:
     return hashlib.sha256(f"{settings}\n{texts!r}".encode()).hexdigest()
 
 
-def _settings(engine: InferenceEngine, folder: Path) -> str:
+def _settings(engine: InferenceEngine, folder: Path, scores: bool) -> str:
     """Collect what answers depend on besides the texts."""
     files = {}
     for path in sorted(folder.iterdir()):
@@ -218,6 +253,7 @@ def _settings(engine: InferenceEngine, folder: Path) -> str:
     settings = {
         "model": files,
         "width": engine.width,
+        "scores": scores,
         "window": engine.window,
         "batch_tokens": engine.batch_tokens,
         "device": engine.model.device.type,

@@ -1,0 +1,155 @@
+"""What an engine answers: classes, how probable each is, who answered, and at what cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sharcs_runtime.policy import flops
+from sharcs_runtime.scores import softmax
+from sharcs_runtime.ways import Costs, Doubles, sum_along_ways, way_taken
+
+if TYPE_CHECKING:
+    from sharcs_runtime.cascade import Cascade
+    from sharcs_runtime.policy import Floats
+    from sharcs_runtime.pool import Numbers
+
+
+class Prediction(NamedTuple):
+    """The answer to one input.
+
+    Attributes:
+        class_index: Index into the configuration's ``id2label``.
+        score: The class's probability, from 0 to 1.
+        width_index: Index into the configuration's ``widths`` of the sub-network that answered.
+        first_width_index: The same of the sub-network that ran first; another one where the input escalated.
+    """
+
+    class_index: int
+    score: float
+    width_index: int
+    first_width_index: int
+
+
+class Answer(NamedTuple):
+    """The answer to one input, with all that is known of it.
+
+    Attributes:
+        classes: The most probable classes, the first one is the answer.
+        scores: Their probabilities.
+        width_index: As of a :class:`Prediction`.
+        first_width_index: As of a :class:`Prediction`.
+        tokens: Tokens that were read, special ones included.
+        flops: FLOPs of all sub-networks that ran; not a number where the engine knows of none.
+        cost: These over the plain full network's.
+    """
+
+    classes: tuple[int, ...]
+    scores: tuple[float, ...]
+    width_index: int
+    first_width_index: int
+    tokens: int
+    flops: float
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers to some inputs, as arrays.
+
+    Attributes:
+        probabilities: Of each class, float32 ``[inputs, classes]``.
+        answered_by: Index of the sub-network that answered, ``[inputs]``.
+        start: Of the one that ran first, ``[inputs]``.
+        tokens: Tokens that were read, special ones included, ``[inputs]``.
+        flops: Of all that ran, float64 ``[inputs]``; not numbers where the engine knows of none.
+        full_flops: Of the plain full network, ``[inputs]``.
+    """
+
+    probabilities: Floats
+    answered_by: Numbers
+    start: Numbers
+    tokens: Numbers
+    flops: Doubles
+    full_flops: Doubles
+
+    @classmethod
+    def of(cls, cascade: Cascade, rows: Numbers, lengths: Numbers, costs: Costs | None, front: int) -> Answers:
+        """Collect the answers to some rows of a cascade.
+
+        Args:
+            cascade: What has decided on them.
+            rows: The rows.
+            lengths: Tokens of each row of the cascade.
+            costs: What each sub-network costs.
+            front: How many sub-networks answer before the encoder runs.
+        """
+        assert cascade.logits is not None
+        tokens = lengths[rows]
+        spent = full = np.full(len(rows), np.nan)
+        if costs is not None:
+            spent, full = _flops(cascade, rows, tokens, costs, front), flops(costs.alone[-1:], tokens)[:, 0]
+        probabilities = softmax(cascade.logits[rows])
+        return cls(probabilities, cascade.answered_by[rows], cascade.start[rows], tokens, spent, full)
+
+    def __len__(self) -> int:
+        """Return the number of inputs."""
+        return len(self.tokens)
+
+    def take(self, rows: Numbers) -> Answers:
+        """Select inputs, in any order, also several times."""
+        return Answers(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @property
+    def cost(self) -> Doubles:
+        """FLOPs over the plain full network's, ``[inputs]``."""
+        return self.flops / self.full_flops
+
+    def predictions(self) -> list[Prediction]:
+        """List the predicted classes."""
+        classes = self.probabilities.argmax(axis=-1).tolist()
+        scores = self.probabilities.max(axis=-1).astype(np.float64).tolist()
+        rows = zip(classes, scores, self.answered_by.tolist(), self.start.tolist(), strict=True)
+        return [Prediction(*row) for row in rows]
+
+    def top(self, top_k: int | None = None) -> tuple[Numbers, Floats]:
+        """Rank the classes; of equally probable ones the first is ahead.
+
+        Args:
+            top_k: How many of each input; all by default.
+
+        Returns:
+            The most probable classes, and their probabilities, ``[inputs, classes]``.
+        """
+        ranked = np.argsort(-self.probabilities, axis=-1, kind="stable")[:, :top_k]
+        return ranked, np.take_along_axis(self.probabilities, ranked, axis=-1)
+
+    def ranked(self, top_k: int | None = None) -> list[Answer]:
+        """List the answers, with the ``top_k`` most probable classes of each; all by default."""
+        classes, scores = self.top(top_k)
+        rows = zip(
+            map(tuple, classes.tolist()),
+            map(tuple, scores.astype(np.float64).tolist()),
+            *(of.tolist() for of in (self.answered_by, self.start, self.tokens, self.flops, self.cost)),
+            strict=True,
+        )
+        return [Answer(*row) for row in rows]
+
+
+def _flops(cascade: Cascade, rows: Numbers, tokens: Numbers, costs: Costs, front: int) -> Doubles:
+    """Sum what ran for each row, by the way that its policy took."""
+    *alone, plain = costs.alone
+    router = alone[-1] - plain
+    spent = np.empty(len(rows))
+    for policy, at in cascade.groups(rows):
+        start, last = cascade.start[rows[at]], cascade.answered_by[rows[at]]
+        of_group, found = tokens[at], np.empty(len(start))
+        for first, end in set(zip(start.tolist(), last.tolist(), strict=True)):
+            way = way_taken(policy, tuple(cascade.names), first, end)
+            cost = sum_along_ways(np.stack(alone), costs.continuation, [way], front, router)
+            same = (start == first) & (last == end)
+            found[same] = flops(cost, of_group[same])[:, 0]
+        spent[at] = found
+    return spent

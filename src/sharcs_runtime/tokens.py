@@ -1,0 +1,75 @@
+"""Texts as an engine is given them, and their tokens, in little memory."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sharcs_runtime.errors import InputError
+from sharcs_runtime.pool import padded
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
+
+    from sharcs_runtime.pool import Flags, Numbers
+
+    Text = str | tuple[str, str]
+
+
+class Tokens:
+    """The tokens of a window, flat: a list of Python numbers for each input would take far more memory.
+
+    Args:
+        encoded: For each of the network's inputs, a list of numbers for each text.
+        padding: What each of the inputs is padded with.
+
+    Attributes:
+        lengths: Tokens of each text, ``[texts]``.
+    """
+
+    def __init__(self, encoded: dict[str, list[list[int]]], padding: dict[str, int]) -> None:
+        """Lay them out."""
+        rows = encoded["input_ids"]
+        self.lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        self._starts = np.cumsum(self.lengths) - self.lengths
+        total = int(self.lengths.sum())
+        self._flat = {
+            name: np.fromiter(chain.from_iterable(values), np.int64, total) for name, values in encoded.items()
+        }
+        self._padding = padding
+
+    def batch(self, rows: Numbers) -> tuple[dict[str, Numbers], Flags]:
+        """Pad some texts to the longest of them: the network's inputs ``[batch, tokens]``, and what of them is real.
+
+        The attention mask is among the inputs.
+        """
+        positions, real = padded(self._starts[rows], self.lengths[rows])
+        arrays = {name: np.where(real, flat[positions], self._padding[name]) for name, flat in self._flat.items()}
+        arrays["attention_mask"] = real.astype(np.int64)
+        return arrays, real
+
+
+def checked_texts(texts: Iterable[Text]) -> Iterator[Text]:
+    """Pass texts on, and stop at what is none.
+
+    Raises:
+        InputError: There, by its number, counted from 1.
+    """
+    for number, text in enumerate(texts, 1):
+        parts = text if isinstance(text, tuple) else (text,)
+        if not all(isinstance(part, str) for part in parts) or len(parts) > 2:
+            raise InputError(f"texts: number {number} is a {type(text).__name__}; give strings, or tuples of two")
+        yield text
+
+
+def distinct(keys: Sequence[Hashable]) -> Numbers:
+    """Number what there is, in order of appearance, and say which of it each key is, ``[keys]``."""
+    position: dict[Hashable, int] = {}
+    return np.fromiter((position.setdefault(key, len(position)) for key in keys), np.int64, len(keys))
+
+
+def first_of_each(of: Numbers) -> list[int]:
+    """Say where each number of :func:`distinct` stands first."""
+    return np.unique(of, return_index=True)[1].tolist()  # type: ignore[no-any-return]
