@@ -41,9 +41,10 @@ def test_the_wheel_has_the_packages_their_types_and_the_templates(wheel):
         "sharcs",
         "sharcs_cli",
         "sharcs_runtime",
+        "sharcs_serve",
         f"{wheel.name.rsplit('-', 3)[0]}.dist-info",
     }
-    assert {"sharcs/py.typed", "sharcs_cli/py.typed", "sharcs_runtime/py.typed"} <= names
+    assert {f"{name}/py.typed" for name in ("sharcs", "sharcs_cli", "sharcs_runtime", "sharcs_serve")} <= names
     templates = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/sharcs/report/templates").iterdir()}
     assert len(templates) > 1
     assert templates <= names

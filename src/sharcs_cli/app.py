@@ -23,6 +23,7 @@ from sharcs_cli.evaluate import evaluate
 from sharcs_cli.export import export
 from sharcs_cli.predict import predict
 from sharcs_cli.report import report
+from sharcs_cli.serve import serve
 from sharcs_cli.train import train
 from sharcs_runtime.errors import InputError, MissingPackageError, first_line
 
@@ -37,7 +38,7 @@ app = typer.Typer(
 
 
 class Command(TyperCommand):
-    """A subcommand that refuses a repeated option, and runs without the messages of transformers."""
+    """A subcommand that refuses a repeated option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; of an option that is given twice, the parser alone would keep the last value."""
@@ -47,6 +48,10 @@ class Command(TyperCommand):
             if takes_one and count > 1:
                 raise InputError(f"{parameter.opts[0]}: is given {count} times; give it once")
         return super().parse_args(ctx, args)
+
+
+class TorchCommand(Command):
+    """A subcommand that runs without the messages of transformers."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; bars and reports of transformers would hide the one line that matters."""
@@ -73,7 +78,8 @@ def sharcs(
 
 
 for subcommand in (train, evaluate, predict, calibrate, export, benchmark, report):
-    app.command(cls=Command)(subcommand)
+    app.command(cls=TorchCommand)(subcommand)
+app.command(cls=Command)(serve)  # of an export, without torch
 
 
 def main() -> None:

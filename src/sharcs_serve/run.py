@@ -1,0 +1,129 @@
+"""Run the service on uvicorn until a signal ends it: readiness falls first, then nothing new is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from sharcs_runtime.errors import InputError, first_line
+from sharcs_serve.asgi import create_app
+from sharcs_serve.service import Service
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from sharcs_serve.service import Settings
+
+LOG = logging.getLogger("sharcs.serve")
+GROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cpus(group: Path = GROUP) -> int:
+    """Count the processors that this process may use: by its affinity, and by its control group's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (group / "cpu.max").read_text().split()[:2]
+        return count if quota == "max" else max(1, min(count, math.floor(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return count
+
+
+def read_keys(file: Path | None) -> tuple[str, ...]:
+    """Read API keys, one a line.
+
+    Raises:
+        InputError: If the file can't be read, or holds none.
+    """
+    if file is None:
+        return ()
+    try:
+        lines = file.read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        raise InputError(f"`api_key_file` {file}: can't be read ({first_line(error)}); name another file") from error
+    if not lines:
+        raise InputError(f"`api_key_file` {file}: holds no key; write one a line")
+    return tuple(lines)
+
+
+class DrainingServer(uvicorn.Server):
+    """Goes on serving for a while after the first signal, while nobody is sent here any more.
+
+    Args:
+        config: Uvicorn's.
+        service: What is served.
+        drain_seconds: How long; a second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
+        super().__init__(config)
+        self.service, self.drain_seconds = service, drain_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: Any = None) -> None:
+        """Serve until a signal ends it."""
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Begin to listen, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            scheme, (host, port) = "https" if self.config.is_ssl else "http", sockets[0].getsockname()[:2]
+            LOG.info("serving %s at %s://%s:%d", self.service.settings.folder, scheme, host, port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; at the second signal, end."""
+        if self.service.draining or sig != signal.SIGTERM or self._loop is None:
+            super().handle_exit(sig, frame)
+            return
+        self.service.draining = True
+        self._loop.call_soon_threadsafe(self._loop.call_later, self.drain_seconds, self._end)
+
+    def _end(self) -> None:
+        self.should_exit = True
+
+
+def run(settings: Settings, host: str, port: int, drain_seconds: float, tls: tuple[Path | None, Path | None]) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        settings: Bounds of the service.
+        host: Address to listen at.
+        port: Port; 0 for any that is free.
+        drain_seconds: How long to go on after SIGTERM, while ``/ready`` says no.
+        tls: Certificate and key, as files.
+
+    Raises:
+        InputError: If the network can't be served, or the port is taken.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    service = Service(settings)
+
+    async def serve() -> None:
+        await service.start()
+        config = uvicorn.Config(
+            create_app(service),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            lifespan="on",
+            ssl_certfile=tls[0],
+            ssl_keyfile=tls[1],
+            timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + 1,
+        )
+        try:
+            listening = config.bind_socket()
+        except SystemExit:
+            await service.pool.stop()
+            raise InputError(f"`port` {port}: can't be listened at on {host}; name another one") from None
+        await DrainingServer(config, service, drain_seconds).serve([listening])
+
+    asyncio.run(serve())

@@ -1,0 +1,125 @@
+"""An engine process: reads micro-batches from its socket, answers each text as soon as its answer stands."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharcs_runtime.bundle import DESCRIPTION_FILE
+from sharcs_runtime.errors import InputError, first_line
+from sharcs_runtime.policy import RoutingPolicy
+from sharcs_serve.wire import Message, is_waiting, packed, receive
+
+if TYPE_CHECKING:
+    from sharcs_runtime.pool import Flags, Numbers
+    from sharcs_runtime.scheduler import PooledEngine
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the first argument, with the network whose directory is the second."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front's affair: it closes the socket
+    end = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        engine, info, around = open_engine(Path(sys.argv[2]))
+        list(engine.stream(["a few words"]))  # what is made once is made before anybody waits
+    except (InputError, OSError, ImportError) as error:
+        end.sendall(packed({"refused": first_line(error)}))
+        return
+    end.sendall(packed({"ready": info}))
+    with around:
+        while (message := receive(end)) is not None:
+            if "texts" in message:
+                answer(engine, end, message)
+
+
+def open_engine(folder: Path) -> tuple[PooledEngine[Any], Message, AbstractContextManager[None]]:
+    """Load an export by ONNX Runtime, or a model by PyTorch, on one thread.
+
+    Returns:
+        The engine, what there is to say of it, and what to run it in.
+
+    Raises:
+        InputError: If there is no network that names one class for each text.
+    """
+    if (folder / DESCRIPTION_FILE).is_file():
+        from sharcs_runtime.bundle import Bundle
+        from sharcs_runtime.onnx import OnnxRunner
+
+        bundle = Bundle.read(folder)
+        runner = OnnxRunner(folder, threads=1)
+        info = _info(folder, DESCRIPTION_FILE, bundle.labels, bundle.names, bundle.policy, bundle.calibration)
+        return runner, info | {"routed": bundle.trunk is not None}, nullcontext()
+    import torch
+
+    from sharcs.inference.engine import InferenceEngine
+    from sharcs.inference.folder import CONFIG_FILE, open_model
+    from sharcs.inference.predict import class_names
+    from sharcs.subnetworks.onednn import without_shape_cache
+
+    torch.set_num_threads(1)
+    trained = open_model(folder)
+    config = trained.model.config
+    names = class_names(trained.model)
+    info = _info(folder, CONFIG_FILE, names, config.names, config.routing_policy, config.calibration)
+    around = without_shape_cache(trained.model.device, trained.model.dtype)
+    return InferenceEngine(trained.model, trained.tokenizer), info | {"routed": True}, around
+
+
+def _info(
+    folder: Path,
+    file: str,
+    labels: list[str],
+    names: list[str],
+    policy: RoutingPolicy,
+    calibration: dict[str, Any] | None,
+) -> Message:
+    return {
+        "model": folder.name,
+        "revision": hashlib.sha256((folder / file).read_bytes()).hexdigest()[:12],
+        "labels": labels,
+        "sub_networks": names,
+        "policy": policy.to_dict(),
+        "calibration": calibration,
+    }
+
+
+def answer(engine: PooledEngine[Any], end: socket.socket, message: Message) -> None:
+    """Answer a micro-batch: parts as they come, then how long all took."""
+    numbers, texts = message["numbers"], message["texts"]
+    policies = [RoutingPolicy.from_dict(policy) for policy in message["policies"]]
+    dropped: set[int] = set()
+    began = time.perf_counter()
+
+    def wanted(rows: Numbers) -> Flags:
+        while is_waiting(end) and (later := receive(end)) is not None:
+            dropped.update(later.get("drop", ()))
+        return np.array([numbers[row] not in dropped for row in rows], np.bool_)
+
+    try:
+        chosen = None if not message["routed"] else [policies[number] for number in message["policy_of"]]
+        for rows, answers in engine.stream(texts, chosen, wanted):
+            columns = {
+                "probabilities": answers.probabilities.round(7).astype(float).tolist(),
+                "answered_by": answers.answered_by.tolist(),
+                "start": answers.start.tolist(),
+                "tokens": answers.tokens.tolist(),
+                "cost": [None if cost != cost else cost for cost in answers.cost.tolist()],
+            }
+            end.sendall(packed({"numbers": [numbers[row] for row in rows], **columns}))
+    except InputError as error:
+        end.sendall(packed({"numbers": numbers, "error": str(error)}))
+    end.sendall(packed({"done": True, "seconds": time.perf_counter() - began}))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

@@ -1,0 +1,97 @@
+"""A real server process on 127.0.0.1, and a plain client."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+
+class Service:
+    """A running ``sharcs serve``."""
+
+    def __init__(self, process, port):
+        self.process, self.port = process, port
+        self.address = f"http://127.0.0.1:{port}"
+
+    def ask(self, path, body=None, method=None, headers=None):
+        """Send a request on a connection of its own: status, decoded body and headers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with contextlib.closing(connection):
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            connection.request(method or ("GET" if body is None else "POST"), path, data, headers or {})
+            response = connection.getresponse()
+            content = response.read().decode()
+        is_json = response.headers.get_content_type() == "application/json"
+        return response.status, json.loads(content) if is_json else content, response.headers
+
+    def metric(self, name):
+        """Sum a metric over its labels."""
+        lines = self.ask("/metrics")[1].splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[ {{]", line))
+
+    def wait_for(self, condition):
+        """Ask again until something holds; the time limit is the test's."""
+        while not condition():
+            assert self.process.poll() is None
+
+    def engines(self):
+        """List the process numbers of the engine processes."""
+        file = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(number) for number in file.read_text().split()]
+
+    def later(self, path, body):
+        """Send a request from a thread; a list that its answer comes into, and the thread."""
+        found = []
+        thread = threading.Thread(target=lambda: found.append(self.ask(path, body)))
+        thread.start()
+        return found, thread
+
+    @contextlib.contextmanager
+    def held(self):
+        """Have the one engine process stand still with a text, at most until the end; its number.
+
+        Raises:
+            AssertionError: If the text isn't answered afterwards.
+        """
+        (number,) = self.engines()
+        before = self.metric("sharcs_batch_texts_count")
+        os.kill(number, signal.SIGSTOP)
+        try:
+            found, thread = self.later("/predict", {"inputs": "held", "deadline_ms": 60_000})
+            self.wait_for(lambda: self.metric("sharcs_batch_texts_count") > before)
+            yield number
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGCONT)
+        thread.join()
+        assert found[0][0] == 200
+
+    def waiting(self):
+        """Count the texts in the queue."""
+        return self.ask("/info")[1]["now"]["waiting"]
+
+
+@contextlib.contextmanager
+def running(folder, *options):
+    """Start the command with one engine process; end it at the end."""
+    command = [sys.executable, "-m", "sharcs_cli.app", "serve", folder, "--port", "0", "--workers", "1", *options]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
+        lines = []
+        try:
+            while not (match := re.search(r"at https?://127\.0\.0\.1:(\d+)", "".join(lines[-1:]))):
+                lines.append(process.stderr.readline())
+                assert lines[-1], lines
+            service = Service(process, int(match[1]))
+            service.lines = lines
+            reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
+            reader.start()
+            yield service
+        finally:
+            process.kill()
+            process.wait()

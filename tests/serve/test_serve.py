@@ -1,0 +1,290 @@
+"""The service as a process of its own: wire formats, bounds, death, load and end, beside the engine that it runs."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+
+from helpers.cli import error_message, sharcs
+from helpers.service import running
+from sharcs_runtime import OnnxRunner, RoutingPolicy
+from sharcs_serve.admission import Queue, Waiting
+from sharcs_serve.metrics import HELP, Metrics
+from sharcs_serve.pool import PoisonError, Pool
+
+RECORD = Path(__file__).parents[1] / "records" / "export-1"
+TEXTS = ["the film is fine", "my dog is hardly awful", "it is dull", "a plot is simply one two rare", "odd"]
+RUNGS = [
+    {"limit": 0.1, "cost_ratio": 0.8, "policy": {"start": "width-25", "escalation_threshold": 0.9}},
+    {"limit": 0.5, "cost_ratio": 0.4, "policy": {"start": "width-25"}},
+]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """Copy the recorded export, and give it a ladder and a frontier."""
+    folder = shutil.copytree(RECORD, tmp_path_factory.mktemp("serve") / "export")
+    content = json.loads((folder / "sharcs.json").read_text())
+    content["policy"] = RUNGS[0]["policy"]
+    content["calibration"] = {
+        **{"kind": "max_disagreement", "limit": 0.1, "confidence": 0.95, "met": True, "cost_ratio": 0.8},
+        "ladder": RUNGS,
+        "frontier": [{"start": "width-25", "cost_ratio": 0.4}, {"start": "full", "cost_ratio": 1.0}],
+    }
+    (folder / "sharcs.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(export):
+    with running(export, "--deadline-ms", 200, "--max-body", 10_000) as started:
+        yield started
+
+
+def expected(export, texts, policy=None):
+    """Answer by the engine in this process: labels by falling probability, and who answered."""
+    runner = OnnxRunner(export, threads=1)
+    if policy is not None:
+        runner.policy = RoutingPolicy(**policy)
+    answers = [next(runner.answers([text])) for text in texts]
+    return [
+        ([(runner.labels[index], score) for index, score in zip(answer.classes, answer.scores, strict=True)], answer)
+        for answer in answers
+    ]
+
+
+def same(entries, ranked):
+    assert [entry["label"] for entry in entries] == [label for label, _ in ranked]
+    assert [entry["score"] for entry in entries] == pytest.approx([score for _, score in ranked], abs=1e-6)
+
+
+def test_the_form_of_text_embeddings_inference(service, export):
+    ranked = expected(export, TEXTS)
+    for path in ("/predict", "/"):
+        status, one, headers = service.ask(path, {"inputs": TEXTS[0]})
+        assert status == 200
+        same(one, ranked[0][0])
+        assert headers["x-sharcs-sub-network"] == ["width-25", "full"][ranked[0][1].width_index]
+        assert float(headers["x-sharcs-cost"]) == pytest.approx(ranked[0][1].cost, abs=1e-4)
+        assert int(headers["x-compute-tokens"]) == ranked[0][1].tokens
+    for inputs in (TEXTS, [[text] for text in TEXTS]):
+        several = service.ask("/predict", {"inputs": inputs})[1]
+        for entries, (wanted, _) in zip(several, ranked, strict=True):
+            same(entries, wanted)
+
+
+def test_hugging_faces_client_works_unchanged(service, export):
+    client = InferenceClient(model=service.address)
+    (ranked, _) = expected(export, TEXTS[:1])[0]
+    found = client.text_classification(TEXTS[0])
+    assert [(each.label, each.score) for each in found] == [(n, pytest.approx(s, abs=1e-6)) for n, s in ranked]
+    assert len(client.text_classification(TEXTS[0], top_k=2)) == 2
+    with pytest.raises(HfHubHTTPError, match="422"):
+        client.text_classification(TEXTS[0], function_to_apply="sigmoid")
+
+
+def test_vllms_form(service, export):
+    status, body, _ = service.ask("/classify", {"model": "any", "input": TEXTS[:2]})
+    assert (status, body["object"], [entry["index"] for entry in body["data"]]) == (200, "list", [0, 1])
+    for entry, (ranked, _) in zip(body["data"], expected(export, TEXTS[:2]), strict=True):
+        assert entry["label"] == ranked[0][0]
+        assert sorted(entry["probs"], reverse=True) == pytest.approx([score for _, score in ranked], abs=1e-6)
+        assert entry["num_classes"] == 3
+    assert body["usage"]["prompt_tokens"] == sum(answer.tokens for _, answer in expected(export, TEXTS[:2]))
+
+
+@pytest.mark.parametrize("name", ["width-25", "full"])
+def test_our_own_keys(service, export, name):
+    asked = {"sub_network": name} if name == "full" else {"budget": 0.5}
+    body = service.ask("/predict", {"inputs": TEXTS, "details": True, "top_k": 1, **asked})[1]
+    for entries, (ranked, answer) in zip(body, expected(export, TEXTS, {"start": name}), strict=True):
+        assert len(entries) == 1
+        same(entries, ranked[:1])
+        assert (entries[0]["sub_network"], entries[0]["tokens"]) == (name, answer.tokens)
+        assert entries[0]["cost"] == pytest.approx(answer.cost)
+        assert (entries[0]["rung"], entries[0]["degraded"]) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"{", 422, "the body is no JSON"),
+        (b"[" * 5000, 422, "the body is no JSON"),
+        ([1], 422, "the body has to be a JSON object"),
+        ({}, 422, "inputs: is missing"),
+        ({"inputs": []}, 400, "there is no text"),
+        ({"inputs": ["a", 3]}, 422, "inputs: number 2 is no text"),
+        ({"inputs": [["a", "b"]]}, 422, "inputs: number 1 has 2 texts; the network takes 1"),
+        ({"inputs": ["a"] * 33}, 413, "inputs: over 32 texts"),
+        ({"inputs": "a", "sub_network": "width-75"}, 422, "policy width-75: the network has width-25, full"),
+        ({"inputs": "a", "budget": 0.1}, 422, "the cheapest policy costs 0.400"),
+        ({"inputs": "a", "top_k": 0}, 422, "top_k: 0 is not what it can be"),
+        ({"inputs": "a", "top_k": True}, 422, "top_k: True is not what it can be"),
+        ({"inputs": "a", "deadline_ms": float("nan")}, 422, "deadline_ms: nan is not"),
+        ({"inputs": "a " * 20_000}, 413, "the body has more than 10000 bytes"),
+        ({"inputs": "a", "raw_scores": True}, 422, "probabilities are all there is"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(service, body, status, says):
+    found = service.ask("/predict", body)
+    assert found[0] == status
+    assert says in found[1]["error"]
+    assert "\n" not in found[1]["error"]
+    assert found[1]["error_type"]
+
+
+def test_under_load_later_rungs_answer_and_say_so(service, export):
+    before = service.metric("sharcs_degraded_total")
+    patient = {"details": True, "deadline_ms": 60_000}
+    with service.held():
+        pending = [service.later("/predict", {"inputs": TEXTS * 6, **patient}) for _ in range(8)]
+        strict = service.later("/predict", {"inputs": TEXTS, "brown_out": False, **patient})
+        service.wait_for(lambda: service.waiting() == 8 * 30 + 5)
+    for found, thread in [*pending, strict]:
+        thread.join()
+        assert found[0][0] == 200
+    lists = [entries for found, _ in pending for entries in found[0][1]]
+    answers = [(text, entries[0]) for text, entries in zip(TEXTS * 48, lists, strict=True)]
+    assert {entry["rung"] for _, entry in answers} >= {1}
+    by_rung = [dict(zip(TEXTS, expected(export, TEXTS, rung["policy"]), strict=True)) for rung in RUNGS]
+    for text, entry in answers:
+        ranked, answer = by_rung[entry["rung"]][text]
+        assert entry["label"] == ranked[0][0]
+        assert entry["sub_network"] == ["width-25", "full"][answer.width_index]
+        assert entry["degraded"] == (entry["rung"] > 0)
+    assert not any(entries[0]["degraded"] for entries in strict[0][0][1])
+    degraded = sum(entry["degraded"] for _, entry in answers)
+    assert service.metric("sharcs_degraded_total") == before + degraded
+
+
+def test_what_can_not_be_in_time_is_refused_with_when_to_come_again(service):
+    with service.held():
+        found, thread = service.later("/predict", {"inputs": TEXTS})
+        service.wait_for(lambda: service.waiting() == len(TEXTS))
+        status, body, headers = service.ask("/predict", {"inputs": "late", "deadline_ms": 0.001})
+        assert (status, body["error_type"]) == (429, "Overloaded")
+        assert int(headers["Retry-After"]) >= 1
+    thread.join()
+    assert found[0][0] == 200
+    assert service.ask("/predict", {"inputs": "late", "deadline_ms": 0.001})[0] == 200  # nobody waits any more
+
+
+def test_a_killed_engine_process_loses_nothing(service, export):
+    before = service.metric("sharcs_worker_restarts_total")
+    with service.held() as number:
+        pending = [service.later("/predict", {"inputs": text, "deadline_ms": 60_000}) for text in TEXTS]
+        service.wait_for(lambda: service.waiting() == len(TEXTS))
+        os.kill(number, signal.SIGKILL)
+    for (found, thread), (ranked, _) in zip(pending, expected(export, TEXTS), strict=True):
+        thread.join()
+        assert found[0][0] == 200
+        if found[0][2]["x-sharcs-degraded"] == "0":
+            same(found[0][1], ranked)
+    assert service.metric("sharcs_worker_restarts_total") == before + 1
+    assert service.metric("sharcs_requeued_total") >= 1
+
+
+def test_a_client_that_leaves_costs_nothing(service):
+    before = service.metric("sharcs_cancelled_total")
+    with service.held():
+        body = json.dumps({"inputs": TEXTS, "deadline_ms": 60_000}).encode()
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            service.wait_for(lambda: service.waiting() == len(TEXTS))
+        service.wait_for(lambda: service.metric("sharcs_cancelled_total") == before + len(TEXTS))
+
+
+def test_metrics_health_and_the_description(service):
+    assert service.ask("/health")[:2] == service.ask("/ready")[:2] == (200, "ok")
+    text = service.ask("/metrics")[1]
+    assert {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")} == set(HELP)
+    assert "sharcs_promise_max_disagreement 0.1" in text
+    info = service.ask("/info")[1]
+    assert (info["promise"]["limit"], [rung["limit"] for rung in info["rungs"]]) == (0.1, [0.1, 0.5])
+    paths = service.ask("/docs")[1]["paths"]
+    for path, methods in paths.items():
+        for method in methods:
+            assert service.ask(path, b"{}" if method == "post" else None)[0] in (200, 422)
+    assert not [line for line in service.lines if any(text in line for text in TEXTS)]  # texts are nobody's business
+
+
+def test_keys_and_the_end(export, tmp_path):
+    (tmp_path / "keys").write_text("one\ntwo\n")
+    with running(export, "--api-key-file", tmp_path / "keys", "--drain-seconds", 1) as service:
+        assert service.ask("/predict", {"inputs": "a"})[0] == 401
+        assert service.ask("/metrics")[0] == 401
+        assert service.ask("/ready")[0] == 200
+        headers = {"Authorization": "Bearer two"}
+        assert service.ask("/predict", {"inputs": "a"}, headers=headers)[0] == 200
+        (engine,) = service.engines()
+        service.process.send_signal(signal.SIGTERM)
+        service.wait_for(lambda: service.ask("/ready")[0] == 503)
+        status, _, answered = service.ask("/predict", {"inputs": "a"}, headers=headers)
+        assert (status, answered["Connection"]) == (200, "close")
+        assert service.process.wait(30) == 0
+        assert not Path(f"/proc/{engine}").exists()
+
+
+def test_what_can_not_be_served_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "is no model" in error_message(sharcs("serve", tmp_path / "empty", "--port", 0))
+    assert "--workers x: has to be auto" in error_message(sharcs("serve", RECORD, "--workers", "x"))
+    assert "--brown-out x: has to be" in error_message(sharcs("serve", RECORD, "--brown-out", "x"))
+
+
+def test_an_export_is_served_without_torch(export):
+    code = (
+        "import sys, sharcs_serve.run, sharcs_serve.worker\nfrom pathlib import Path\n"
+        "sharcs_serve.worker.open_engine(Path(sys.argv[1]))\nimport sharcs_cli.app\n"
+        "assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, export], check=True)
+
+
+DEADLY = """
+import os
+from sharcs_serve import worker
+answer = worker.answer
+worker.answer = lambda *given: os._exit(1) if "poison" in given[2]["texts"] else answer(*given)
+worker.main()
+"""
+
+
+def test_a_text_that_kills_two_engine_processes_is_given_up_alone(export, tmp_path, monkeypatch, caplog):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **more: popen([command[0], tmp_path / "deadly.py", *command[3:]], **more)
+    )
+
+    async def serve():
+        metrics, queue = Metrics(), Queue([1.0], 1.0, 1)
+        pool = Pool(export, queue, metrics, 1)
+        await pool.start()
+        loop = asyncio.get_running_loop()
+        texts = ["fine", "poison", *TEXTS]
+        waiting = [Waiting(9.0, queue.next_number(), text, None, True, 0.0, loop.create_future()) for text in texts]
+        pool.put(waiting)
+        found = await asyncio.gather(*(each.answer for each in waiting), return_exceptions=True)
+        await pool.stop()
+        return found
+
+    found = asyncio.run(serve())
+    assert isinstance(found[1], PoisonError)
+    assert str(found[1]) in caplog.text
+    assert "poison" not in caplog.text
+    assert all("probabilities" in each for number, each in enumerate(found) if number != 1)
