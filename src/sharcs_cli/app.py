@@ -21,6 +21,7 @@ from sharcs_cli.benchmark import benchmark
 from sharcs_cli.calibrate import calibrate
 from sharcs_cli.evaluate import evaluate
 from sharcs_cli.export import export
+from sharcs_cli.load import load
 from sharcs_cli.predict import predict
 from sharcs_cli.report import report
 from sharcs_cli.serve import serve
@@ -77,7 +78,7 @@ def sharcs(
     """Take the options of the command itself."""
 
 
-for subcommand in (train, evaluate, predict, calibrate, export, benchmark, report):
+for subcommand in (train, evaluate, predict, calibrate, export, benchmark, report, load):
     app.command(cls=TorchCommand)(subcommand)
 app.command(cls=Command)(serve)  # of an export, without torch
 

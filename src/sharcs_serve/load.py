@@ -1,0 +1,208 @@
+"""An open-loop load: requests go out when they are due, whatever has become of the earlier ones.
+
+Latency counts from the moment that a request was due, so that a server that stalls can't hide it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from sharcs_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OK, REFUSED = 200, 429
+PATIENCE = 60.0  # seconds until a request counts as lost
+GOOD_SHARE = 0.99  # of the offered requests that have to be in time
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of one rate.
+
+    Attributes:
+        rate: Requests a second that were meant.
+        offered: Requests a second that were sent.
+        answered: Share with an answer.
+        refused: Share with status 429.
+        lost: Share with another status, or none.
+        degraded: Share of the answers that a later rung gave.
+        p50_ms: Median latency of the answers; None without any.
+        p99_ms: The 99th percentile.
+        goodput: Answers a second that were in time.
+        good_share: Share of what was offered that was answered in time.
+    """
+
+    rate: float
+    offered: float
+    answered: float
+    refused: float
+    lost: float
+    degraded: float
+    p50_ms: float | None
+    p99_ms: float | None
+    goodput: float
+    good_share: float
+
+
+def due_times(rate: float, seconds: float, seed: int, bursty: bool = False) -> NDArray[np.float64]:
+    """Draw when requests are due, in seconds from the start, ascending.
+
+    Args:
+        rate: Mean number a second.
+        seconds: How long.
+        seed: Draws them.
+        bursty: Whether all come in the first half of each second, at twice the rate; else it is a Poisson process.
+    """
+    draw = np.random.default_rng(seed)
+    count = draw.poisson(rate * seconds)
+    times = np.sort(draw.random(count) * seconds)
+    if bursty:
+        times = np.floor(times) + (times - np.floor(times)) / 2
+    return times
+
+
+def check_address(url: str, allowed: str | None) -> tuple[str, int]:
+    """Read where to send requests.
+
+    Raises:
+        InputError: If it is no plain HTTP address, or another machine's that wasn't allowed.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme != "http" or not parts.hostname or port is None:
+        raise InputError(f"{url}: has to be like http://127.0.0.1:8080")
+    if parts.hostname not in (*LOOPBACK, allowed):
+        raise InputError(f"{url}: is another machine; allow it by `allow_host` {parts.hostname}")
+    return parts.hostname, port
+
+
+def measure(
+    address: tuple[str, int], texts: Sequence[str], times: NDArray[np.float64], rate: float, target_ms: float
+) -> Load:
+    """Send single texts when they are due, and sum up what came of them.
+
+    Args:
+        address: Host and port of a service that takes ``/predict``.
+        texts: In turns.
+        times: When requests are due, seconds from the start.
+        rate: What they were drawn for.
+        target_ms: In which an answer is good.
+    """
+    bodies = [json.dumps({"inputs": text}).encode() for text in texts]
+    return summary(asyncio.run(_send(address, bodies, times)), times, rate, target_ms)
+
+
+def summary(
+    outcomes: list[tuple[int, float, bool]], times: NDArray[np.float64], rate: float, target_ms: float
+) -> Load:
+    """Sum up status, seconds and whether a later rung answered, of each request."""
+    count = max(1, len(outcomes))
+    seconds = float(times[-1]) if len(times) else 1.0
+    status = np.array([outcome[0] for outcome in outcomes])
+    latencies = 1000 * np.array([outcome[1] for outcome in outcomes if outcome[0] == OK])
+    answered = len(latencies)
+    good = int((latencies <= target_ms).sum())
+    p50, p99 = np.percentile(latencies, [50, 99]).tolist() if answered else (None, None)
+    refused = int((status == REFUSED).sum())
+    return Load(
+        rate=rate,
+        offered=len(outcomes) / seconds,
+        answered=answered / count,
+        refused=refused / count,
+        lost=(len(outcomes) - answered - refused) / count,
+        degraded=sum(outcome[2] for outcome in outcomes) / max(1, answered),
+        p50_ms=p50,
+        p99_ms=p99,
+        goodput=good / seconds,
+        good_share=good / count,
+    )
+
+
+def advice(loads: Sequence[Load], target_ms: float) -> str:
+    """Say up to which rate the target is kept."""
+    kept = [load for load in loads if load.good_share >= GOOD_SHARE]
+    if not kept:
+        return f"no rate kept {target_ms:g} ms for 99% of its requests; offer less, or add engine processes"
+    best = max(kept, key=lambda load: load.rate)
+    more = "" if best is not max(loads, key=lambda load: load.rate) else "; higher rates were not tried"
+    narrowed = f", {100 * best.degraded:.1f}% of the answers by later rungs" if best.degraded else ""
+    return f"up to {best.rate:g} a second, 99% of the requests were answered within {target_ms:g} ms{narrowed}{more}"
+
+
+def picture(loads: Sequence[Load], target_ms: float, path: str) -> None:
+    """Draw latency against the offered load."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, label in (("p50_ms", "p50"), ("p99_ms", "p99")):
+        points = [(load.offered, getattr(load, name)) for load in loads if getattr(load, name) is not None]
+        axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=label)
+    axes.axhline(target_ms, linestyle="--", color="grey", label="target")
+    axes.set(xlabel="requests a second, offered", ylabel="milliseconds, of answers", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def record(loads: Sequence[Load], target_ms: float) -> dict[str, Any]:
+    """Write loads as plain values."""
+    return {"target_ms": target_ms, "loads": [asdict(load) for load in loads], "advice": advice(loads, target_ms)}
+
+
+async def _send(
+    address: tuple[str, int], bodies: list[bytes], times: NDArray[np.float64]
+) -> list[tuple[int, float, bool]]:
+    loop = asyncio.get_running_loop()
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    began = loop.time()
+
+    async def ask(body: bytes, due: float) -> tuple[int, float, bool]:
+        try:
+            status, degraded = await asyncio.wait_for(_ask(address, body, idle), PATIENCE)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
+            status, degraded = 0, False
+        return status, loop.time() - began - due, degraded
+
+    tasks = []
+    for number, due in enumerate(times.tolist()):
+        await asyncio.sleep(max(0.0, began + due - loop.time()))
+        tasks.append(asyncio.create_task(ask(bodies[number % len(bodies)], due)))
+    outcomes = list(await asyncio.gather(*tasks))
+    for _, writer in idle:
+        writer.close()
+    return outcomes
+
+
+async def _ask(
+    address: tuple[str, int], body: bytes, idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+) -> tuple[int, bool]:
+    """Send a request on a connection that is kept: the status, and whether a later rung answered."""
+    reader, writer = idle.pop() if idle else await asyncio.open_connection(*address)
+    done = False
+    try:
+        head = f"POST /predict HTTP/1.1\r\nHost: {address[0]}\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        await reader.readexactly(int(headers.get("content-length", 0)))
+        done = headers.get("connection", "").lower() != "close"
+        return int(lines[0].split()[1]), headers.get("x-sharcs-degraded", "0") != "0"
+    finally:
+        if done:
+            idle.append((reader, writer))
+        else:
+            writer.close()
