@@ -9,23 +9,29 @@ Howard et al., Ann. Stat. 2021). The rates that it refuses lie below a lower bou
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import threading
+import uuid
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from sharcs_runtime.errors import InputError
+from sharcs_runtime.errors import InputError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    Counts = dict[str, tuple[int, int, int]]  # seen, checked and disagreeing inputs, by process or batch
 
 # The mixture is a Beta distribution, cut off below the rate under test. Its weight lies within some five times the
 # promise, where changes are hard to see; the heavy end still finds a broken network in a handful of checks.
 MIXTURE_A = 0.5
 MIXTURE_B_TIMES_RATE = 0.3
 BISECTIONS = 40
+# Whose counts: those of one process, which grow, or of one batch.
+PROCESS, BATCH = "process:", "batch:"
 TERMS = 10_000  # of the continued fraction, at most: it converges in about the square root of the larger parameter
 
 
@@ -87,7 +93,8 @@ class DisagreementCounter:
     """Raises an alarm when answers disagree with the full network more often than promised.
 
     A share of the inputs is checked: the full network runs on them too. For every input a coin decides beforehand, of
-    one answered by the full network too, so that the checked inputs are a random sample of the traffic.
+    one answered by the full network too, so that the checked inputs are a random sample of the traffic. Any number of
+    threads may use one counter; processes have one each and merge them.
 
     Args:
         max_disagreement: The promise: at most this share of all inputs gets another answer than the full network's,
@@ -98,9 +105,6 @@ class DisagreementCounter:
 
     Attributes:
         alarm: Whether the promise has been refuted; it stays on.
-        seen: Inputs so far.
-        checked: Those that were checked.
-        disagreements: Those of the checked that disagreed.
 
     Raises:
         InputError: If a setting is out of range.
@@ -111,9 +115,6 @@ class DisagreementCounter:
     check_share: float = 0.05
     seed: int = 0
     alarm: bool = field(default=False, init=False)
-    seen: int = field(default=0, init=False)
-    checked: int = field(default=0, init=False)
-    disagreements: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -125,34 +126,126 @@ class DisagreementCounter:
             raise InputError(f"check_share {self.check_share:g}: has to be above 0 and at most 1")
         # Of its own, so that the coins don't repeat what the caller draws from the same seed.
         self._random = np.random.default_rng((self.seed, *b"drift"))
+        self._drawn = 0
+        self._counts: Counts = {}
+        self._totals = (0, 0, 0)  # their sums, set at once
+        self._own = f"{PROCESS}{uuid.uuid4().hex}"  # whose counts only grow
+        self._lock = threading.Lock()
 
-    def draw(self, count: int) -> NDArray[np.bool_]:
-        """Tell which of the next inputs to check, before they are answered: bool ``[count]``."""
-        self.seen += count
-        return self._random.random(count) < self.check_share
+    @property
+    def seen(self) -> int:
+        """Inputs so far."""
+        return self._totals[0]
 
-    def record(self, disagreed: Sequence[bool] | NDArray[np.bool_]) -> None:
+    @property
+    def checked(self) -> int:
+        """Those that were checked."""
+        return self._totals[1]
+
+    @property
+    def disagreements(self) -> int:
+        """Those of the checked that disagreed."""
+        return self._totals[2]
+
+    def draw(self, count: int, batch: str | None = None) -> NDArray[np.bool_]:
+        """Tell which of the next inputs to check, before they are answered: bool ``[count]``.
+
+        Args:
+            count: How many inputs there are.
+            batch: A name of these inputs, where they may come twice: of those that are recorded, none is checked
+                again. Each name is kept.
+        """
+        with self._lock:
+            if batch is not None and BATCH + batch in self._counts:
+                return np.zeros(count, np.bool_)
+            self._drawn += count
+            if batch is None:
+                self._add(self._own, count, 0, 0)
+            due: NDArray[np.bool_] = self._random.random(count) < self.check_share
+            return due
+
+    def record(
+        self, disagreed: Sequence[bool] | NDArray[np.bool_], batch: str | None = None, count: int | None = None
+    ) -> None:
         """Take the checked inputs' outcomes, in order.
 
         Args:
             disagreed: For each input that :meth:`draw` named, whether its answer was another than the full
                 network's; False for one that the full width answered.
+            batch: The name that was given to :meth:`draw`. A second record of it counts for nothing.
+            count: How many inputs the batch has, with a name; by default those that were checked.
         """
         new = np.asarray(disagreed, dtype=bool)
-        disagreements = self.disagreements + new.cumsum()
-        checked = self.checked + np.arange(1, len(new) + 1)
-        if len(new):
-            self.disagreements, self.checked = int(disagreements[-1]), int(checked[-1])
-        # Evidence only grows at a disagreement.
-        self.alarm = self.alarm or any(
-            self._refutes(self.max_disagreement, int(wrong), int(of))
-            for wrong, of in zip(disagreements[new], checked[new], strict=True)
-        )
+        with self._lock:
+            if batch is not None and BATCH + batch in self._counts:
+                return
+            _, checked, wrong = self._totals
+            disagreements, positions = wrong + new.cumsum(), checked + np.arange(1, len(new) + 1)
+            seen = 0 if batch is None else len(new) if count is None else count
+            self._add(self._own if batch is None else BATCH + batch, seen, len(new), int(new.sum()))
+            # Evidence only grows at a disagreement.
+            self.alarm = self.alarm or any(
+                self._refutes(self.max_disagreement, int(wrong), int(of))
+                for wrong, of in zip(disagreements[new], positions[new], strict=True)
+            )
+
+    def merge(self, other: DisagreementCounter) -> None:
+        """Take in what another counter has counted, of another process or of an earlier time.
+
+        What both have, a batch by its name or a counter that was taken in before, counts once. The alarm is that of
+        all counts together. The other one's is not taken over: of many counters that each may raise a false alarm,
+        some one would do so more often than is promised.
+
+        Raises:
+            InputError: If it counts for another promise.
+        """
+        for name in ("max_disagreement", "confidence"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise InputError(f"{name} {theirs:g}: this one has {mine:g}; merge counters of one promise")
+        with other._lock:
+            theirs = dict(other._counts)
+        with self._lock:
+            for key, counts in theirs.items():
+                before = self._counts.get(key, (0, 0, 0))
+                if key not in self._counts or (key.startswith(PROCESS) and counts > before):
+                    self._add(key, *(new - old for new, old in zip(counts, before, strict=True)))
+            _, checked, wrong = self._totals
+            self.alarm = self.alarm or (wrong > 0 and self._refutes(self.max_disagreement, wrong, checked))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write settings and counts as plain values, for JSON."""
+        with self._lock:
+            settings = {setting.name: getattr(self, setting.name) for setting in fields(self) if setting.init}
+            counts = {key: list(values) for key, values in self._counts.items()}
+            return {**settings, "alarm": self.alarm, "drawn": self._drawn, "counts": counts}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote, and go on from there; any number of processes may.
+
+        Raises:
+            InputError: If it is none of a counter.
+        """
+        try:
+            content = dict(values)
+            alarm, drawn, written = content.pop("alarm"), content.pop("drawn"), content.pop("counts")
+            counter = cls(**content)
+            counter.alarm, counter._drawn = bool(alarm), int(drawn)
+            for key, numbers in written.items():
+                counter._add(str(key), *_checked_counts(*numbers))
+            counter._random.bit_generator.advance(counter._drawn)  # type: ignore[attr-defined]
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"values: are no state of a {cls.__name__} ({first_line(error)})") from error
+        return counter
 
     @property
     def estimate(self) -> float | None:
         """Share of all inputs whose answer is not the full network's; None before the first check."""
-        return self.disagreements / self.checked if self.checked else None
+        _, checked, disagreements = self._totals
+        return disagreements / checked if checked else None
 
     @property
     def lower_bound(self) -> float:
@@ -160,14 +253,27 @@ class DisagreementCounter:
 
         It is the bound of this moment; the alarm, which stays on, is that it was ever above the promise.
         """
-        low, high = 0.0, self.estimate or 0.0
+        _, checked, disagreements = self._totals
+        low, high = 0.0, disagreements / checked if checked else 0.0
         for _ in range(BISECTIONS if high else 0):
             middle = (low + high) / 2
-            refuted = self._refutes(middle, self.disagreements, self.checked)
+            refuted = self._refutes(middle, disagreements, checked)
             low, high = (middle, high) if refuted else (low, middle)
         return low
+
+    def _add(self, key: str, seen: int, checked: int, disagreements: int) -> None:
+        before, total = self._counts.get(key, (0, 0, 0)), self._totals
+        self._counts[key] = (before[0] + seen, before[1] + checked, before[2] + disagreements)
+        self._totals = (total[0] + seen, total[1] + checked, total[2] + disagreements)
 
     def _refutes(self, rate: float, disagreements: int, checked: int) -> bool:
         """Tell whether counts refute that the rate is at most ``rate``."""
         evidence = log_evidence(disagreements, checked, rate, self.max_disagreement)
         return evidence >= -math.log(1 - self.confidence)
+
+
+def _checked_counts(seen: int, checked: int, disagreements: int) -> tuple[int, int, int]:
+    counts = (seen, checked, disagreements)
+    if not all(type(count) is int for count in counts) or not 0 <= disagreements <= checked:
+        raise ValueError(f"{list(counts)} are no counts of seen, checked and disagreeing inputs")
+    return counts

@@ -48,12 +48,15 @@ class DriftMonitor(DisagreementCounter):
         return RoutingPolicy(start=model.config.names[-1])
 
     @torch.inference_mode()
-    def predict(self, model: SharcsForSequenceClassification, batch: dict[str, Tensor]) -> SharcsOutput:
+    def predict(
+        self, model: SharcsForSequenceClassification, batch: dict[str, Tensor], name: str | None = None
+    ) -> SharcsOutput:
         """Answer a batch by the model's policy, and run the full width on the inputs that are due.
 
         Args:
             model: The routed network, in evaluation mode.
             batch: Its inputs, padded, on its device; no labels.
+            name: Of the batch, where it may come twice; it is counted once then. Each name is kept.
 
         Returns:
             The policy's answers; the full width's after an alarm, if the monitor falls back.
@@ -68,14 +71,14 @@ class DriftMonitor(DisagreementCounter):
         assert outputs.logits is not None
         assert outputs.width_index is not None
         size = len(outputs.logits)
-        due = self.draw(size)
+        due = self.draw(size, name)
         disagreed = np.zeros(size, dtype=bool)
         rows = torch.from_numpy(np.flatnonzero(due & _may_disagree(model, outputs))).to(outputs.logits.device)
         if len(rows):
             full = model(**{name: select_rows(value, rows, size) for name, value in batch.items()}, width=1.0)
             other = full.logits.argmax(dim=-1) != outputs.logits[rows].argmax(dim=-1)
             disagreed[rows.cpu().numpy()] = other.cpu().numpy()
-        self.record(disagreed[due])
+        self.record(disagreed[due], name, size)
         return outputs
 
 
