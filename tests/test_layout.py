@@ -16,7 +16,7 @@ LONG_FILES = {
     "sharcs/training/trainer.py",
 }
 LONG_FUNCTIONS = {
-    ("sharcs/jobs/train.py", "run_training"),
+    ("sharcs/jobs/train.py", "_train"),
 }
 SKIP_FORMATTING = {
     "sharcs/benchmark/memory.py",

@@ -16,7 +16,7 @@ from sharcs_cli.options import (
     ModelArgument,
     PairOption,
     TextOption,
-    check_json_path,
+    claim_json,
     columns_of,
     out,
     percent,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 def benchmark(
+    context: typer.Context,
     folder: ModelArgument,
     data: DataOption,
     json_file: Annotated[
@@ -52,19 +53,18 @@ def benchmark(
     from sharcs.benchmark.measure import run_benchmark
     from sharcs.evaluation.plot import draw_benchmark
     from sharcs.export.onnx import require_onnx
-    from sharcs.inference.folder import open_model, write_json
+    from sharcs.files import write_json
+    from sharcs.inference.folder import open_model
 
-    if json_file is not None:
-        check_json_path(json_file)
     if not 0 < seconds < float("inf"):
         raise InputError(f"--seconds {seconds:g}: has to be above 0")
+    picture = claim_json(context, json_file)
     require_onnx()
     trained = open_model(folder)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     texts = texts_of(trained, data, columns, labelled=False, encoding=encoding)
     given = list(texts.texts) if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
     report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar, seconds=seconds)
-    picture = None if json_file is None else json_file.with_suffix(".png")
     if json_file is not None and picture is not None:
         write_json(report, json_file)
         draw_benchmark(report, picture, f"{data} on this machine")

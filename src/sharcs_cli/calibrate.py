@@ -50,6 +50,7 @@ UNITS = {
 
 
 def calibrate(
+    context: typer.Context,
     folder: ModelArgument,
     data: DataOption,
     budget: BudgetOption = None,
@@ -85,6 +86,7 @@ def calibrate(
     from sharcs.calibration.calibrate import losses_by
     from sharcs.calibration.ladder import calibrate_ladder, ladder_record
     from sharcs.data.texts import fingerprint
+    from sharcs.files import claimed
     from sharcs.inference.folder import CONFIG_FILE, open_model
 
     limits = {
@@ -99,6 +101,7 @@ def calibrate(
         options = ", ".join(f"--{kind.replace('_', '-')}" for kind in limits)
         raise InputError(f"none of {options} given; give exactly one")
     trained = open_model(folder)
+    context.with_resource(claimed(folder / CONFIG_FILE))
     needs_labels = constraint.kind == "max_accuracy_drop"
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     texts = texts_of(trained, data, columns, labelled=needs_labels, encoding=encoding)
@@ -181,7 +184,8 @@ def _answers(trained: TrainedModel, texts: TextData, constraint: Constraint, nee
 
 def _store(folder: Path, found: Calibration, record: dict[str, Any]) -> None:
     """Put policy and evidence into the model's configuration, and leave the rest of the file as it is."""
-    from sharcs.inference.folder import CONFIG_FILE, write_json
+    from sharcs.files import write_json
+    from sharcs.inference.folder import CONFIG_FILE
 
     file = folder / CONFIG_FILE
     content = json.loads(file.read_text(encoding="utf-8"))

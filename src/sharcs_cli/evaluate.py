@@ -17,7 +17,7 @@ from sharcs_cli.options import (
     PairOption,
     TextOption,
     WidthOption,
-    check_json_path,
+    claim_json,
     columns_of,
     out,
     percent,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
+    context: typer.Context,
     folder: ModelArgument,
     data: DataOption,
     json_file: Annotated[
@@ -48,8 +49,7 @@ def evaluate(
     """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
     from sharcs.inference.folder import open_model
 
-    if json_file is not None:
-        check_json_path(json_file)
+    claim_json(context, json_file)
     trained = open_model(folder)
     asked = width_of(width)
     if asked is not None:
@@ -74,7 +74,7 @@ def report_accuracy(trained: TrainedModel, data: TextData, json_file: Path | Non
     from sharcs.evaluation.accuracy import accuracy_report
     from sharcs.evaluation.plot import draw_curve
     from sharcs.evaluation.widths import run_all_widths
-    from sharcs.inference.folder import write_json
+    from sharcs.files import write_json
 
     model, tokenizer = trained.model, trained.tokenizer
     label2id = model.config.class_indices

@@ -11,6 +11,7 @@ from sharcs_cli.options import ModelArgument, progress_bar, say, width_of
 
 
 def export(
+    context: typer.Context,
     folder: ModelArgument,
     output: Annotated[Path, typer.Option("--output", help="New directory for graphs, tokenizer and policy.")],
     int8: Annotated[
@@ -27,9 +28,11 @@ def export(
     """
     from sharcs.export.bundle import check_export_path, export_model, graph_names
     from sharcs.export.onnx import require_onnx
+    from sharcs.files import claimed
     from sharcs.inference.folder import open_model
 
     check_export_path(output)
+    context.with_resource(claimed(output, name=f"--output {output}"))
     require_onnx()
     trained = open_model(folder)
     asked = width_of(width)

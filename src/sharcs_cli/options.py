@@ -99,18 +99,32 @@ def texts_of(
     return texts
 
 
-def check_json_path(path: Path) -> None:
-    """Refuse a --json that can't be written, before any work.
+def claim_json(context: typer.Context, path: Path | None) -> Path | None:
+    """Keep other runs from writing numbers and picture until the command has ended.
+
+    Args:
+        context: The command's.
+        path: The value of --json.
+
+    Returns:
+        The picture beside it, or None if nothing is to be written.
 
     Raises:
-        InputError: If it can't.
+        InputError: If another run is writing them, or they can't be written; before any work.
     """
+    from sharcs.files import claimed
+
+    if path is None:
+        return None
     if not path.absolute().parent.is_dir():
         raise InputError(f"--json {path}: its directory does not exist; make it first")
     if path.is_dir():
         raise InputError(f"--json {path}: is a directory; name a file")
     if path.suffix == ".png":
         raise InputError(f"--json {path}: is the name of the picture beside the numbers; name a .json file")
+    picture = path.with_suffix(".png")
+    context.with_resource(claimed(path, picture, name=f"--json {path}"))
+    return picture
 
 
 def check_pairs(trained: TrainedModel, data: str, has_pairs: bool) -> None:

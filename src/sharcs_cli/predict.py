@@ -24,6 +24,7 @@ from sharcs_cli.options import (
 
 
 def predict(
+    context: typer.Context,
     folder: ModelArgument,
     data: DataOption,
     output: Annotated[Path, typer.Option("--output", help="Table to write; its ending names the format.")],
@@ -42,12 +43,12 @@ def predict(
     folder beside the output, and the same command goes on from there.
     """
     from sharcs.data.tables import check_output_path
+    from sharcs.files import claimed
     from sharcs.inference.folder import open_model
     from sharcs.inference.predict import open_texts, predict_table
-    from sharcs.inference.record import check_unclaimed
 
     check_output_path(output)
-    check_unclaimed(output)
+    context.with_resource(claimed(output))
     trained = open_model(folder)
     asked = width_of(width)
     if asked is not None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 def report(
+    context: typer.Context,
     folder: ModelArgument,
     data: DataOption,
     output: Annotated[Path, typer.Option("--output", help="Page to write, .html; its charts as .png beside.")],
@@ -43,11 +44,13 @@ def report(
 
     One HTML file that loads nothing. Without labels it shows what can be shown without them.
     """
+    from sharcs.files import claimed
     from sharcs.inference.folder import open_model
     from sharcs.report.content import build_report
-    from sharcs.report.page import check_report_path, write_report
+    from sharcs.report.page import check_report_path, picture_paths, write_report
 
     check_report_path(output)
+    context.with_resource(claimed(output, *picture_paths(output).values(), name=f"--output {output}"))
     trained = open_model(folder)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     texts = _texts(trained, data, columns, label_column is not None, encoding)

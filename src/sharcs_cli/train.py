@@ -29,6 +29,7 @@ from sharcs_runtime.errors import InputError
 
 
 def train(
+    context: typer.Context,
     data: DataOption,
     output: Annotated[Path, typer.Option("--output", help="New directory for the model.")],
     model: Annotated[str, typer.Option("--model", help="Encoder: hub name, local directory, or minilm.")] = "minilm",
@@ -113,6 +114,7 @@ def train(
 
     Exit code 3: no policy keeps the limit on held-out rows, and every input goes through the full network.
     """
+    from sharcs.inference.folder import claimed_folder
     from sharcs.jobs.train import TrainingJob, run_training
     from sharcs.stored import Promise
     from sharcs_cli.progress import EpochProgress
@@ -145,6 +147,7 @@ def train(
         encoding=encoding,
         resume=resume,
     )
+    context.with_resource(claimed_folder(output))
     say(f"training on {data}; model and checkpoints go to {output}")
     try:
         with closing(EpochProgress(err)) as progress:

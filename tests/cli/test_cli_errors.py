@@ -348,7 +348,7 @@ OUTPUTS = [
     # who writes, where to, what is there, what the message says
     (TRAIN, "taken", some_directory, ["--output taken", "in use", "--resume"]),
     (TRAIN, "file", some_file, ["--output file", "is a file", "directory"]),
-    (TRAIN, "good.csv/model", nothing, ["--output good.csv/model", "name another directory|name a directory"]),
+    (TRAIN, "good.csv/model", nothing, ["--output good.csv/model", "name another place"]),
     (EVALUATE, "absent/report.json", nothing, ["--json absent/report.json", "does not exist"]),
     (EVALUATE, "good.csv/report.json", nothing, ["--json good.csv/report.json", "does not exist"]),
     (EVALUATE, "folder", some_directory, ["--json folder", "directory"]),

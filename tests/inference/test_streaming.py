@@ -32,7 +32,7 @@ from sharcs.data.tables import open_table
 from sharcs.errors import InputError
 from sharcs.inference import predict as prediction
 from sharcs.inference.engine import InferenceEngine
-from sharcs.inference.record import LOCK_FILE, AnswerRecord, claimed
+from sharcs.inference.record import AnswerRecord, recorded
 from sharcs.subnetworks.onednn import without_shape_cache
 
 PARTIAL = ".out.csv.sharcs-partial"
@@ -364,7 +364,7 @@ def test_a_second_run_on_one_output_is_refused_at_once(toys, tmp_path, monkeypat
             "another output"
         )
         assert process.poll() is None
-        with pytest.raises(InputError, match=f"process {process.pid} on "), claimed(output):
+        with pytest.raises(InputError, match=f"process {process.pid} on "), recorded(output):
             pass
         succeeds(*predict_command(toys, second, tmp_path / "other.csv"))
     finally:
@@ -377,16 +377,16 @@ def test_the_lock_of_a_dead_process_does_not_stay(toys, tmp_path, small_windows)
     data = write_csv(tmp_path / "data.csv", rows_of(400))
     command = predict_command(toys, data, tmp_path / "out.csv")
     kill_in_the_middle(command, tmp_path / PARTIAL, windows=3)
-    assert (tmp_path / PARTIAL / LOCK_FILE).read_text().startswith("process ")
+    assert (tmp_path / ".out.csv.sharcs-lock").read_text().startswith("process ")
     succeeds(*command)
-    assert not (tmp_path / PARTIAL).exists()
+    assert set(os.listdir(tmp_path)) == {"data.csv", "out.csv"}
 
 
 def claim_again_and_again(output):
     """Claim an output many times; a second claim at the same time finds the file of the first."""
     claims = 0
     while claims < 100:
-        with contextlib.suppress(InputError), claimed(output) as record:
+        with contextlib.suppress(InputError), recorded(output) as record:
             marker = output.with_name("claimed")
             os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
             record.write(claims % 2, "fingerprint", pa.table({"x": [claims]}))

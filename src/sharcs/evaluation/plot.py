@@ -13,14 +13,14 @@ import textwrap
 import threading
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharcs.errors import InputError, first_line
+from sharcs.files import replaced
 from sharcs_runtime.policy import label_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -168,7 +168,8 @@ def draw_curve(report: dict[str, Any], path: str | Path, title: str) -> None:
     """
     with drawing():
         picture = png(curve_figure(report), title)
-    _write(picture, Path(path))
+    with replaced(path) as partial:
+        partial.write_bytes(picture)
 
 
 def draw_benchmark(report: dict[str, Any], path: str | Path, title: str) -> None:
@@ -184,7 +185,8 @@ def draw_benchmark(report: dict[str, Any], path: str | Path, title: str) -> None
     """
     with drawing():
         picture = png(_benchmark_figure(report["rows"]), title)
-    _write(picture, Path(path))
+    with replaced(path) as partial:
+        partial.write_bytes(picture)
 
 
 def png(figure: Figure, title: str) -> bytes:
@@ -256,16 +258,3 @@ def _benchmark_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params("y", length=0)
     return figure
-
-
-def _write(picture: bytes, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(picture)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: can't be written ({first_line(error)}); make room or name another place"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
 
-from sharcs.errors import InputError, first_line
+from sharcs.errors import InputError
 from sharcs.export.onnx import Dense, Front, Tail, Trunk, check_graph, require_onnx, to_int8, write_graph
-from sharcs.inference.folder import write_json
+from sharcs.files import claimed, write_json, written
 from sharcs.tasks.labels import require_one_label
 from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT, TOKENIZER_FILE
 from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -83,22 +84,20 @@ def export_model(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise InputError("the tokenizer runs in Python only; export needs one of the tokenizers library")
-    staging = output.absolute().with_name(f".{output.name}.partial")
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        _write_graphs(_plain_copy(model), _inputs_of(tokenizer), staging, index, on_graph)
-        _write_tokenizer(backend, tokenizer, staging)
-        _write_description(model, tokenizer, staging, index)
-        if int8:
-            quantise(staging)
-        staging.replace(output.absolute())
-    except OSError as error:
-        raise InputError(
-            f"`output` {output}: can't be written ({first_line(error)}); make room or name another place"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    target = Path(os.path.realpath(output))
+    staging = target.with_name(f".{target.name}.partial")
+    with claimed(output, name=f"`output` {output}"), written(f"`output` {output}"):
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+            _write_graphs(_plain_copy(model), _inputs_of(tokenizer), staging, index, on_graph)
+            _write_tokenizer(backend, tokenizer, staging)
+            _write_description(model, tokenizer, staging, index)
+            if int8:
+                quantise(staging)
+            staging.replace(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def quantise(folder: Path) -> None:

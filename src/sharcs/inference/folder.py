@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,13 @@ from transformers import AutoTokenizer
 
 from sharcs.data.texts import Columns
 from sharcs.errors import EncoderError, InputError, first_line
+from sharcs.files import claimed, is_lock, write_json
 from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.tasks.labels import require_one_label
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedTokenizerBase
 
 SETTINGS_FILE = "training.json"
@@ -45,22 +49,6 @@ class TrainedModel:
 def best_device() -> torch.device:
     """Choose a GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def write_json(content: dict[str, Any], path: str | Path) -> None:
-    """Write JSON beside its target and rename it, so that no reader meets half a file."""
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.partial")
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        raise InputError(
-            f"{path}: can't be written ({first_line(error)}); make room or name another place"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def open_model(folder: str | Path) -> TrainedModel:
@@ -137,11 +125,24 @@ def check_finite(model: SharcsForSequenceClassification, where: str) -> None:
         )
 
 
+@contextmanager
+def claimed_folder(folder: Path) -> Iterator[None]:
+    """Keep others from training into a directory; see :func:`sharcs.files.claimed`.
+
+    Raises:
+        InputError: If it is a file, or can't be written, or another process is writing it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"`output` {folder}: is a file; name a directory")
+    with claimed(folder / CONFIG_FILE, name=f"`output` {folder}"):
+        yield
+
+
 def begin(folder: Path, settings: dict[str, Any], resume: bool) -> Path:
-    """Claim an output directory for a training.
+    """Begin a training in a directory, or go on with the one that stands there.
 
     Args:
-        folder: The directory; it is made if it doesn't exist.
+        folder: The directory, which is claimed.
         settings: All that decides the result; a resumed run has to have the same.
         resume: Whether to go on with a training that stands there.
 
@@ -151,18 +152,12 @@ def begin(folder: Path, settings: dict[str, Any], resume: bool) -> Path:
     Raises:
         InputError: If the directory is in use, or holds a training with other settings.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"`output` {folder}: is a file; name a directory")
     if resume:
         _check_same(folder, settings)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and not all(map(is_lock, folder.iterdir())):
         raise InputError(
             f"`output` {folder}: is in use; name a new directory, or add `resume` to go on with a training there"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"`output` {folder}: can't be written ({error.strerror}); name another directory") from error
     write_json(settings, folder / SETTINGS_FILE)
     return folder / CHECKPOINTS
 
@@ -174,14 +169,16 @@ def finish(folder: Path, model: SharcsForSequenceClassification, tokenizer: PreT
     """
     staging = folder / ".model.partial"
     shutil.rmtree(staging, ignore_errors=True)
-    model.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
-    # safetensors writes through a temporary file that nobody else may read; the others have the mode of the umask.
-    mode = (staging / CONFIG_FILE).stat().st_mode
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG_FILE):
-        path.chmod(mode)
-        path.replace(folder / path.name)
-    staging.rmdir()
+    try:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        # safetensors writes through a temporary file that nobody else may read; the others have the umask's mode.
+        mode = (staging / CONFIG_FILE).stat().st_mode
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG_FILE):
+            path.chmod(mode)
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 

@@ -16,9 +16,10 @@ import pyarrow as pa
 from sharcs.data.tables import TableStream, open_table, table_writer
 from sharcs.data.textfiles import CHUNK_ROWS
 from sharcs.data.texts import Columns, checked_texts, pair_column
-from sharcs.errors import InputError, first_line
+from sharcs.errors import InputError
+from sharcs.files import is_lock, written
 from sharcs.inference.engine import InferenceEngine
-from sharcs.inference.record import AnswerRecord, claimed
+from sharcs.inference.record import AnswerRecord, recorded
 from sharcs.subnetworks.onednn import without_shape_cache
 
 if TYPE_CHECKING:
@@ -141,13 +142,12 @@ def predict_table(
     engine = InferenceEngine(trained.model, trained.tokenizer, width=width)
     settings = _settings(engine, folder, scores)
     added = added_columns(engine.model, scores)
-    try:
-        with claimed(output) as record, without_shape_cache(trained.model.device, trained.model.dtype):
-            reused = _answer(engine, settings, record, stream, on_rows or (lambda _: None), added)
-            _join(engine, settings, record, stream, output, added)
-        return reused
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({first_line(error)})") from error
+    again = "make room, and the same command goes on from the rows that are answered"
+    device, dtype = trained.model.device, trained.model.dtype
+    with written(f"{output}", again), recorded(output) as record, without_shape_cache(device, dtype):
+        reused = _answer(engine, settings, record, stream, on_rows or (lambda _: None), added)
+        _join(engine, settings, record, stream, output, added)
+    return reused
 
 
 def _answer(
@@ -247,7 +247,7 @@ def _settings(engine: InferenceEngine, folder: Path, scores: bool) -> str:
     """Collect what answers depend on besides the texts."""
     files = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file():
+        if path.is_file() and not is_lock(path):
             with path.open("rb") as file:
                 files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     settings = {

@@ -1,4 +1,4 @@
-"""The settings of the trainers that the command uses: checkpoints often enough, and nothing shown."""
+"""The settings of the trainers that the command uses: sensible ones, checkpoints often enough, nothing shown."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import IntervalStrategy
 
+from sharcs.errors import InputError
 from sharcs.training.arguments import (
     PAPER,
     PLUS,
@@ -16,6 +17,7 @@ from sharcs.training.arguments import (
     RoutedTrainingArguments,
     SharcsTrainingArguments,
 )
+from sharcs.training.hardness import confidence_bands
 from sharcs.training.paper import PaperTrainer
 from sharcs.training.trainer import SharcsTrainer
 
@@ -67,3 +69,29 @@ def training_arguments(
         settings.load_best_model_at_end, settings.metric_for_best_model = True, "eval_accuracy"
         settings.greater_is_better = True
     return settings
+
+
+def check_numbers(job: Any) -> None:
+    """Refuse settings of a job that no training can have.
+
+    Args:
+        job: A :class:`sharcs.jobs.train.TrainingJob`, with the defaults of its recipe.
+
+    Raises:
+        InputError: If there is one.
+    """
+    if not 0 < (job.learning_rate or 0) < math.inf:
+        raise InputError(f"`learning_rate` {job.learning_rate}: has to be a finite number above 0")
+    if not 0 <= job.seed < 2**32:
+        raise InputError(f"`seed` {job.seed}: has to be from 0 to {2**32 - 1}")
+    if job.epochs is not None and job.epochs < (job.recipe == PAPER):
+        raise InputError(f"`epochs` {job.epochs}: has to be at least 1, or 0 for a model that is fine-tuned already")
+    for option in ("batch_size", "window", "max_length", "max_train_samples"):
+        if getattr(job, option) is not None and getattr(job, option) < 1:
+            raise InputError(f"`{option}` {getattr(job, option)}: has to be at least 1")
+    confidence_bands(job.widths, job.bands)
+    window = RECIPES[PAPER].window if job.window is None else job.window
+    if job.recipe == PAPER and window >= (job.epochs or 0):
+        raise InputError(
+            f"`window` {window}: has to be below `epochs` {job.epochs:g}: the router learns in the epochs after it"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,9 @@ from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, fingerprint, label
 from sharcs.data.tokens import tokenise
 from sharcs.encoders.architectures import POSITIONS_AFTER_PADDING
 from sharcs.errors import EncoderError, InputError, first_line
+from sharcs.files import written
 from sharcs.inference import folder as artifacts
-from sharcs.jobs.arguments import TRAINERS, training_arguments
+from sharcs.jobs.arguments import TRAINERS, check_numbers, training_arguments
 from sharcs.jobs.held_out import (
     check_limit,
     check_same_shape,
@@ -32,9 +32,8 @@ from sharcs.jobs.trial import Trial, accuracy_of
 from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.spec import FIRST
 from sharcs.tasks.labels import problem_type_of, require_one_label
-from sharcs.training.arguments import PAPER, RECIPES, recipe_of
+from sharcs.training.arguments import RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
-from sharcs.training.hardness import confidence_bands
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -86,8 +85,15 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         The finished model; it is in ``job.output``, too.
 
     Raises:
-        InputError: If anything that the job names is wrong; found before anything is written.
+        InputError: If anything that the job names is wrong, found before anything is written; if another process
+            writes there; or if the disk is full.
     """
+    again = "make room, and `resume` goes on from the last checkpoint"
+    with artifacts.claimed_folder(job.output), written(f"`output` {job.output}", again):
+        return _train(job, callbacks)
+
+
+def _train(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifacts.TrainedModel:
     recipe, given = recipe_of(job.recipe, job.window, job.bands), job
     usual = (FRONT_EPOCHS, FRONT_RATE) if job.front else (RECIPES[recipe].epochs, RECIPES[recipe].learning_rate)
     job = replace(
@@ -96,7 +102,7 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
         epochs=usual[0] if job.epochs is None else job.epochs,
         learning_rate=usual[1] if job.learning_rate is None else job.learning_rate,
     )
-    _check_numbers(job)
+    check_numbers(job)
     train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed, encoding=job.encoding)
     names = label_names(train)
     check_unlabelled(job.unlabelled, job.front)
@@ -212,24 +218,6 @@ def _load_model(
             f"`model` {job.model}: its weights don't fit its configuration or the {len(names)} classes of "
             f"{source} ({first_line(error)}); name an encoder without a head"
         ) from error
-
-
-def _check_numbers(job: TrainingJob) -> None:
-    if not 0 < (job.learning_rate or 0) < math.inf:
-        raise InputError(f"`learning_rate` {job.learning_rate}: has to be a finite number above 0")
-    if not 0 <= job.seed < 2**32:
-        raise InputError(f"`seed` {job.seed}: has to be from 0 to {2**32 - 1}")
-    if job.epochs is not None and job.epochs < (job.recipe == PAPER):
-        raise InputError(f"`epochs` {job.epochs}: has to be at least 1, or 0 for a model that is fine-tuned already")
-    for option in ("batch_size", "window", "max_length", "max_train_samples"):
-        if getattr(job, option) is not None and getattr(job, option) < 1:
-            raise InputError(f"`{option}` {getattr(job, option)}: has to be at least 1")
-    confidence_bands(job.widths, job.bands)
-    window = RECIPES[PAPER].window if job.window is None else job.window
-    if job.recipe == PAPER and window >= (job.epochs or 0):
-        raise InputError(
-            f"`window` {window}: has to be below `epochs` {job.epochs:g}: the router learns in the epochs after it"
-        )
 
 
 def _classes_of_fine_tuned(encoder_path: str, names: list[str], job: TrainingJob) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import jinja2
 
-from sharcs.errors import InputError, first_line
+from sharcs.errors import InputError
+from sharcs.files import claimed, written
 from sharcs.report.drawings import SWATCH
 from sharcs.report.figures import KINDS, Chart, charts_of, percentage, points, threshold_text, width_name
 
@@ -108,24 +109,18 @@ def write_report(report: dict[str, Any], path: Path) -> list[Path]:
     charts = charts_of(report)
     page = _page(report, charts)
     pictures = picture_paths(path)
-    try:
+    with claimed(path, *pictures.values()), written(f"{path}"):
         staging = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", suffix=".partial", dir=path.absolute().parent))
-    except OSError as error:
-        raise InputError(f"{path}: can't be written ({first_line(error)}); name another place") from error
-    try:
-        for kind, chart in charts.items():
-            (staging / pictures[kind].name).write_bytes(chart.picture)
-        (staging / path.name).write_text(page, encoding="utf-8", newline="\n")
-        for kind, picture in pictures.items():
-            if kind in charts:
-                (staging / picture.name).replace(picture)
-            else:
-                picture.unlink(missing_ok=True)
-        (staging / path.name).replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: can't be written ({first_line(error)}); make room or name another place"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            for kind, chart in charts.items():
+                (staging / pictures[kind].name).write_bytes(chart.picture)
+            (staging / path.name).write_text(page, encoding="utf-8", newline="\n")
+            for kind, picture in pictures.items():
+                if kind in charts:
+                    (staging / picture.name).replace(picture)
+                else:
+                    picture.unlink(missing_ok=True)
+            (staging / path.name).replace(os.path.realpath(path))
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return [path, *(pictures[kind] for kind in charts)]
