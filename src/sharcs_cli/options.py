@@ -143,10 +143,13 @@ def groups_of(texts: TextData, column: str) -> list[str]:
     Raises:
         InputError: If there is none of this name.
     """
+    from sharcs.data.values import python_values, text_of
+
     if column not in texts.table.column_names:
         names = ", ".join(repr(name) for name in texts.table.column_names[:20])
         raise InputError(f"{texts.source}: no column {column!r}; it has {names}; name one with --group-column")
-    return ["" if value is None else str(value) for value in texts.table.column(column).to_pylist()]
+    values = python_values(texts.table.column(column))
+    return ["" if value is None else text_of(value) for value in values]
 
 
 @contextmanager

@@ -67,10 +67,11 @@ def report(
 def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool, encoding: str | None) -> TextData:
     """Read the data; its labels are missing if the column is, or holds nothing, and wrong if some of them are."""
     from sharcs.data.texts import load_texts
+    from sharcs.data.values import python_values
 
     texts = load_texts(data, columns, labelled=labelled, encoding=encoding)
     if columns.label in texts.table.column_names:
-        values = texts.table.column(columns.label).unique().to_pylist()
+        values = python_values(texts.table.column(columns.label).unique())
         # -1 is how `datasets` says that a label is withheld.
         nothing = {"", "-1", "nan", "None"} - {str(name) for name in (trained.model.config.id2label or {}).values()}
         if all(str(value).strip() in nothing for value in values):

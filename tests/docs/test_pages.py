@@ -90,3 +90,11 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
     assert "max_disagreement" in api
     assert api.count("Forces one sub-network for the whole batch") == 5  # by each class's forward
     assert ":class:" not in api
+
+
+def test_the_tests_that_are_named_for_faults_exist():
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "results" / "soundness.md").read_text(encoding="utf-8"))
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    there = {name for source in sources for name in re.findall(r"^def (test_\w+)\(", source, re.M)}
+    assert len(named) > 20
+    assert set(named) <= there

@@ -7,6 +7,7 @@ and loses a line feed behind a carriage return where a block of its ends within 
 from __future__ import annotations
 
 import csv
+import warnings
 from contextlib import closing
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from sharcs.data.jsonlines import to_json
 from sharcs.data.textfiles import CHUNK_ROWS, in_chunks
+from sharcs.data.values import python_values, text_of
 from sharcs.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,8 +73,9 @@ def _checked_records(reader: Any, path: str) -> Iterator[list[str]]:
         try:
             record = next(reader, None)
         except csv.Error as error:
+            reason = str(error).replace("\t", "\\t")  # the command squeezes white space
             raise InputError(
-                f"{path}: {where(line)}: {error}; "
+                f"{path}: {where(line)}: {reason}; "
                 "a field that begins with a quote must end with one, quotes in it doubled"
             ) from error
         if record is None:
@@ -88,6 +91,12 @@ def _checked_records(reader: Any, path: str) -> Iterator[list[str]]:
             )
         else:
             count += 1
+        if reader.dialect.delimiter == "\t" and any("\t" in field and "\n" in field for field in record):
+            warnings.warn(
+                f"{path}: line {line}: a quoted field holds a tab and a line end, so these lines are one row; if the "
+                "quotes are part of the texts, double them and put the field into quotes",
+                stacklevel=2,
+            )
         yield record
     if header is None:
         raise InputError(f"{path}: the file is empty, the table has no rows")
@@ -102,11 +111,16 @@ def write_delimited(table: pa.Table, text: IO[str], delimiter: str) -> None:
     """Write rows of CSV or TSV: null as an empty field, nested values as JSON."""
     writer = _writer(text, delimiter)
     for batch in table.to_batches(CHUNK_ROWS):
-        columns = [column.to_pylist() for column in batch.columns]
+        columns = [python_values(column) for column in batch.columns]
         for index, field in enumerate(table.schema):
-            if pa.types.is_nested(field.type):
-                columns[index] = [None if value is None else to_json(value) for value in columns[index]]
+            write = to_json if pa.types.is_nested(field.type) else text_of if _is_binary(field.type) else None
+            if write is not None:
+                columns[index] = [None if value is None else write(value) for value in columns[index]]
         writer.writerows(zip(*columns, strict=True))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return any(is_so(kind) for is_so in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))
 
 
 def _writer(text: IO[str], delimiter: str) -> Any:

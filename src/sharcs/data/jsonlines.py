@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharcs.data.textfiles import CHUNK_ROWS, in_chunks
+from sharcs.data.values import python_values, text_of
 from sharcs.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def write_jsonl(table: pa.Table, text: IO[str]) -> None:
         for column in batch.columns:
             # JSON has no NaN and infinity.
             finite = pc.is_finite(column) if pa.types.is_floating(column.type) else None
-            columns.append((column if finite is None else pc.if_else(finite, column, None)).to_pylist())
+            columns.append(python_values(column if finite is None else pc.if_else(finite, column, None)))
         for values in zip(*columns, strict=True):
             members = [
                 name + (value if as_it_is else to_json(value))
@@ -109,8 +110,8 @@ def write_jsonl(table: pa.Table, text: IO[str]) -> None:
 
 
 def to_json(value: Any) -> str:
-    """Encode a value; types that JSON lacks (dates, decimals, bytes) as their text."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """Encode a value; types that JSON lacks as text, dates and decimals as they read, bytes in base64."""
+    return json.dumps(value, ensure_ascii=False, default=text_of)
 
 
 def _plain(value: str | None) -> str | None:

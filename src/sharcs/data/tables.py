@@ -64,12 +64,18 @@ def open_table(source: str | Path, encoding: str | None = None) -> TableStream:
         stream = _open_file(source, encoding)
     elif os.path.isdir(source):
         raise InputError(f"{source}: a directory; give one file ({SUPPORTED})")
+    elif os.path.exists(source):
+        raise InputError(f"{source}: a pipe or a device, which can't be read twice; save it as a file ({SUPPORTED})")
     else:
         table = _read_named(source)
         stream = TableStream(source, table.schema, lambda: iter(table.to_batches(CHUNK_ROWS)))
     if not len(stream.schema):
         raise InputError(f"{source}: the table has no columns")
     repeated = [name for name, count in Counter(stream.schema.names).items() if count > 1]
+    if repeated == [""]:
+        raise InputError(
+            f"{source}: the header has columns without a name; name them, or remove empty ones at its end"
+        )
     if repeated:
         raise InputError(f"{source}: the column {repeated[0]!r} is there more than once; rename one of them")
     return stream
@@ -160,7 +166,9 @@ def table_writer(
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be written ({first_line(error)})") from error
+        raise InputError(
+            f"{path}: cannot be written ({first_line(error)}); make room or name another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

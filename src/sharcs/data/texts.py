@@ -221,17 +221,17 @@ def _json_string(value: str | None, kind: str, name: str, where: str) -> str | N
 def _labels(table: pa.Table, name: str, source: str) -> list[str]:
     column = find_column(table, name, "label", source)
     kind = column.type
-    values: list[Any] = column.to_pylist()
     json_texts = is_json(table.schema.field(name))
-    if pa.types.is_integer(kind):
-        classes = _class_names(table, name)
-        if classes is not None:
-            # -1 is how `datasets` says that a label is withheld.
-            values = [None if v is None or not 0 <= v < len(classes) else classes[v] for v in values]
-    elif not (is_string(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
+    classes = _class_names(table, name) if pa.types.is_integer(kind) else None
+    plain = (pa.types.is_integer, is_string, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    if not any(is_so(kind) for is_so in plain):
         raise InputError(
             f"{source}: the label column {name!r} holds {kind}; labels must be strings, integers or booleans"
         )
+    values: list[Any] = column.to_pylist()
+    if classes is not None:
+        # -1 is how `datasets` says that a label is withheld.
+        values = [None if v is None or not 0 <= v < len(classes) else classes[v] for v in values]
     labels = []
     for row, value in enumerate(values, start=1):
         where = f"{source}: row {row}"
