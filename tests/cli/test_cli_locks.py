@@ -16,6 +16,7 @@ import pytest
 from helpers.cli import ONE_EPOCH, error_message, sharcs, succeeds, toys_fixture  # noqa: F401
 from sharcs import InputError
 from sharcs.files import claimed, write_json
+from sharcs.inference.folder import open_model
 
 # What each command that writes calls when it has claimed its output, and what it says that it writes.
 COMMANDS = {
@@ -184,29 +185,38 @@ def test_threads_of_one_process_are_told_apart_and_a_claim_holds_for_what_it_cal
     assert os.listdir(tmp_path) == ["numbers.json"]
 
 
-def claim_as_nobody(target, pipe):
-    """Claim a file as another user, and send what that says."""
+def claim(target):
+    """Claim a file for a moment."""
+    with claimed(target):
+        pass
+
+
+def become_nobody(function, path, pipe):
+    """Call a function as another user, and send what that says."""
     os.setgid(65534)
     os.setuid(65534)
     try:
-        with claimed(target):
-            pipe.send("claimed")
+        function(path)
+        pipe.send("done")
     except InputError as error:
         pipe.send(str(error))
 
 
-def as_nobody(target):
-    """Claim a file in a process of another user, and return what that says."""
+def as_nobody(path, function=claim):
+    """Call a function in a process of another user, and return what that says."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    process = context.Process(target=claim_as_nobody, args=(target, theirs))
+    process = context.Process(target=become_nobody, args=(function, path, theirs))
     process.start()
     process.join(60)
     assert ours.poll()
     return ours.recv()
 
 
-@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be another user")
+only_root = pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be another user")
+
+
+@only_root
 def test_rights_are_checked_before_the_work(tmp_path):
     tmp_path.chmod(0o777)
     for folder in tmp_path.parents[:2]:
@@ -214,7 +224,7 @@ def test_rights_are_checked_before_the_work(tmp_path):
     target, dead = tmp_path / "out.csv", tmp_path / ".out.csv.sharcs-lock"
     dead.write_text("process 1 on elsewhere")  # a killed run of ours, which nobody else may write to
     dead.chmod(0o644)
-    assert as_nobody(target) == "claimed"
+    assert as_nobody(target) == "done"
     with claimed(target):
         assert as_nobody(target).startswith(f"{target}: process {os.getpid()} on ")
     target.write_text("mine")
@@ -223,3 +233,17 @@ def test_rights_are_checked_before_the_work(tmp_path):
     tmp_path.chmod(0o755)
     assert "can't be written ([Errno 13] Permission denied" in as_nobody(target)
     assert os.listdir(tmp_path) == ["out.csv"]
+
+
+@only_root
+def test_a_model_that_may_not_be_read_is_not_called_broken(toys, tmp_path):
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    tmp_path.chmod(0o755)
+    model = shutil.copytree(toys.model, tmp_path / "model")
+    weights = model / "model.safetensors"
+    weights.chmod(0o600)
+    refusal = "can't be read (permission denied); ask its owner for the right to"
+    assert as_nobody(model, open_model) == f"{weights}: {refusal}"
+    model.chmod(0o700)
+    assert as_nobody(model, open_model) == f"{model}: {refusal}"

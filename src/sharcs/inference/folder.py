@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ def open_model(folder: str | Path) -> TrainedModel:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such directory; give the `output` directory of 'sharcs train'")
+    for path in (folder, *sorted(folder.glob("*"))):
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{path}: can't be read (permission denied); ask its owner for the right to")
     if not (folder / CONFIG_FILE).is_file():
         if (folder / SETTINGS_FILE).is_file():
             raise InputError(f"{folder}: its training is not finished; finish it by 'sharcs train' with `resume`")
