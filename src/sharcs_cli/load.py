@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from sharcs_cli.options import DataOption, EncodingOption, TextOption, check_json_path, out, percent, say
+from sharcs_cli.options import DataOption, EncodingOption, TextOption, claim_json, out, percent, say
 from sharcs_runtime.errors import InputError
 
 
 def load(
+    context: typer.Context,
     url: Annotated[str, typer.Argument(metavar="URL", help="Of a service, like http://127.0.0.1:8080.")],
     data: DataOption,
     rates: Annotated[str, typer.Option("--rates", help="Requests a second, like 50,100,200.")],
@@ -33,15 +34,14 @@ def load(
 ) -> None:
     """Put a service under load, and show latency and goodput at each rate."""
     from sharcs.data.texts import Columns, load_texts
-    from sharcs.inference.folder import write_json
+    from sharcs.files import write_json
     from sharcs_serve.load import advice, check_address, due_times, measure, picture, record
 
     address = check_address(url, allow_host)
     wanted = _rates(rates)
     if not (p99_ms > 0 and seconds > 0):
         raise InputError("--p99-ms, --seconds: have to be above 0")
-    if json_path is not None:
-        check_json_path(json_path)
+    claim_json(context, json_path)
     columns = Columns(text=text_column) if text_column else Columns()
     texts = list(load_texts(data, columns, labelled=False, encoding=encoding).texts)
     loads = []
