@@ -216,11 +216,17 @@ def as_nobody(path, function=claim):
 only_root = pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be another user")
 
 
+def let_others_in(folder):
+    """Make a test's folder one that others may enter; pytest keeps those above it to itself."""
+    for parent in folder.parents:
+        if parent.name.startswith(("pytest-", "popen-")):
+            parent.chmod(0o755)
+
+
 @only_root
 def test_rights_are_checked_before_the_work(tmp_path):
     tmp_path.chmod(0o777)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
+    let_others_in(tmp_path)
     target, dead = tmp_path / "out.csv", tmp_path / ".out.csv.sharcs-lock"
     dead.write_text("process 1 on elsewhere")  # a killed run of ours, which nobody else may write to
     dead.chmod(0o644)
@@ -237,8 +243,7 @@ def test_rights_are_checked_before_the_work(tmp_path):
 
 @only_root
 def test_a_model_that_may_not_be_read_is_not_called_broken(toys, tmp_path):
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
+    let_others_in(tmp_path)
     tmp_path.chmod(0o755)
     model = shutil.copytree(toys.model, tmp_path / "model")
     weights = model / "model.safetensors"

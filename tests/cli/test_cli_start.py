@@ -10,6 +10,7 @@ import pytest
 from helpers.cli import error_message, sharcs, succeeds
 from sharcs import InputError
 from sharcs.calibration.choice import Constraint
+from sharcs.jobs.train import FRONT_EPOCHS, FRONT_RATE
 from sharcs.training.arguments import PAPER, PLUS, RECIPES
 from sharcs_cli.app import main
 
@@ -44,9 +45,10 @@ def test_the_version_is_that_of_the_distribution():
 def test_help_shows_the_defaults_of_the_recipes():
     shown = " ".join(succeeds("train", "--help").out.replace("│", " ").split())
     plus, paper = RECIPES[PLUS], RECIPES[PAPER]
-    assert (plus.learning_rate, paper.learning_rate) == (5e-5, 2e-5)
-    assert "Peak learning rate. [default: (5e-5; paper: 2e-5)]" in shown
-    assert f"fine-tuned. [default: ({plus.epochs:g}; paper: {paper.epochs:g})]" in shown
+    assert (plus.learning_rate, paper.learning_rate, FRONT_RATE) == (5e-5, 2e-5, 1e-4)
+    assert "Peak learning rate. [default: (5e-5; paper: 2e-5; with recurrent or compact: 1e-4)]" in shown
+    front = f"with recurrent or compact: {FRONT_EPOCHS}"
+    assert f"fine-tuned. [default: ({plus.epochs:g}; paper: {paper.epochs:g}; {front})]" in shown
     assert f"sharcs+, or paper. [default: ({PLUS})]" in shown
     assert (plus.router_layer(12), paper.router_layer(12)) == (2, 3)
     assert "before the router. [default: (a sixth; paper: a quarter)]" in shown
