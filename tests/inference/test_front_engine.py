@@ -18,7 +18,10 @@ WORDS = [f"w{number}" for number in range(59)]
 NAMES = ["recurrent", "compact", "width-25", "full"]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["texts", "pairs"])
+# Texts are exported, and compared with the engine, in tests/cli/test_cli_front.py too.
+@pytest.fixture(
+    scope="module", params=[pytest.param(False, marks=pytest.mark.extended), True], ids=["texts", "pairs"]
+)
 def served(request, tmp_path_factory):
     """A model, its tokenizer, texts, an export, and its policy."""
     folder = tmp_path_factory.mktemp("served")
