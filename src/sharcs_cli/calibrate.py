@@ -83,6 +83,7 @@ def calibrate(
     Exactly one limit is given. Exit code 3: no policy meets it, and every input goes through the full network.
     """
     from sharcs.calibration.calibrate import calibrate as choose_policy
+    from sharcs.calibration.choice import classes_bounded
     from sharcs.calibration.ladder import calibrate_ladder, ladder_record
     from sharcs.data.texts import fingerprint
     from sharcs.files import claimed
@@ -111,7 +112,8 @@ def calibrate(
     found = steps[0] if steps else choose_policy(answers, constraint, len(names))
     record = found.record() | ({"ladder": ladder_record(steps)} if found.met and steps else {})
     record |= {"data": data, "data_sha256": fingerprint(texts.texts, texts.pairs)}
-    record |= _losses(found, answers, names) if per_class else {}
+    if per_class:
+        record["classes"] = _worst(found, answers, [names[index] for index in classes_bounded(answers, constraint)])
     if groups is not None:
         record |= {"groups": _worst(found, answers, groups), "group_column": group_column}
     _store(folder, found, record)
@@ -183,13 +185,6 @@ def _store(folder: Path, found: Calibration, record: dict[str, Any]) -> None:
     file = folder / CONFIG_FILE
     content = json.loads(file.read_text(encoding="utf-8"))
     write_json(content | {"policy": found.policy.to_dict(), "calibration": record}, file)
-
-
-def _losses(found: Calibration, answers: AllAnswers, names: list[str]) -> dict[str, Any]:
-    """Break the loss down by class: the true one for accuracy, the full network's for disagreement."""
-    of_labels = found.constraint.kind == "max_accuracy_drop" and answers.labels is not None
-    class_of = answers.labels if of_labels and answers.labels is not None else answers.full_predictions
-    return {"classes": _worst(found, answers, [names[index] for index in class_of])}
 
 
 def _worst(found: Calibration, answers: AllAnswers, values: list[str]) -> list[dict[str, Any]]:

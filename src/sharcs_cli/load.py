@@ -35,13 +35,13 @@ def load(
     """Put a service under load, and show latency and goodput at each rate."""
     from sharcs.data.texts import Columns, load_texts
     from sharcs.files import write_json
-    from sharcs_serve.load import advice, check_address, due_times, measure, picture, record
+    from sharcs_serve.load import advice, check_address, draw_load, due_times, measure, record
 
     address = check_address(url, allow_host)
     wanted = _rates(rates)
     if not (p99_ms > 0 and seconds > 0):
         raise InputError("--p99-ms, --seconds: have to be above 0")
-    claim_json(context, json_path)
+    picture = claim_json(context, json_path)
     columns = Columns(text=text_column) if text_column else Columns()
     texts = list(load_texts(data, columns, labelled=False, encoding=encoding).texts)
     loads = []
@@ -53,9 +53,9 @@ def load(
         times = ["" if value is None else f"{value:.1f}" for value in (found.p50_ms, found.p99_ms)]
         table.add_row(f"{rate:g}", *map(percent, shares), *times, f"{found.goodput:.1f}")
         say(f"{rate:g} a second: done")
-    if json_path is not None:
+    if json_path is not None and picture is not None:
         write_json(record(loads, p99_ms), json_path)
-        picture(loads, p99_ms, str(json_path.with_suffix(".png")))
+        draw_load(loads, p99_ms, picture, f"{url} under load")
     out.print(table)
     say(advice(loads, p99_ms))
 

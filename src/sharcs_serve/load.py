@@ -17,7 +17,9 @@ from sharcs_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -143,19 +145,37 @@ def advice(loads: Sequence[Load], target_ms: float) -> str:
     return f"up to {best.rate:g} a second, 99% of the requests were answered within {target_ms:g} ms{narrowed}{more}"
 
 
-def picture(loads: Sequence[Load], target_ms: float, path: str) -> None:
-    """Draw latency against the offered load."""
-    from matplotlib.figure import Figure
+def draw_load(loads: Sequence[Load], target_ms: float, path: str | Path, title: str) -> None:
+    """Draw latency against the offered load.
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    Args:
+        loads: What came of each rate.
+        target_ms: In which an answer is good.
+        path: The picture, .png; written beside and renamed.
+        title: Shown above.
+
+    Raises:
+        InputError: If the picture can't be written.
+    """
+    from sharcs.evaluation.plot import save_picture
+
+    save_picture(lambda: _figure(loads, target_ms), path, title)
+
+
+def _figure(loads: Sequence[Load], target_ms: float) -> Figure:
+    from matplotlib.ticker import StrMethodFormatter
+
+    from sharcs.evaluation.plot import new_figure
+
+    figure = new_figure(layout="constrained")
     axes = figure.subplots()
     for name, label in (("p50_ms", "p50"), ("p99_ms", "p99")):
         points = [(load.offered, getattr(load, name)) for load in loads if getattr(load, name) is not None]
         axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=label)
     axes.axhline(target_ms, linestyle="--", color="grey", label="target")
     axes.set(xlabel="requests a second, offered", ylabel="milliseconds, of answers", yscale="log")
-    axes.legend()
-    figure.savefig(path, dpi=150)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # powers of ten would need TeX
+    return figure
 
 
 def record(loads: Sequence[Load], target_ms: float) -> dict[str, Any]:

@@ -127,9 +127,7 @@ def choose(
         seed: Draws the rows that choose the sequence.
         choosing_rows: Those rows' indices, ascending; None to draw a fifth.
     """
-    chosen, tested = split_rows(len(answers), seed)
-    if choosing_rows is not None:
-        chosen, tested = choosing_rows, np.setdiff1d(np.arange(len(answers)), choosing_rows)
+    chosen, tested = split_rows(len(answers), seed, choosing_rows)
     choosing = answers.take(chosen)
     paths = policy_paths(choosing)
     _, sequence = min((_sequence(choosing, path, constraint) for path in paths), key=lambda rated: rated[0])
@@ -137,11 +135,20 @@ def choose(
     return Choice(test.last_passing(sequence), test, tested, [policy for path in paths for policy in path])
 
 
-def split_rows(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw which rows choose: their indices, and those of the rows that test, ascending."""
-    order = np.random.default_rng(seed).permutation(count)
-    cut = max(1, round(CHOOSING_SHARE * count))
-    return np.sort(order[:cut]), np.sort(order[cut:])
+def split_rows(
+    count: int, seed: int, choosing: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide rows into those that choose, a fifth unless given, and those that test: indices, ascending."""
+    if choosing is None:
+        order = np.random.default_rng(seed).permutation(count)
+        choosing = np.sort(order[: max(1, round(CHOOSING_SHARE * count))])
+    return choosing, np.setdiff1d(np.arange(count), choosing)
+
+
+def classes_bounded(answers: AllAnswers, constraint: Constraint) -> NDArray[np.int64]:
+    """Tell the class of each row, ``[rows]``: the true one for accuracy, the full network's for disagreement."""
+    labels = answers.labels if constraint.kind == "max_accuracy_drop" else None
+    return answers.full_predictions if labels is None else labels
 
 
 class SequenceTest:
@@ -159,8 +166,7 @@ class SequenceTest:
         self.choosing_weights, self.weights = choosing.weights, rows.weights
         self.groups: list[NDArray[np.bool_]] = [np.ones(len(rows), dtype=bool)]
         if constraint.per_class:
-            true_class = constraint.kind == "max_accuracy_drop" and rows.labels is not None
-            class_of = rows.labels if true_class and rows.labels is not None else rows.full_predictions
+            class_of = classes_bounded(rows, constraint)
             self.groups = [class_of == index for index in range(classes)]
 
     def last_passing(self, path: list[RoutingPolicy]) -> RoutingPolicy | None:

@@ -69,11 +69,15 @@ def promise_of(answers: AllAnswers, policy: RoutingPolicy, limit: Constraint | N
             chose, so that the limit is the only bound.
     """
     if not policy.blend:
-        answers = answers.unblended()
+        answers = answers.unblended()  # they were recorded with a blend, which this policy has none of
     routed = answers.route([policy])[0]
     rows = len(answers)
     lost, gained = int(routed.lost.sum()), int(routed.gained.sum())
     differing = int(routed.disagrees.sum())
+    bounds = {"loss_bound": difference_upper(lost, gained, rows, CONFIDENCE)}
+    bounds["disagreement_bound"] = rate_upper(differing, rows, CONFIDENCE)
+    if limit is not None:
+        bounds = {BOUNDS[limit.kind]: limit.limit}
     right = answers.way_right[:, : len(answers.names)].mean(axis=0)
     return Promise(
         policy=policy.to_dict(),
@@ -86,10 +90,5 @@ def promise_of(answers: AllAnswers, policy: RoutingPolicy, limit: Constraint | N
         names=list(answers.names),
         accuracies=right.tolist(),
         disagreement=differing / rows,
-        **{
-            "loss_bound": difference_upper(lost, gained, rows, CONFIDENCE),
-            "disagreement_bound": rate_upper(differing, rows, CONFIDENCE),
-        }
-        if limit is None
-        else {BOUNDS[limit.kind]: limit.limit},
+        **bounds,
     )

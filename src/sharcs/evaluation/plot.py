@@ -19,7 +19,7 @@ from sharcs.files import replaced
 from sharcs_runtime.policy import label_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -166,10 +166,7 @@ def draw_curve(report: dict[str, Any], path: str | Path, title: str) -> None:
     Raises:
         InputError: If the picture can't be written.
     """
-    with drawing():
-        picture = png(curve_figure(report), title)
-    with replaced(path) as partial:
-        partial.write_bytes(picture)
+    save_picture(lambda: curve_figure(report), path, title)
 
 
 def draw_benchmark(report: dict[str, Any], path: str | Path, title: str) -> None:
@@ -183,8 +180,22 @@ def draw_benchmark(report: dict[str, Any], path: str | Path, title: str) -> None
     Raises:
         InputError: If the picture can't be written.
     """
+    save_picture(lambda: _benchmark_figure(report["rows"]), path, title)
+
+
+def save_picture(make: Callable[[], Figure], path: str | Path, title: str) -> None:
+    """Draw a figure into a file, written beside and renamed; any number of threads may draw.
+
+    Args:
+        make: Makes the figure.
+        path: The picture, .png.
+        title: Shown above.
+
+    Raises:
+        InputError: If the picture can't be written.
+    """
     with drawing():
-        picture = png(_benchmark_figure(report["rows"]), title)
+        picture = png(make(), title)
     with replaced(path) as partial:
         partial.write_bytes(picture)
 
