@@ -16,7 +16,7 @@ from sharcs.subnetworks.vectors import principal_components, token_vectors
 from sharcs.tasks.losses import UNLABELLED
 from sharcs.training.arguments import PLUS
 from sharcs.training.checkpoints import furthest_checkpoint
-from sharcs.training.front import TEMPERATURE, student_loss
+from sharcs.training.front import TEMPERATURE, FrontTrainer, student_loss
 from sharcs.training.trainer import SharcsTrainer
 
 ROWS = 48
@@ -202,3 +202,27 @@ def test_vectors_are_principal_components_of_the_last_states():
     signs = np.sign((expected * found.numpy()).sum(0))
     np.testing.assert_allclose(found.numpy() * signs, expected, atol=1e-3)
     assert float(principal_components(torch.from_numpy(means), 3).std()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_recurrent_one_begins_with_what_the_full_network_says_of_each_token(tmp_path):
+    model = front_model(layers=2)
+    rows = toy_rows(20)
+    settings = arguments(tmp_path, recipe=PLUS, **SETTINGS | {"importance_samples": 0})
+    FrontTrainer(model=model, args=settings, train_dataset=rows, data_collator=collate).begin()
+    recurrent = model.tail.front[0]
+    expected = token_vectors(
+        lambda tokens: model.last_states(input_ids=tokens, attention_mask=torch.ones_like(tokens)),
+        *recurrent.vectors.weight.shape,
+        rows,
+    )
+    torch.testing.assert_close(recurrent.vectors.weight.detach(), expected)
+
+
+@pytest.mark.parametrize("encoder_rate", [5e-5, 1e-3])
+def test_each_learns_at_a_rate_of_its_own_whatever_the_encoders_is(tmp_path, encoder_rate):
+    model = front_model()
+    settings = arguments(tmp_path, recipe=PLUS, **SETTINGS | {"learning_rate": encoder_rate})
+    trainer = FrontTrainer(model=model, args=settings, train_dataset=toy_rows(ROWS), data_collator=collate)
+    rate_of = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    for part, rate in zip(model.tail.front, (2e-3, 2e-4), strict=True):
+        assert [rate_of[id(p)] for p in part.parameters()] == pytest.approx([rate] * len(list(part.parameters())))
