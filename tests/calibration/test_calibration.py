@@ -12,7 +12,7 @@ from helpers.population import CLASSES, make_population
 from helpers.tiny import collate, tiny_model, toy_rows
 from sharcs import InputError, RoutingPolicy, SharcsConfig, SharcsForSequenceClassification
 from sharcs.calibration.calibrate import calibrate, losses_by
-from sharcs.calibration.choice import Constraint
+from sharcs.calibration.choice import Constraint, classes_bounded
 from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.latency import measure_times
 from sharcs.calibration.policies import policy_paths
@@ -256,3 +256,12 @@ def test_measured_times_leave_the_policy_alone(network):
     assert times.shape == (3,)
     assert (times > 0).all()
     assert times[2] >= times[0]
+
+
+def test_a_loss_is_bounded_by_true_class_and_a_disagreement_by_the_full_networks(answers):
+    drop, disagreement = Constraint("max_accuracy_drop", 0.1), Constraint("max_disagreement", 0.1)
+    assert (answers.labels != answers.full_predictions).any()
+    np.testing.assert_array_equal(classes_bounded(answers, drop), answers.labels)
+    np.testing.assert_array_equal(classes_bounded(answers, disagreement), answers.full_predictions)
+    without = replace(answers, labels=None)
+    np.testing.assert_array_equal(classes_bounded(without, drop), answers.full_predictions)

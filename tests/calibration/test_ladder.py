@@ -66,3 +66,14 @@ def test_the_first_that_fails_ends_it(population, monkeypatch):
 def test_limits_have_to_ascend(population, limits):
     with pytest.raises(InputError, match=r"`ladder` .*have to ascend between 0 and 1"):
         calibrate_ladder(population, limits, 3)
+
+
+def test_the_rows_that_test_have_no_part_in_the_policies(population, monkeypatch):
+    rows = resample(population, 1000, np.random.default_rng(4))
+    seen = []
+    paths = ladder.policy_paths
+    monkeypatch.setattr(ladder, "policy_paths", lambda answers: seen.append(answers) or paths(answers))
+    rungs = calibrate_ladder(rows, LIMITS, 3)
+    (choosing,) = seen
+    apart = np.setdiff1d(np.arange(1000), rungs[0].tested)
+    np.testing.assert_array_equal(choosing.router_logits, rows.router_logits[apart])

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.cli import read_csv, save_encoder, succeeds, toy_rows, write_csv
 from sharcs.calibration.promise import halves
-from sharcs.data.texts import TextData
+from sharcs.data.texts import TextData, load_texts
 from sharcs.inference.folder import open_model
 from sharcs.jobs.held_out import split
 from sharcs.jobs.trial import RESULT, Trial, accuracy_of
@@ -79,5 +79,8 @@ def test_held_out_rows_are_not_trained_on_and_judge_the_read_out(tmp_path, monke
     assert judging == same
     assert len(judging) == len(halves(100, 0)[0]) == 50
     assert {tuple(ids) for ids in judging} <= of_text
+    held_out = split(load_texts(str(tmp_path / "train.csv")), 0)[1]
+    chosen_on = [held_out.texts[row] for row in halves(100, 0)[0]]  # never those that are read once
+    assert judging == trained.tokenizer(chosen_on, truncation=True, max_length=16)["input_ids"]
     assert trained.model.config.promise["rows"] == 50
     assert trained.model.config.readout in (FIRST, MEAN)

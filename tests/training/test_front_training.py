@@ -180,6 +180,10 @@ def test_made_texts_are_of_the_words_and_the_form_of_training_rows(tokenizer, pa
         texts = {tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in made}
         assert any(text in " ".join(TEXTS) and text not in TEXTS for text in texts)  # a crop
         assert len(texts) > 100
+        long = TEXTS[-1].split()
+        changed = [tokenizer.decode(row["input_ids"], skip_special_tokens=True).split() for row in made[2::3]]
+        assert any(len(words) < len(long) and words[0] == long[0] and words[-1] == long[-1] for words in changed)
+        assert any(sorted(words) == sorted(long) and words != long for words in changed)  # swapped
 
 
 def test_vectors_are_principal_components_of_the_last_states():
@@ -226,3 +230,24 @@ def test_each_learns_at_a_rate_of_its_own_whatever_the_encoders_is(tmp_path, enc
     rate_of = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
     for part, rate in zip(model.tail.front, (2e-3, 2e-4), strict=True):
         assert [rate_of[id(p)] for p in part.parameters()] == pytest.approx([rate] * len(list(part.parameters())))
+
+
+def test_each_row_learns_from_its_own_answer_with_dropout_in_what_learns_alone(tmp_path, monkeypatch):
+    rows = toy_rows(ROWS)
+    model, seen = front_model(), []
+
+    def noted(self, outputs, teacher, inputs):
+        modes = [part.training for part in self.model.tail.front]
+        self.model.train(False)
+        with torch.no_grad():
+            kept = {name: value for name, value in inputs.items() if name != "labels"}
+            expected = self.model(**kept, width=1.0).logits
+        seen.append((modes, self.model.encoder.training, float((teacher - expected).abs().max())))
+        return lesson(self, outputs, teacher, inputs)
+
+    lesson = FrontTrainer.lesson
+    monkeypatch.setattr(FrontTrainer, "lesson", noted)
+    trainer_of(tmp_path, model, rows=rows, num_train_epochs=1, front_epochs=1).train()
+    assert len(seen) > 2
+    assert all(modes == [True, True] and not encoder for modes, encoder, _ in seen)
+    assert max(difference for *_, difference in seen) < 1e-4
