@@ -139,6 +139,7 @@ def test_a_limit_is_kept_on_the_rows_that_nothing_chose(trained):
     assert binomtest(differing, 400, 0.05, alternative="less").pvalue <= 0.05
     assert promise.cost_ratio < 1
     assert config.calibration["met"]
+    assert config.calibration["rows_tested"] == 400  # the half that chose nothing
     assert "at most 5.0% of the answers are not the full network's" in promise.lines()[1]
     assert "points are lost" not in promise.lines()[1]
     choose_policy(opened, held_out, 3, Constraint("budget", 0.3))
