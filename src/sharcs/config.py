@@ -13,6 +13,7 @@ from transformers.configuration_utils import SubConfigSpec
 from sharcs.encoders.architectures import head_groups, layers_config
 from sharcs.errors import InputError
 from sharcs.spec import FIRST, MEAN, OWN, SHARED, SubnetworkSpec, check_front, front_specs, spec_of_width
+from sharcs.stored import share_labels
 from sharcs_runtime.policy import RoutingPolicy, label_of, policy_for_budget, policy_of
 
 __all__ = ["BLEND", "RoutingPolicy", "SharcsConfig", "default_router_layer", "policy_for_budget", "policy_of"]
@@ -111,9 +112,7 @@ class SharcsConfig(PreTrainedConfig):
         self._validate_router()
         self._fill_subnetworks(front)
         # The task belongs to the outer configuration; the inner one follows, so that the head has its size.
-        self.encoder.id2label = copy.copy(self.id2label)
-        self.encoder.label2id = copy.copy(self.label2id)
-        self.encoder.problem_type = self.problem_type
+        share_labels(self)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -136,7 +135,10 @@ class SharcsConfig(PreTrainedConfig):
                 "weights": OWN if config_dict.get("private_weights") else SHARED,
                 "format": FORMAT,
             }
-        return super().from_dict(config_dict, **kwargs)
+        found = super().from_dict(config_dict, **kwargs)
+        # What was given beside the file is set on the outer configuration alone.
+        share_labels(found[0] if isinstance(found, tuple) else found)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Write it as plain values, without what ``subnetworks`` and ``router`` say."""

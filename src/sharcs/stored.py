@@ -1,9 +1,48 @@
-"""What a configuration holds of policies: those of a calibration, and what a training promises of its own."""
+"""What a configuration holds: names of classes, policies of a calibration, what a training promises of its own."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from sharcs.errors import InputError
+
+
+def class_names(given: Any) -> dict[int, str]:
+    """Bring class names by index into the form of configurations.
+
+    Args:
+        given: A mapping from indices, or a list.
+
+    Raises:
+        InputError: If it is neither, or the indices don't count from 0.
+    """
+    try:
+        pairs = enumerate(given) if isinstance(given, list | tuple) else dict(given).items()
+        names = {int(index): name for index, name in pairs}
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"id2label {given!r}: does not map numbers to names, like {{0: 'bad', 1: 'good'}}"
+        ) from error
+    if sorted(names) != list(range(len(names))):
+        raise InputError(f"id2label: numbers its classes {sorted(names)[:5]}; number them from 0 to {len(names) - 1}")
+    return names
+
+
+def share_labels(config: Any) -> None:
+    """Hand a routed configuration's task down to the encoder's, class names in the form of configurations.
+
+    Raises:
+        InputError: See :func:`class_names`.
+    """
+    if config.id2label is not None:
+        config.id2label = class_names(config.id2label)
+        if set(config.label2id or ()) != set(config.id2label.values()):
+            config.label2id = {name: index for index, name in config.id2label.items()}
+    config.encoder.id2label = copy.copy(config.id2label)
+    config.encoder.label2id = copy.copy(config.label2id)
+    config.encoder.problem_type = config.problem_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +64,8 @@ class Promise:
             quantity was to be kept within a limit, by the same rows.
         disagreement_bound: What the disagreement may be, at most, or None.
         cost_bound: What the cost ratio may be, at most, where that was to be kept within a limit.
+        numbers: What the network computed in: ``float32``, ``int8``, ...
+        runtime: What ran it: ``torch`` or ``onnxruntime``.
     """
 
     policy: dict[str, Any]
@@ -40,6 +81,8 @@ class Promise:
     loss_bound: float | None = None
     disagreement_bound: float | None = None
     cost_bound: float | None = None
+    numbers: str = "float32"
+    runtime: str = "torch"
 
     def record(self) -> dict[str, Any]:
         """Write it as plain values, for ``config.promise``."""
@@ -53,7 +96,7 @@ class Promise:
         found = [
             f"on {self.rows:,} held-out rows: {100 * self.accuracy:.1f}% right at {100 * self.cost_ratio:.1f}% of "
             f"the full network's FLOPs (full network {100 * self.full_accuracy:.1f}%)",
-            f"with {100 * self.confidence:g}% confidence {self._bounds()}",
+            f"with {100 * self.confidence:g}% confidence, in {self.numbers} on {self.runtime}, {self._bounds()}",
             f"accuracy of each sub-network alone, %: {alone}",
         ]
         return [*found, self._advice()]

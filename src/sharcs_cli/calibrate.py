@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,12 +18,13 @@ from sharcs_cli.options import (
     DropOption,
     EncodingOption,
     LabelOption,
-    ModelArgument,
+    NetworkArgument,
     PairOption,
     TextOption,
     columns_of,
     groups_of,
     limit_of,
+    opened,
     out,
     percent,
     progress_bar,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sharcs.calibration.choice import Constraint
     from sharcs.data.texts import TextData
     from sharcs.evaluation.answers import AllAnswers
+    from sharcs.inference.exported import ExportedModel
     from sharcs.inference.folder import TrainedModel
 
 WORST = 20  # classes or values of a column that are kept and shown
@@ -51,7 +52,7 @@ UNITS = {
 
 def calibrate(
     context: typer.Context,
-    folder: ModelArgument,
+    folder: NetworkArgument,
     data: DataOption,
     budget: BudgetOption = None,
     latency_ms: Annotated[
@@ -87,7 +88,6 @@ def calibrate(
     from sharcs.calibration.ladder import calibrate_ladder, ladder_record
     from sharcs.data.texts import fingerprint
     from sharcs.files import claimed
-    from sharcs.inference.folder import CONFIG_FILE, open_model
 
     limits = {
         "budget": budget,
@@ -100,8 +100,9 @@ def calibrate(
     if constraint is None:
         options = ", ".join(f"--{kind.replace('_', '-')}" for kind in limits)
         raise InputError(f"none of {options} given; give exactly one")
-    trained = open_model(folder)
-    context.with_resource(claimed(folder / CONFIG_FILE))
+    trained = opened(folder)
+    file = _description(folder)
+    context.with_resource(claimed(file))
     needs_labels = constraint.kind == "max_accuracy_drop"
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     texts = texts_of(trained, data, columns, labelled=needs_labels, encoding=encoding)
@@ -116,7 +117,7 @@ def calibrate(
         record["classes"] = _worst(found, answers, [names[index] for index in classes_bounded(answers, constraint)])
     if groups is not None:
         record |= {"groups": _worst(found, answers, groups), "group_column": group_column}
-    _store(folder, found, record)
+    _store(file, found, record)
     if not found.met:
         say(
             f"sharcs: no policy keeps {_limit(constraint)} on {found.rows_tested:,} rows; "
@@ -129,7 +130,7 @@ def calibrate(
     for title, kind in (("class", "classes"), (f"{group_column}", "groups")):
         if kind in record:
             _print_losses(title, record[kind])
-    say(f"the policy is in {folder / CONFIG_FILE}")
+    say(f"the policy is in {file}")
 
 
 def _rungs(ladder: str | None, limits: dict[str, float | None], per_class: bool) -> list[float]:
@@ -148,41 +149,38 @@ def _rungs(ladder: str | None, limits: dict[str, float | None], per_class: bool)
     return rungs
 
 
-def _answers(trained: TrainedModel, texts: TextData, constraint: Constraint, needs_labels: bool) -> AllAnswers:
+def _answers(
+    trained: TrainedModel | ExportedModel, texts: TextData, constraint: Constraint, needs_labels: bool
+) -> AllAnswers:
     """Run every width on the texts, and measure times if they are to be kept within a limit."""
-    from transformers import DataCollatorWithPadding
-
-    from sharcs.calibration.latency import measure_times
     from sharcs.config import BLEND
-    from sharcs.data.tokens import tokenise
-    from sharcs.evaluation.widths import run_all_widths
+    from sharcs.jobs.answers import all_answers
 
-    model, tokenizer = trained.model, trained.tokenizer
-    label2id = model.config.class_indices
     # Labels that are not asked for are used where they make sense, to show what a policy does to accuracy.
-    labelled = needs_labels or (texts.labels is not None and set(texts.labels) <= label2id.keys())
-    longest = tokenizer.model_max_length
-    rows = tokenise(texts, tokenizer, max_length=longest, label2id=label2id if labelled else None)
-    collate = DataCollatorWithPadding(tokenizer)
-    labels = rows["labels"] if labelled else None
-    with progress_bar("calibrating", len(rows)) as advance:
-        answers = run_all_widths(
-            model, rows, collate, on_batch=advance, blend=BLEND, labels=labels, max_length=longest
-        )
-    if constraint.kind != "latency_ms":
-        return answers
-    times = measure_times(model, rows, collate)
-    each = ", ".join(f"{time:.2f}" for time in times[: len(answers.names)])
-    say(f"measured on this machine, milliseconds of one input at each width: {each}; no part of the guarantee")
-    return replace(answers, way_milliseconds=times)
+    known = trained.model.config.class_indices.keys()
+    labelled = needs_labels or (texts.labels is not None and set(texts.labels) <= known)
+    timed = constraint.kind == "latency_ms"
+    with progress_bar("calibrating", len(texts)) as advance:
+        answers = all_answers(trained, texts, labelled=labelled, blend=BLEND, timed=timed, on_batch=advance)
+    if answers.way_milliseconds is not None:
+        each = ", ".join(f"{time:.2f}" for time in answers.way_milliseconds[: len(answers.names)])
+        say(f"measured on this machine, milliseconds of one input at each width: {each}; no part of the guarantee")
+    return answers
 
 
-def _store(folder: Path, found: Calibration, record: dict[str, Any]) -> None:
-    """Put policy and evidence into the model's configuration, and leave the rest of the file as it is."""
-    from sharcs.files import write_json
+def _description(folder: Path) -> Path:
+    """Name the file that holds the policy: an export's description, or a trained model's configuration."""
     from sharcs.inference.folder import CONFIG_FILE
+    from sharcs_runtime.bundle import DESCRIPTION_FILE
 
-    file = folder / CONFIG_FILE
+    file = folder / DESCRIPTION_FILE
+    return file if file.is_file() else folder / CONFIG_FILE
+
+
+def _store(file: Path, found: Calibration, record: dict[str, Any]) -> None:
+    """Put policy and evidence into the network's description, and leave the rest of the file as it is."""
+    from sharcs.files import write_json
+
     content = json.loads(file.read_text(encoding="utf-8"))
     write_json(content | {"policy": found.policy.to_dict(), "calibration": record}, file)
 
@@ -229,7 +227,7 @@ def _print_policy(found: Calibration, data: str) -> None:
     worst = " of the worst class" if constraint.per_class else ""
     out.print(
         f"{UNITS[constraint.kind]}{worst}: {found.observed:.4g} observed, at most {found.bound:.4g} at confidence "
-        f"{constraint.confidence:g}, limit {constraint.limit:g}\n"
+        f"{constraint.confidence:g}, limit {constraint.limit:g}, tested in {found.numbers} on {found.runtime}\n"
         f"policy: {policy.label()}; answered by each width, %: {shares}",
         highlight=False,
         soft_wrap=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -13,12 +13,13 @@ from sharcs_cli.options import (
     DataOption,
     EncodingOption,
     LabelOption,
-    ModelArgument,
+    NetworkArgument,
     PairOption,
     TextOption,
     WidthOption,
     claim_json,
     columns_of,
+    opened,
     out,
     percent,
     progress_bar,
@@ -30,12 +31,14 @@ from sharcs_runtime.policy import label_of
 
 if TYPE_CHECKING:
     from sharcs.data.texts import TextData
+    from sharcs.inference.exported import ExportedModel
     from sharcs.inference.folder import TrainedModel
+    from sharcs_runtime.ways import Numbers
 
 
 def evaluate(
     context: typer.Context,
-    folder: ModelArgument,
+    folder: NetworkArgument,
     data: DataOption,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the numbers here, and the curve as .png beside.")
@@ -47,10 +50,8 @@ def evaluate(
     encoding: EncodingOption = None,
 ) -> None:
     """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
-    from sharcs.inference.folder import open_model
-
     claim_json(context, json_file)
-    trained = open_model(folder)
+    trained = opened(folder)
     asked = width_of(width)
     if asked is not None:
         trained.model.config.index_of(asked)
@@ -59,29 +60,25 @@ def evaluate(
     report_accuracy(trained, texts, json_file, asked)
 
 
-def report_accuracy(trained: TrainedModel, data: TextData, json_file: Path | None, width: float | str | None) -> None:
+def report_accuracy(
+    trained: TrainedModel | ExportedModel, data: TextData, json_file: Path | None, width: float | str | None
+) -> None:
     """Measure accuracy against cost, print it, and write numbers and curve.
 
     Args:
-        trained: The model.
+        trained: The model, or an export.
         data: Texts with labels.
         json_file: Where the numbers go, and beside it the curve; nothing is written by default.
         width: Forces one width.
     """
-    from transformers import DataCollatorWithPadding
-
-    from sharcs.data.tokens import tokenise
     from sharcs.evaluation.accuracy import accuracy_report
     from sharcs.evaluation.plot import draw_curve
-    from sharcs.evaluation.widths import run_all_widths
     from sharcs.files import write_json
+    from sharcs.jobs.answers import all_answers
 
-    model, tokenizer = trained.model, trained.tokenizer
-    label2id = model.config.class_indices
-    rows = tokenise(data, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
-    with progress_bar("evaluating", len(rows)) as advance:
-        answers = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), on_batch=advance)
-    report = accuracy_report(model, answers, rows["labels"], width=width)
+    with progress_bar("evaluating", len(data)) as advance:
+        answers = all_answers(trained, data, labelled=True, on_batch=advance)
+    report = accuracy_report(trained.model, answers, cast("Numbers", answers.labels), width=width)
     picture = None if json_file is None else json_file.with_suffix(".png")
     if json_file is not None and picture is not None:
         write_json(report, json_file)

@@ -30,6 +30,7 @@ def export(
     from sharcs.export.onnx import require_onnx
     from sharcs.files import claimed
     from sharcs.inference.folder import open_model
+    from sharcs_runtime.bundle import Bundle
 
     check_export_path(output)
     context.with_resource(claimed(output, name=f"--output {output}"))
@@ -39,6 +40,17 @@ def export(
     if asked is not None:
         trained.model.config.index_of(asked)
     with progress_bar("exporting", len(graph_names(trained.model, asked))) as advance:
-        export_model(trained.model, trained.tokenizer, output, width=asked, int8=int8, on_graph=advance)
+        export_model(
+            trained.model,
+            trained.tokenizer,
+            output,
+            width=asked,
+            int8=int8,
+            columns=trained.columns,
+            on_graph=advance,
+        )
     size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
+    untested = Bundle.read(output).untested
+    if untested is not None:
+        say(f"sharcs: note: {untested}")
     say(f"{'a dense model' if asked else 'trunk and sub-networks'} in {output}, {size:.0f} MB")

@@ -16,6 +16,7 @@ from sharcs_runtime.errors import InputError
 if TYPE_CHECKING:
     from sharcs.calibration.choice import Constraint
     from sharcs.data.texts import Columns, TextData
+    from sharcs.inference.exported import ExportedModel
     from sharcs.inference.folder import TrainedModel
 
 out = Console()
@@ -46,6 +47,20 @@ DisagreementOption = Annotated[
     typer.Option("--max-disagreement", help="Share of answers unlike the full network's; needs no labels."),
 ]
 ModelArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of 'sharcs train'.")]
+
+NetworkArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Output directory of 'sharcs train' or 'sharcs export'.")
+]
+
+
+def opened(folder: Path) -> TrainedModel | ExportedModel:
+    """Open a trained model or an export, and say what its promise is not for."""
+    from sharcs.inference.exported import ExportedModel, open_network
+
+    network = open_network(folder)
+    if isinstance(network, ExportedModel) and network.model.config.untested is not None:
+        say(f"sharcs: note: {network.model.config.untested}")
+    return network
 
 
 NOTHING_MEETS_IT = 3  # exit code
@@ -89,7 +104,7 @@ def columns_of(text: str | None, pair: str | None, label: str | None, trained: C
 
 
 def texts_of(
-    trained: TrainedModel, data: str, columns: Columns, labelled: bool, encoding: str | None = None
+    trained: TrainedModel | ExportedModel, data: str, columns: Columns, labelled: bool, encoding: str | None = None
 ) -> TextData:
     """Read a command's data, and refuse text pairs where the model knows single texts."""
     from sharcs.data.texts import load_texts
@@ -127,7 +142,7 @@ def claim_json(context: typer.Context, path: Path | None) -> Path | None:
     return picture
 
 
-def check_pairs(trained: TrainedModel, data: str, has_pairs: bool) -> None:
+def check_pairs(trained: TrainedModel | ExportedModel, data: str, has_pairs: bool) -> None:
     """Refuse text pairs where the model knows single texts.
 
     Raises:

@@ -11,12 +11,13 @@ from sharcs_cli.options import (
     DataOption,
     EncodingOption,
     LabelOption,
-    ModelArgument,
+    NetworkArgument,
     PairOption,
     TextOption,
     WidthOption,
     check_pairs,
     columns_of,
+    opened,
     progress_bar,
     say,
     width_of,
@@ -25,7 +26,7 @@ from sharcs_cli.options import (
 
 def predict(
     context: typer.Context,
-    folder: ModelArgument,
+    folder: NetworkArgument,
     data: DataOption,
     output: Annotated[Path, typer.Option("--output", help="Table to write; its ending names the format.")],
     width: WidthOption = None,
@@ -44,12 +45,11 @@ def predict(
     """
     from sharcs.data.tables import check_output_path
     from sharcs.files import claimed
-    from sharcs.inference.folder import open_model
     from sharcs.inference.predict import open_texts, predict_table
 
     check_output_path(output)
     context.with_resource(claimed(output))
-    trained = open_model(folder)
+    trained = opened(folder)
     asked = width_of(width)
     if asked is not None:
         trained.model.config.index_of(asked)

@@ -11,11 +11,12 @@ import numpy as np
 
 from sharcs_runtime.errors import InputError, first_line
 from sharcs_runtime.policy import RoutingPolicy, names_of_widths
-from sharcs_runtime.ways import Costs
+from sharcs_runtime.ways import Costs, Doubles
 
 DESCRIPTION_FILE = "sharcs.json"
 TOKENIZER_FILE = "tokenizer.json"
 FORMAT = 2
+RUNTIME = "onnxruntime"  # which runs the graphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,12 @@ class Bundle:
         tails: File of the rest at each width, and of those in front, from tokens to logits; of a dense model the one
             file, from tokens to logits.
         front: How many sub-networks answer before the encoder runs; they come first.
-        calibration: What 'sharcs calibrate' found: its limit, its rungs, the policies of budgets; None without one.
+        continuation: What the full network costs after another one inside the encoder, as c₀, c₁ and c₂; None where
+            an earlier version has not written it.
+        int8: Whether the graphs are quantised.
+        columns: Names of the columns of the training data, by what they hold; None where they are not known.
+        promise: What held-out rows of the training say of its policy, or None.
+        calibration: What a calibration found, or None.
     """
 
     folder: Path
@@ -52,7 +58,68 @@ class Bundle:
     trunk: Path | None
     tails: list[Path]
     front: int = 0
+    continuation: Doubles | None = None
+    int8: bool = False
+    columns: dict[str, str | None] | None = None
+    promise: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+
+    @property
+    def routing_policy(self) -> RoutingPolicy:
+        """The policy, as a trained model's configuration calls it; like what follows."""
+        return self.policy
+
+    @property
+    def front_count(self) -> int:
+        """How many sub-networks answer before the encoder runs."""
+        return self.front
+
+    @property
+    def keys(self) -> list[float | str]:
+        """What each sub-network is asked for by: its width, or the name of one in front of the encoder."""
+        return [*self.names[: self.front], *self.widths[self.front :]]
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Class names by index."""
+        return dict(enumerate(self.labels))
+
+    @property
+    def class_indices(self) -> dict[str, int]:
+        """The classes' indices by their names."""
+        return {name: index for index, name in enumerate(self.labels)}
+
+    def index_of(self, width: float | str) -> int:
+        """Find the index of a sub-network, by its width or by its name.
+
+        Raises:
+            InputError: If the network has no such one.
+        """
+        for known in (self.keys, self.names):
+            if width in known:
+                return known.index(width)  # type: ignore[arg-type]
+        choices = ", ".join(map(str, self.keys))
+        raise InputError(f"width {width}: the exported network has {choices}; name one of them")
+
+    @property
+    def numbers(self) -> str:
+        """What the graphs compute in."""
+        return "int8" if self.int8 else "float32"
+
+    @property
+    def untested(self) -> str | None:
+        """What to know where the policy's promise was tested with other numbers than the graphs', in one line."""
+        records = [record for record in (self.calibration, self.promise) if record is not None]
+        spoken_for = [record for record in records if RoutingPolicy.from_dict(record["policy"]) == self.policy]
+        if not spoken_for:
+            return None
+        numbers, runtime = spoken_for[0].get("numbers", "float32"), spoken_for[0].get("runtime", "torch")
+        if numbers == self.numbers:
+            return None
+        return (
+            f"{self.folder}: the promise of its policy was tested in {numbers} on {runtime}, and not in "
+            f"{self.numbers} on {RUNTIME}; run 'sharcs calibrate' on the export itself"
+        )
 
     @property
     def tokenizer(self) -> Path:
@@ -93,21 +160,29 @@ class Bundle:
     def _of(cls, folder: Path, content: dict[str, Any]) -> Bundle:
         trunk, subnetworks = content["trunk"], content["subnetworks"]
         costs = [*(entry["cost"] for entry in subnetworks), content["full_cost"]]
-        continuation = next(iter(subnetworks[-1].get("cost_after", {}).values()), costs[-2])
+        continuations = list(subnetworks[-1].get("cost_after", {}).values())
+        names = [str(entry["name"]) for entry in subnetworks]
+        policy = RoutingPolicy(**content["policy"])
+        if trunk is not None:
+            policy.check_names(names)
         return cls(
             folder=folder,
-            names=[str(entry["name"]) for entry in subnetworks],
+            names=names,
             widths=[float(entry["width"]) for entry in subnetworks],
             labels=[str(name) for name in content["labels"]],
             problem_type=content["problem_type"],
-            policy=RoutingPolicy(**content["policy"]),
-            costs=Costs(np.array(costs, np.float64), np.array(continuation, np.float64)),
+            policy=policy,
+            costs=Costs(np.array(costs, np.float64), np.array((continuations or costs[-2:-1])[0], np.float64)),
             max_length=int(content["max_length"]),
             padding={str(name): int(value) for name, value in content["padding"].items()},
             trunk=None if trunk is None else folder / trunk["graph"],
             tails=[folder / entry["graph"] for entry in subnetworks],
-            calibration=content.get("calibration"),
             front=0 if trunk is None else sum(entry.get("reads") == "tokens" for entry in subnetworks),
+            continuation=np.array(continuations[0], np.float64) if continuations else None,
+            int8=bool(content.get("int8", False)),
+            columns=content.get("columns"),
+            promise=content.get("promise"),
+            calibration=content.get("calibration"),
         )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +16,33 @@ from sharcs_runtime.cascade import Routing
 from sharcs_runtime.errors import InputError, MissingPackageError, first_line
 from sharcs_runtime.policy import RoutingPolicy, choose_width, relative_cost
 from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine
-from sharcs_runtime.tokens import Tokens
+from sharcs_runtime.tokens import Tokens, checked_texts
 from sharcs_runtime.truncation import check_limit, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from sharcs_runtime.cascade import Cascade
     from sharcs_runtime.policy import Floats
     from sharcs_runtime.pool import Flags, Numbers
     from sharcs_runtime.tokens import Text
+
+
+class AllLogits(NamedTuple):
+    """What every sub-network answers to a batch of texts.
+
+    Attributes:
+        rows: The texts' indices, ``[batch]``.
+        lengths: Their tokens, ``[batch]``.
+        logits: ``[networks, batch, labels]``.
+        router_logits: ``[batch, networks]``; zeros of a dense model.
+    """
+
+    rows: Numbers
+    lengths: Numbers
+    logits: Floats
+    router_logits: Floats
 
 
 class OnnxRunner(PooledEngine[NDArray[np.float32]]):
@@ -44,7 +63,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
     Attributes:
         labels: Class names by index.
         widths: The widths by index.
-        policy: The routing policy; another one may be put here.
+        config: The description of the export.
     """
 
     def __init__(
@@ -63,9 +82,9 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
             InputError: If the directory holds no exported network, a broken one, or none of that width, or ONNX
                 Runtime is not installed.
         """
-        self._bundle = bundle = Bundle.read(folder)
-        self.labels, self.widths, self.policy = bundle.labels, bundle.widths, bundle.policy
-        self._index = None if width is None else _index_of(width, bundle)
+        self.config = bundle = Bundle.read(folder)
+        self.labels, self.widths = bundle.labels, bundle.widths
+        self._index = None if width is None else bundle.index_of(width)
         super().__init__(forced=width is not None or bundle.trunk is None, batch_tokens=batch_tokens, window=window)
         needed = range(len(bundle.tails)) if self._index is None else [self._index]
         try:
@@ -78,19 +97,104 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
             raise InputError(f"{folder}: can't be loaded ({first_line(error)}); export again") from error
         self._whole_tokenizer: Tokenizer | None = None
 
+    @property
+    def policy(self) -> RoutingPolicy:
+        """The routing policy; another one may be put here."""
+        return self.config.policy
+
+    @policy.setter
+    def policy(self, policy: RoutingPolicy) -> None:
+        self.config = replace(self.config, policy=policy)
+
+    @property
+    def version(self) -> str:
+        """ONNX Runtime's version."""
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
+
+    @property
+    def width(self) -> float | str | None:
+        """The sub-network that is forced, by its width or name."""
+        return None if self._index is None else self.config.keys[self._index]
+
+    def at_width(self, width: float | str) -> OnnxRunner:
+        """Make a runner of the same graphs that forces one sub-network, by its width or its name.
+
+        Raises:
+            InputError: If the network has none of that width, or this runner forces another one.
+        """
+        index = self.config.index_of(width)
+        if index not in self._tail_sessions:
+            raise InputError(f"width {width}: this runner forces {self.width}; make one without a width")
+        forced = copy.copy(self)
+        forced._index, forced._forced = index, True
+        return forced
+
+    def run_all(self, texts: Sequence[Text]) -> Iterator[AllLogits]:
+        """Run every sub-network on every text, in the windows and batches that :meth:`predict` begins with.
+
+        Args:
+            texts: All strings, or all pairs of strings.
+
+        Yields:
+            The answers of a batch.
+
+        Raises:
+            InputError: If this runner forces one sub-network.
+        """
+        if len(self._tail_sessions) < len(self.config.names):
+            raise InputError(f"this runner forces {self.width}; make one without a width")
+        texts = list(checked_texts(texts))
+        for start in range(0, len(texts), self.window):
+            tokens = self._tokenise(texts[start : start + self.window])
+            for rows in self._batches(np.argsort(-tokens.lengths, kind="stable"), tokens):
+                inputs = tokens.batch(rows)[0]
+                trunk = self._trunk_session is not None
+                router_logits, hidden = (
+                    self._router(inputs) if trunk else (np.zeros((len(rows), 1), np.float32), None)
+                )
+                networks = range(len(self.config.names))
+                logits = [self._logits(index, inputs, hidden) for index in networks]
+                yield AllLogits(start + rows, tokens.lengths[rows], np.stack(logits), router_logits)
+
+    def passes(self, text: Text) -> list[Callable[[], object]]:
+        """Prepare to answer one text: at each width, and last at the encoder's narrowest and then at full width."""
+        inputs = self._tokenise([text]).batch(np.zeros(1, np.int64))[0]
+        last = len(self.config.names) - 1
+        front = self.config.front
+
+        def run(*indices: int) -> None:
+            hidden = self._trunk(inputs, False)[0] if indices[0] >= front else None
+            for index in indices:
+                self._logits(index, inputs, hidden)
+
+        return [*(partial(run, index) for index in range(last + 1)), partial(run, front, last)]
+
+    def _router(self, inputs: dict[str, Numbers]) -> tuple[Floats, NDArray[np.float32]]:
+        assert self._trunk_session is not None
+        router_logits, hidden = self._trunk_session.run(["router_logits", "hidden"], inputs)
+        return router_logits, hidden
+
+    def _logits(self, index: int, inputs: dict[str, Numbers], hidden: NDArray[np.float32] | None) -> Floats:
+        """Run a sub-network, on the trunk's output if it reads that."""
+        if hidden is None or index < self.config.front:
+            return self._front(index, inputs)
+        return self._tail(index, hidden, inputs["attention_mask"] != 0)
+
     def _routing(self) -> Routing:
-        names = self._bundle.names
+        names = self.config.names
         policy = self.policy if self._index is None else RoutingPolicy(start=names[self._index])
-        return Routing(policy, self._bundle.problem_type, names, self._bundle.front, self._bundle.costs)
+        return Routing(policy, self.config.problem_type, names, self.config.front, self.config.costs)
 
     def _tokenise(self, window: list[Text]) -> Tokens:
-        limit, pairs = self._bundle.max_length, any(isinstance(text, tuple) for text in window)
+        limit, pairs = self.config.max_length, any(isinstance(text, tuple) for text in window)
         check_limit(limit, self._tokenizer.num_special_tokens_to_add(pairs), pairs)
         encoded = self._tokenizer.encode_batch_fast([self._cut(text) for text in window])
         values: dict[str, list[list[int]]] = {"input_ids": [row.ids for row in encoded]}
-        if "token_type_ids" in self._bundle.padding:
+        if "token_type_ids" in self.config.padding:
             values["token_type_ids"] = [row.type_ids for row in encoded]
-        return Tokens(values, self._bundle.padding)
+        return Tokens(values, self.config.padding)
 
     def _cut(self, text: Text) -> Text:
         if self._tokenizer.truncation is not None and self._tokenizer.truncation["direction"] != "right":
@@ -100,12 +204,13 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         return self._shortened(text)
 
     def _shortened(self, text: str) -> str:
-        return shortened(text, self._bundle.max_length, self._count)
+        return shortened(text, self.config.max_length, self._count)
 
     def _count(self, text: str, _most: int) -> int:
         if self._whole_tokenizer is None:  # the other one truncates
-            self._whole_tokenizer = Tokenizer.from_file(str(self._bundle.tokenizer))
-            self._whole_tokenizer.no_truncation()
+            whole = Tokenizer.from_file(str(self.config.tokenizer))
+            whole.no_truncation()
+            self._whole_tokenizer = whole  # when it is ready: other threads use it
         return len(self._whole_tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _front(self, index: int, inputs: dict[str, Numbers]) -> Floats:
@@ -120,12 +225,12 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         assert self._trunk_session is not None  # a dense model has nothing to pool
         if not routes:
             return self._trunk_session.run(["hidden"], inputs)[0], None
-        router_logits, hidden = self._trunk_session.run(["router_logits", "hidden"], inputs)
+        router_logits, hidden = self._router(inputs)
         return hidden, router_logits
 
     def _choose(self, policy: RoutingPolicy, router_logits: NDArray[np.float32], lengths: Numbers) -> Numbers:
-        relative = None if policy.cost_weight == 0 else relative_cost(self._bundle.costs.alone, lengths)
-        return choose_width(router_logits, relative, policy, self._bundle.names)  # type: ignore[no-any-return]
+        relative = None if policy.cost_weight == 0 else relative_cost(self.config.costs.alone, lengths)
+        return choose_width(router_logits, relative, policy, self.config.names)  # type: ignore[no-any-return]
 
     def _tail(self, index: int, hidden: NDArray[np.float32], real: Flags) -> Floats:
         feed = {"hidden": hidden, "attention_mask": real.astype(np.int64)}
@@ -143,12 +248,9 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
             cascade.begin(rows, self._choose(routing.policy, router_logits, inputs["attention_mask"].sum(axis=1)))
         # One input, or several that all run one sub-network.
         while (index := int(cascade.next_of(rows)[0])) >= 0:
-            if index < routing.front:
-                logits = self._front(index, inputs)
-            else:
-                hidden = self._trunk(inputs, False)[0] if hidden is None else hidden
-                logits = self._tail(index, hidden, inputs["attention_mask"] != 0)
-            cascade.put(index, rows, logits)
+            if index >= routing.front and hidden is None:
+                hidden = self._trunk(inputs, False)[0]
+            cascade.put(index, rows, self._logits(index, inputs, hidden))
 
 
 def _session(file: Path, threads: int | None, providers: Sequence[str]) -> Any:
@@ -164,11 +266,3 @@ def _session(file: Path, threads: int | None, providers: Sequence[str]) -> Any:
     # On a CPU an addition and a norm are faster apart than in the one operator that they would be fused to.
     disabled = ["SkipLayerNormFusion"] if list(providers) == ["CPUExecutionProvider"] else []
     return onnxruntime.InferenceSession(str(file), options, providers=list(providers), disabled_optimizers=disabled)
-
-
-def _index_of(width: float | str, bundle: Bundle) -> int:
-    keys = [*bundle.names[: bundle.front], *bundle.widths[bundle.front :]]
-    for known in (keys, bundle.names):
-        if width in known:
-            return known.index(width)  # type: ignore[arg-type]
-    raise InputError(f"width {width}: the exported network has {', '.join(map(str, keys))}; name one of them")

@@ -52,6 +52,8 @@ class PooledEngine(ABC, Generic[Array]):
 
     def __init__(self, *, forced: bool, batch_tokens: int, window: int) -> None:
         """Take over the settings."""
+        if type(batch_tokens) is not int or type(window) is not int:
+            raise InputError(f"batch_tokens {batch_tokens!r}, window {window!r}: have to be whole numbers")
         if batch_tokens < 1 or window < 1:
             raise InputError(f"batch_tokens {batch_tokens}, window {window}: have to be at least 1")
         self._forced = forced
@@ -155,6 +157,7 @@ class PooledEngine(ABC, Generic[Array]):
 
     def _read(self, window: list[Text]) -> tuple[Tokens, Numbers]:
         """Tokenise the distinct texts of a window, and tell which of them each text is."""
+        window = list(checked_texts(window))
         of = distinct(window)
         return self._tokenise([window[number] for number in first_of_each(of)]), of
 

@@ -55,12 +55,28 @@ def checked_texts(texts: Iterable[Text]) -> Iterator[Text]:
     """Pass texts on, and stop at what is none.
 
     Raises:
-        InputError: There, by its number, counted from 1.
+        InputError: If they are one text and no series, or none; or, at its turn, if one is no string and no pair of
+            strings, or a pair among single texts. The message counts from 1.
     """
+    if isinstance(texts, str | bytes | bytearray):
+        raise InputError("texts: is one text, whose letters would be answered one by one; give a list")
+    try:
+        source = iter(texts)
+    except TypeError as error:
+        raise InputError(f"texts: is a {type(texts).__name__}; give a list of texts") from error
+    return _each_checked(source)
+
+
+def _each_checked(texts: Iterator[Text]) -> Iterator[Text]:
+    wanted = 0
     for number, text in enumerate(texts, 1):
         parts = text if isinstance(text, tuple) else (text,)
-        if not all(isinstance(part, str) for part in parts) or len(parts) > 2:
+        if not all(isinstance(part, str) for part in parts) or len(parts) not in (1, 2):
             raise InputError(f"texts: number {number} is a {type(text).__name__}; give strings, or tuples of two")
+        wanted = wanted or len(parts)
+        if len(parts) != wanted:
+            kind = "a pair of texts" if len(parts) == 2 else "one text"
+            raise InputError(f"texts: number {number} is {kind}, unlike number 1; give all alike")
         yield text
 
 

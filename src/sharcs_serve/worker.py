@@ -68,7 +68,7 @@ def open_engine(folder: Path) -> tuple[PooledEngine[Any], Message, AbstractConte
     torch.set_num_threads(1)
     trained = open_model(folder)
     config = trained.model.config
-    names = class_names(trained.model)
+    names = class_names(trained.model.config)
     info = _info(folder, CONFIG_FILE, names, config.names, config.routing_policy, config.calibration)
     around = without_shape_cache(trained.model.device, trained.model.dtype)
     return InferenceEngine(trained.model, trained.tokenizer), info | {"routed": True}, around

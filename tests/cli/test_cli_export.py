@@ -66,6 +66,9 @@ def test_one_width_in_int8_is_a_dense_model(toys, tmp_path):
     assert {answer.width_index for answer in found} == {0}
     with pytest.raises(InputError, match=r"width 1\.0: the exported network has 0\.25"):
         OnnxRunner(tmp_path / "out", width=1.0)
+    succeeds("predict", tmp_path / "out", "--data", toys.test, "--output", tmp_path / "answers.csv")
+    rows = read_csv(tmp_path / "answers.csv")
+    assert [row["prediction"] for row in rows] == [runner.labels[a.class_index] for a in found]
 
 
 def test_an_output_that_is_in_use_is_refused(toys, tmp_path):

@@ -85,6 +85,16 @@ def test_evaluation_calibration_report_and_export_know_it(trained, tmp_path):
     assert config.routing_policy.start in ("recurrent", "compact")
     assert config.calibration["bound"] <= 0.1
     assert config.calibration["cost_ratio"] < 1
+    run = succeeds("evaluate", tmp_path / "export", "--data", folder / "held.csv", "--json", tmp_path / "same.json")
+    same = json.loads((tmp_path / "same.json").read_text())
+    for key in ("accuracy", "flops_ratio"):
+        assert same["routed"][key] == pytest.approx(report["routed"][key])
+        assert [w[key] for w in same["widths"]] == [pytest.approx(w[key]) for w in report["widths"]]
+    succeeds("calibrate", tmp_path / "export", "--data", tmp_path / "rows.csv", "--max-accuracy-drop", 0.1)
+    found = OnnxRunner(tmp_path / "export").config
+    assert found.policy == config.routing_policy
+    for key in ("cost_ratio", "bound", "disagreement"):
+        assert found.calibration[key] == pytest.approx(config.calibration[key])
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ class PlainEngine(PooledEngine[Any]):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def _tokenise(self, window: list[Text]) -> Tokens:
-        return tokens_of(window, self.tokenizer)
+        return tokens_of(window, self.tokenizer, self.tokenizer.model_max_length)
 
     def _routing(self) -> Routing:
         return Routing(RoutingPolicy(), self.model.config.problem_type, ["full"])

@@ -257,7 +257,7 @@ def flops_ratios(
     """Mean FLOPs of each contestant over the full network's."""
     config = trained.model.config
     names, policy = tuple(config.names), config.routing_policy
-    lengths = tokens_of(list(texts), trained.tokenizer).lengths
+    lengths = tokens_of(list(texts), trained.tokenizer, trained.tokenizer.model_max_length).lengths
     ratios = dict.fromkeys(answers, 1.0)
     for contestant, predictions in answers.items():
         if contestant.startswith(("width-", "routed")):

@@ -42,6 +42,8 @@ class Calibration:
         full_accuracy: Of the full network, or None.
         shares: Fraction of the inputs that each width answers.
         frontier: See :func:`sharcs.calibration.frontier.build_frontier`.
+        numbers: What the network computed in: ``float32``, ``int8``, ...
+        runtime: What ran it: ``torch`` or ``onnxruntime``.
         routed: The tested rows as the policy routes them.
         tested: The tested rows' indices.
     """
@@ -59,6 +61,8 @@ class Calibration:
     full_accuracy: float | None
     shares: list[float]
     frontier: list[dict[str, float | None]]
+    numbers: str
+    runtime: str
     routed: Routed = field(repr=False)
     tested: NDArray[np.int64] = field(repr=False)
 
@@ -138,6 +142,8 @@ def calibration_of(answers: AllAnswers, constraint: Constraint, choice: Choice) 
         full_accuracy=full_accuracy,
         shares=[float((routed.answered_by == index).mean()) for index in range(len(rows.names))],
         frontier=build_frontier(answers, choice.tried),
+        numbers=answers.numbers,
+        runtime=answers.runtime,
         routed=routed,
         tested=choice.tested,
     )

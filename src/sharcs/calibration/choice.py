@@ -73,6 +73,11 @@ class Constraint:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        if self.kind not in (*COSTS, *LOSSES):
+            raise InputError(f"kind {self.kind!r}: there is none; choose {', '.join((*COSTS, *LOSSES))}")
+        for name, value in ((self.kind, self.limit), ("confidence", self.confidence)):
+            if not isinstance(value, int | float):
+                raise InputError(f"`{name}` {value!r}: has to be a number")
         what = f"`{self.kind}` {self.limit:g}"
         if self.kind == "latency_ms":
             if not 0 < self.limit < math.inf:

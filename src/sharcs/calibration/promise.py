@@ -90,5 +90,7 @@ def promise_of(answers: AllAnswers, policy: RoutingPolicy, limit: Constraint | N
         names=list(answers.names),
         accuracies=right.tolist(),
         disagreement=differing / rows,
+        numbers=answers.numbers,
+        runtime=answers.runtime,
         **bounds,
     )

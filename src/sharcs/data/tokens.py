@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from sharcs.encoders.architectures import layers_config, position_count
 from sharcs.errors import InputError
 from sharcs_runtime.truncation import check_limit, shortened
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sharcs.data.texts import TextData
 
 TOKENISER_BATCH = 1000
+NO_LIMIT = 2**31 - 1  # the most that the tokenizers library counts
 _COPIES: weakref.WeakKeyDictionary[Any, dict[Any, tuple[Any, Any]]] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
 
@@ -52,7 +54,7 @@ def tokenise(
     import datasets
 
     limit = token_limit(tokenizer, max_length, with_pairs=data.pairs is not None)
-    labels = None if label2id is None else _label_ids(data, label2id)
+    labels = None if label2id is None else label_ids(data, label2id)
     chunks: dict[str, list[pa.Array]] = {}
     lengths: list[int] = []
     for start in range(0, len(data), TOKENISER_BATCH):
@@ -70,13 +72,19 @@ def tokenise(
     return datasets.Dataset(pa.table(result))
 
 
+def most_tokens(tokenizer: PreTrainedTokenizerBase, encoder_config: Any) -> int:
+    """Find the most tokens that an encoder takes: a tokenizer may know no limit, and say 10³⁰."""
+    positions = position_count(layers_config(encoder_config))
+    return min(tokenizer.model_max_length, NO_LIMIT if positions is None else positions)
+
+
 def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int, with_pairs: bool) -> int:
     """Find the most tokens that a row may have.
 
     Raises:
         InputError: If they leave no room for text.
     """
-    limit = min(max_length, tokenizer.model_max_length)
+    limit = min(max_length, tokenizer.model_max_length, NO_LIMIT)
     check_limit(limit, tokenizer.num_special_tokens_to_add(pair=with_pairs), with_pairs)
     return limit
 
@@ -108,7 +116,12 @@ def _copies(
         return known[state]
 
 
-def _label_ids(data: TextData, label2id: dict[str, int]) -> list[int]:
+def label_ids(data: TextData, label2id: dict[str, int]) -> list[int]:
+    """Number the labels of some texts.
+
+    Raises:
+        InputError: If there are none, or one is not in ``label2id``.
+    """
     if data.labels is None:
         raise InputError(f"{data.source}: the rows have no labels; name the column that has them with `label_column`")
     for index, label in enumerate(data.labels):

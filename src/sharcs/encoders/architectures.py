@@ -31,6 +31,15 @@ SIZE_ATTRIBUTES = ("all_head_size",)
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text")
 
 
+def position_count(config: PreTrainedConfig) -> int | None:
+    """Count the tokens that an encoder has positions for; None where its configuration sets no limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions or positions < 1:
+        return None
+    pad = getattr(config, "pad_token_id", None) or 0
+    return int(positions) - (pad + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """How one architecture differs. All names are those of modules below the task head, or inside a layer.

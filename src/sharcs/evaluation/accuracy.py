@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
     from sharcs.evaluation.answers import AllAnswers, Routed
     from sharcs.model.base import RoutedModel
+    from sharcs_runtime.onnx import OnnxRunner
     from sharcs_runtime.ways import Doubles, Numbers
 
 RANDOM_DRAWS = 20
 
 
 def accuracy_report(
-    model: RoutedModel,
+    model: RoutedModel | OnnxRunner,
     answers: AllAnswers,
     labels: ArrayLike,
     width: float | str | None = None,
@@ -32,8 +33,9 @@ def accuracy_report(
     """Compare the configured policy with the full network, random routing and an oracle.
 
     Args:
-        model: The routed network, for its widths and policy.
-        answers: From :func:`sharcs.evaluation.widths.run_all_widths`.
+        model: The routed network, or the runner of an export, for its widths and policy.
+        answers: From :func:`sharcs.evaluation.widths.run_all_widths`, or
+            :func:`sharcs.evaluation.exported.run_export`.
         labels: True classes, ``[inputs]``; of several labels, zeros and ones ``[inputs, labels]``, all of which have
             to be right.
         width: Routes every input to this width; by default the configured policy routes.
@@ -49,7 +51,8 @@ def accuracy_report(
         InputError: If the labels don't fit the answers.
     """
     answers = answers.labelled(labels)
-    policy = model.config.routing_policy
+    config = model.config
+    policy = config.routing_policy
     correct = answers.way_right[:, : len(answers.names)]
     costs, full_cost = answers.costs, float(answers.full_costs.mean())
     rows = np.arange(len(answers))
@@ -58,13 +61,13 @@ def accuracy_report(
         cost = float(routed.cost.mean())
         return {"accuracy": float(routed.right.mean()), "flops": cost, "flops_ratio": cost / full_cost}
 
-    chosen = policy if width is None else RoutingPolicy(start=answers.names[model.config.index_of(width)])
+    chosen = policy if width is None else RoutingPolicy(start=answers.names[config.index_of(width)])
     routed = answers.route([chosen])[0]
     draws = [float(correct[rows, drawn].mean()) for drawn in _random_routings(costs, routed, seed)]
     # The first that is right; the cheapest, which is the first, where none is.
     oracle = correct.argmax(axis=1)
     per_width = []
-    for index, known in enumerate(model.config.keys):
+    for index, known in enumerate(config.keys):
         here = routed.answered_by == index
         per_width.append(
             {

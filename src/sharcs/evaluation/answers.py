@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sharcs.errors import InputError
+from sharcs.evaluation.labels import checked_classes
 from sharcs.evaluation.routing import ways_taken
 from sharcs_runtime.policy import flops
 from sharcs_runtime.ways import Columns, Doubles, Flags, Numbers, Singles, Way, ways_of
@@ -47,6 +48,9 @@ class AllAnswers:
             None without labels, or where there are several.
         way_milliseconds: Of one input alone on each way, float64 ``[ways]``, if what an input takes is to be counted
             in milliseconds.
+        numbers: What the networks computed in: ``float32``, ``int8``, ...
+        runtime: What ran them: ``torch`` or ``onnxruntime``.
+        classes: Number of classes, if it is known.
     """
 
     names: tuple[str, ...]
@@ -61,6 +65,9 @@ class AllAnswers:
     labels: Numbers | None = None
     label_scores: Doubles | None = None
     way_milliseconds: Doubles | None = None
+    numbers: str = "float32"
+    runtime: str = "torch"
+    classes: int | None = None
 
     def __len__(self) -> int:
         """Return the number of inputs."""
@@ -158,11 +165,11 @@ class AllAnswers:
             int64 ``[inputs]``; of several labels, the number of each set, and −1 where no answer is like it.
 
         Raises:
-            InputError: If several labels have another shape or other values.
+            InputError: If they are of another shape or have other values.
         """
-        values = np.asarray(labels)
         if self.label_sets is None:
-            return values.astype(np.int64)
+            return checked_classes(labels, len(self), self.classes)
+        values = np.asarray(labels)
         count = self.label_sets.shape[1]
         if values.ndim != 2 or values.shape[1] != count or not np.isin(values, (0, 1)).all():
             raise InputError(

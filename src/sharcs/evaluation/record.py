@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharcs.evaluation.answers import AllAnswers
+from sharcs.evaluation.labels import checked_classes
 from sharcs_runtime.scores import MULTI_LABEL, blended, confidence, softmax
 from sharcs_runtime.ways import ways_of
 
@@ -29,6 +30,8 @@ def record_answers(
     signals: Collection[str] = ("probability",),
     labels: ArrayLike | None = None,
     max_length: int | None = None,
+    numbers: str = "float32",
+    runtime: str = "torch",
 ) -> AllAnswers:
     """Record answers; memory doesn't grow with the number of classes.
 
@@ -43,6 +46,8 @@ def record_answers(
         signals: Of how sure answers are of themselves, ``probability`` among them.
         labels: See :meth:`sharcs.evaluation.answers.AllAnswers.truth`; or None.
         max_length: The most tokens of any input, of those to come too; by default of these.
+        numbers: What the networks compute in.
+        runtime: What runs them.
 
     Raises:
         InputError: If the labels are of another form than the answers.
@@ -53,11 +58,16 @@ def record_answers(
     scores = {signal: np.zeros((count, len(ways)), np.float32) for signal in signals}
     router_logits = np.zeros((count, len(names)), np.float32)
     label_scores = None if labels is None or several else np.zeros((count, len(names)))
-    numbers: dict[bytes, int] = {}
+    truth = np.zeros(0, np.int64) if labels is None or several else checked_classes(labels, count)
+    known_sets: dict[bytes, int] = {}
+    classes: int | None = None
     for rows, logits, routing in batches:
+        if len(truth) and classes is None:
+            checked_classes(truth, count, logits.shape[-1])  # the first answers say how many there are
+        classes = logits.shape[-1]
         router_logits[rows] = routing
         if label_scores is not None:
-            true = np.asarray(labels)[None, rows, None]
+            true = truth[None, rows, None]
             label_scores[rows] = np.take_along_axis(softmax(logits), true, axis=-1)[..., 0].T
         at_hand: dict[Way, Singles] = {}
         for column, way in enumerate(ways):
@@ -65,7 +75,7 @@ def record_answers(
             if way[:-1]:
                 answer = blended(answer, at_hand[way[:-1]], blend, problem_type)
             at_hand[way] = answer
-            predictions[rows, column] = _number_sets(answer > 0, numbers) if several else answer.argmax(axis=-1)
+            predictions[rows, column] = _number_sets(answer > 0, known_sets) if several else answer.argmax(axis=-1)
             for signal, values in scores.items():
                 values[rows, column] = confidence(answer, problem_type, signal)
     record = AllAnswers(
@@ -77,8 +87,11 @@ def record_answers(
         cost_coefficients=cost_coefficients,
         max_length=int(lengths.max(initial=0)) if max_length is None else max_length,
         blend=blend,
-        label_sets=np.stack([np.frombuffer(known, np.bool_) for known in numbers]) if several else None,
+        label_sets=np.stack([np.frombuffer(known, np.bool_) for known in known_sets]) if several else None,
         label_scores=label_scores,
+        numbers=numbers,
+        runtime=runtime,
+        classes=None if several else classes,
     )
     return record if labels is None else record.labelled(labels)
 

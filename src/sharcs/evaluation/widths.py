@@ -76,6 +76,7 @@ def run_all_widths(
         signals={"probability", policy.signal},
         labels=labels,
         max_length=max_length,
+        numbers=str(model.dtype).removeprefix("torch."),
     )
 
 

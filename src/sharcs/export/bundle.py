@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
+from sharcs.data.tokens import most_tokens
 from sharcs.errors import InputError
 from sharcs.export.onnx import Dense, Front, Tail, Trunk, check_graph, require_onnx, to_int8, write_graph
 from sharcs.files import claimed, write_json, written
@@ -26,11 +28,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from sharcs.data.texts import Columns
     from sharcs.model.text import SharcsForSequenceClassification
 
 EXAMPLE = (3, 7)  # inputs and tokens that a graph is traced with
 CHECKED = ((1, 2), (2, 9), (5, 4))
-MOST_TOKENS = 2**31 - 1  # a tokenizer without a limit says 10³⁰
 
 
 def check_export_path(output: Path) -> None:
@@ -60,6 +62,7 @@ def export_model(
     *,
     width: float | str | None = None,
     int8: bool = False,
+    columns: Columns | None = None,
     on_graph: Callable[[int], None] | None = None,
 ) -> None:
     """Write a directory that :class:`sharcs_runtime.OnnxRunner` runs.
@@ -69,7 +72,9 @@ def export_model(
         tokenizer: Its tokenizer.
         output: A directory that doesn't exist, or an empty one. It is written beside and renamed.
         width: Writes this width as one dense model, from tokens to logits; by default trunk and tails are written.
-        int8: Whether ONNX Runtime quantises the graphs.
+        int8: Whether ONNX Runtime quantises the graphs. What is promised of the policy was then tested with other
+            numbers; ``sharcs calibrate`` on the export tests these.
+        columns: The column names of the training data, for commands that read tables.
         on_graph: Called with 1 after each graph, for a progress bar.
 
     Raises:
@@ -91,8 +96,8 @@ def export_model(
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             _write_graphs(_plain_copy(model), _inputs_of(tokenizer), staging, index, on_graph)
-            _write_tokenizer(backend, tokenizer, staging)
-            _write_description(model, tokenizer, staging, index)
+            _write_tokenizer(backend, tokenizer, staging, most_tokens(tokenizer, model.config.encoder))
+            _write_description(model, tokenizer, staging, index, columns)
             if int8:
                 quantise(staging)
             staging.replace(target)
@@ -186,12 +191,10 @@ def _continuing(model: SharcsForSequenceClassification, tokens: dict[str, Tensor
     return {"hidden": model.run_trunk(**tokens).hidden, "attention_mask": tokens["attention_mask"]}
 
 
-def _write_tokenizer(backend: Tokenizer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _write_tokenizer(backend: Tokenizer, tokenizer: PreTrainedTokenizerBase, folder: Path, most: int) -> None:
     own = Tokenizer.from_str(backend.to_str())
     own.no_padding()
-    own.enable_truncation(
-        min(tokenizer.model_max_length, MOST_TOKENS), strategy="longest_first", direction=tokenizer.truncation_side
-    )
+    own.enable_truncation(most, strategy="longest_first", direction=tokenizer.truncation_side)
     own.save(str(folder / TOKENIZER_FILE))
 
 
@@ -200,6 +203,7 @@ def _write_description(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     index: int | None,
+    columns: Columns | None,
 ) -> None:
     config = model.config
     width = None if index is None else config.keys[index]
@@ -217,8 +221,11 @@ def _write_description(
         "labels": [str(name) for name in names.values()],
         "problem_type": config.problem_type,
         "policy": (config.routing_policy if index is None else RoutingPolicy()).to_dict(),
-        "calibration": None if index is not None else kept_of(config.calibration),
-        "max_length": min(tokenizer.model_max_length, MOST_TOKENS),
+        # With what they were tested with. A dense model routes nothing.
+        "promise": config.promise if index is None else None,
+        "calibration": kept_of(config.calibration) if index is None else None,
+        "columns": None if columns is None else asdict(columns),
+        "max_length": most_tokens(tokenizer, config.encoder),
         "padding": {name: padding[name] for name in _inputs_of(tokenizer)},
         "trunk": {"graph": first[0]} if first else None,
         # Costs are c₀, c₁ and c₂ of c₀ + c₁·T + c₂·T² FLOPs for T tokens.
@@ -243,5 +250,18 @@ def _write_description(
 
 def kept_of(calibration: dict[str, Any] | None) -> dict[str, Any] | None:
     """Take of a calibration what serving needs: its limit, its rungs, and the policy of each budget."""
-    kept = ("kind", "limit", "confidence", "per_class", "met", "bound", "cost_ratio", "ladder", "frontier")
+    kept = (
+        "kind",
+        "limit",
+        "confidence",
+        "per_class",
+        "met",
+        "bound",
+        "cost_ratio",
+        "ladder",
+        "frontier",
+        "policy",
+        "numbers",
+        "runtime",
+    )
     return calibration and {name: calibration[name] for name in kept if name in calibration}

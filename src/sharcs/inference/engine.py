@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sharcs.data.tokens import encode, token_limit
+from sharcs.data.tokens import encode, most_tokens, token_limit
 from sharcs.inference.pool import Pool
 from sharcs.model.cost import relative_cost
 from sharcs.tasks.labels import require_one_label
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from sharcs.config import SharcsConfig
     from sharcs.model.text import SharcsForSequenceClassification
     from sharcs_runtime.cascade import Cascade
     from sharcs_runtime.policy import Floats, RoutingPolicy
@@ -38,11 +39,11 @@ def batch_tokens_on(device: torch.device) -> int:
     return BATCH_TOKENS if device.type == "cpu" else 2 * BATCH_TOKENS
 
 
-def tokens_of(window: list[Text], tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """Tokenise texts, or pairs of them, truncated to the tokenizer's ``model_max_length``."""
+def tokens_of(window: list[Text], tokenizer: PreTrainedTokenizerBase, most: int) -> Tokens:
+    """Tokenise texts, or pairs of them, truncated to ``most`` tokens."""
     texts = [text[0] if isinstance(text, tuple) else text for text in window]
     pairs = [text[1] for text in window if isinstance(text, tuple)] or None
-    limit = token_limit(tokenizer, tokenizer.model_max_length, with_pairs=pairs is not None)
+    limit = token_limit(tokenizer, most, with_pairs=pairs is not None)
     encoded = encode(tokenizer, texts, pairs, limit)
     padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
     return Tokens({name: encoded[name] for name in MODEL_INPUTS if name in encoded}, padding)
@@ -57,7 +58,8 @@ class InferenceEngine(PooledEngine[Tensor]):
 
     Args:
         model: The routed network; it is put into evaluation mode and prepared for inference.
-        tokenizer: Its tokenizer; texts are cut to its ``model_max_length`` tokens.
+        tokenizer: Its tokenizer; texts are cut to its ``model_max_length`` tokens, or to the encoder's positions
+            where these are fewer.
         width: Forces one sub-network, by its width or its name; by default the configured policy routes.
         batch_tokens: Tokens of a batch, padding included. A longer input is a batch of its own. By default 2,048 on a
             CPU and 4,096 elsewhere.
@@ -79,14 +81,19 @@ class InferenceEngine(PooledEngine[Tensor]):
             InputError: If the network has no such width, or doesn't name one class for each input.
         """
         require_one_label(model.problem_type, "InferenceEngine")
-        batch_tokens = batch_tokens or batch_tokens_on(model.device)
+        batch_tokens = batch_tokens_on(model.device) if batch_tokens is None else batch_tokens
         super().__init__(forced=width is not None, batch_tokens=batch_tokens, window=window)
         self.model = model
         self.tokenizer = tokenizer
         self.width = None if width is None else model.config.keys[model.config.index_of(width)]
 
+    @property
+    def config(self) -> SharcsConfig:
+        """The model's configuration."""
+        return self.model.config
+
     def _tokenise(self, window: list[Text]) -> Tokens:
-        return tokens_of(window, self.tokenizer)
+        return tokens_of(window, self.tokenizer, most_tokens(self.tokenizer, self.model.config.encoder))
 
     @torch.inference_mode()
     def _steps(

@@ -15,10 +15,12 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from sharcs.data.texts import Columns
+from sharcs.data.tokens import most_tokens
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.files import claimed, is_lock, write_json
 from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.tasks.labels import require_one_label
+from sharcs_runtime.bundle import DESCRIPTION_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +74,8 @@ def open_model(folder: str | Path) -> TrainedModel:
         if not os.access(path, os.R_OK):
             raise InputError(f"{path}: can't be read (permission denied); ask its owner for the right to")
     if not (folder / CONFIG_FILE).is_file():
+        if (folder / DESCRIPTION_FILE).is_file():
+            raise InputError(f"{folder}: is an export; give the directory that it was exported from")
         if (folder / SETTINGS_FILE).is_file():
             raise InputError(f"{folder}: its training is not finished; finish it by 'sharcs train' with `resume`")
         raise InputError(f"{folder}: is no model (no {CONFIG_FILE}); give the `output` directory of 'sharcs train'")
@@ -101,6 +105,7 @@ def open_model(folder: str | Path) -> TrainedModel:
         raise InputError(f"{folder}: its weights lack {missing}; train again")
     require_one_label(model.problem_type, f"{folder}")
     check_finite(model, f"{folder}")
+    tokenizer.model_max_length = most_tokens(tokenizer, model.config.encoder)
     model.to(best_device())  # type: ignore[arg-type]
     return TrainedModel(model.train(False), tokenizer, _columns(folder))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,15 +19,18 @@ from sharcs.data.texts import Columns, checked_texts, pair_column
 from sharcs.errors import InputError
 from sharcs.files import is_lock, written
 from sharcs.inference.engine import InferenceEngine
+from sharcs.inference.exported import ExportedModel
 from sharcs.inference.record import AnswerRecord, recorded
 from sharcs.subnetworks.onednn import without_shape_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sharcs.config import SharcsConfig
     from sharcs.inference.folder import TrainedModel
-    from sharcs.model.text import SharcsForSequenceClassification
     from sharcs_runtime.answers import Answers
+    from sharcs_runtime.bundle import Bundle
+    from sharcs_runtime.onnx import OnnxRunner
     from sharcs_runtime.tokens import Text
 
 
@@ -105,7 +108,7 @@ def open_texts(source: str, columns: Columns, encoding: str | None = None) -> Te
 
 
 def predict_table(
-    trained: TrainedModel,
+    trained: TrainedModel | ExportedModel,
     folder: Path,
     stream: TextStream,
     output: Path,
@@ -124,7 +127,7 @@ def predict_table(
     where that keeps memory flat: see :mod:`sharcs.subnetworks.onednn`.
 
     Args:
-        trained: Model and tokenizer.
+        trained: Model and tokenizer, or an export.
         folder: Where they are from.
         stream: The texts.
         output: A path that ``check_output_path`` accepts.
@@ -139,19 +142,28 @@ def predict_table(
     Raises:
         InputError: If the input is malformed, or the output can't be written, or another process is writing it.
     """
-    engine = InferenceEngine(trained.model, trained.tokenizer, width=width)
+    engine = _engine(trained, width)
     settings = _settings(engine, folder, scores)
-    added = added_columns(engine.model, scores)
+    added = added_columns(engine.config, scores)
     again = "make room, and the same command goes on from the rows that are answered"
-    device, dtype = trained.model.device, trained.model.dtype
-    with written(f"{output}", again), recorded(output) as record, without_shape_cache(device, dtype):
+    steady: AbstractContextManager[None] = nullcontext()
+    if not isinstance(trained, ExportedModel):
+        steady = without_shape_cache(trained.model.device, trained.model.dtype)
+    with written(f"{output}", again), recorded(output) as record, steady:
         reused = _answer(engine, settings, record, stream, on_rows or (lambda _: None), added)
         _join(engine, settings, record, stream, output, added)
     return reused
 
 
+def _engine(trained: TrainedModel | ExportedModel, width: float | str | None) -> InferenceEngine | OnnxRunner:
+    """Make what answers a stream."""
+    if not isinstance(trained, ExportedModel):
+        return InferenceEngine(trained.model, trained.tokenizer, width=width)
+    return trained.model if width is None else trained.model.at_width(width)
+
+
 def _answer(
-    engine: InferenceEngine,
+    engine: InferenceEngine | OnnxRunner,
     settings: str,
     record: AnswerRecord,
     stream: TextStream,
@@ -176,17 +188,16 @@ def _answer(
 
     with closing(engine.answer_windows(unanswered())) as windows:
         for answers in windows:
-            columns = _columns_of(answers, engine.model)
+            columns = _columns_of(answers, engine.config)
             written = {name: columns[name] for name in added.names}
             record.write(*waiting.popleft(), pa.Table.from_pydict(written, schema=added))
             on_rows(len(answers))
     return reused
 
 
-def _columns_of(answers: Answers, model: SharcsForSequenceClassification) -> dict[str, list[Any]]:
+def _columns_of(answers: Answers, config: SharcsConfig | Bundle) -> dict[str, list[Any]]:
     """Write answers as columns, all that there may be."""
-    config = model.config
-    names = class_names(model)
+    names = class_names(config)
     predictions = answers.predictions()
     columns: dict[str, list[Any]] = {
         "prediction": [names[answer.class_index] for answer in predictions],
@@ -199,7 +210,7 @@ def _columns_of(answers: Answers, model: SharcsForSequenceClassification) -> dic
 
 
 def _join(
-    engine: InferenceEngine,
+    engine: InferenceEngine | OnnxRunner,
     settings: str,
     record: AnswerRecord,
     stream: TextStream,
@@ -225,16 +236,16 @@ def _join(
 ADDED_COLUMNS = pa.schema([("prediction", pa.string()), ("score", pa.float64()), ("width", pa.float64())])
 
 
-def class_names(model: SharcsForSequenceClassification) -> list[str]:
+def class_names(config: SharcsConfig | Bundle) -> list[str]:
     """List the classes' names by index."""
-    return [str(name) for _, name in sorted((model.config.id2label or {}).items(), key=lambda pair: int(pair[0]))]
+    return [str(name) for _, name in sorted((config.id2label or {}).items(), key=lambda pair: int(pair[0]))]
 
 
-def added_columns(model: SharcsForSequenceClassification, scores: bool = False) -> pa.Schema:
+def added_columns(config: SharcsConfig | Bundle, scores: bool = False) -> pa.Schema:
     """List the columns of an answer; a width says nothing of what stands in front of the encoder, and a name does."""
-    fields = list(ADDED_COLUMNS) + ([pa.field("sub_network", pa.string())] if model.tail.front else [])
+    fields = list(ADDED_COLUMNS) + ([pa.field("sub_network", pa.string())] if config.front_count else [])
     if scores:
-        fields += [pa.field(f"score_{name}", pa.float64()) for name in class_names(model)]
+        fields += [pa.field(f"score_{name}", pa.float64()) for name in class_names(config)]
     return pa.schema(fields)
 
 
@@ -243,7 +254,7 @@ def _fingerprint(settings: str, texts: list[Text]) -> str:
     return hashlib.sha256(f"{settings}\n{texts!r}".encode()).hexdigest()
 
 
-def _settings(engine: InferenceEngine, folder: Path, scores: bool) -> str:
+def _settings(engine: InferenceEngine | OnnxRunner, folder: Path, scores: bool) -> str:
     """Collect what answers depend on besides the texts."""
     files = {}
     for path in sorted(folder.iterdir()):
@@ -256,9 +267,12 @@ def _settings(engine: InferenceEngine, folder: Path, scores: bool) -> str:
         "scores": scores,
         "window": engine.window,
         "batch_tokens": engine.batch_tokens,
-        "device": engine.model.device.type,
         "versions": {name: metadata.version(name) for name in ("sharcs", "torch", "transformers", "tokenizers")},
     }
+    if isinstance(engine, InferenceEngine):
+        settings["device"] = engine.model.device.type
+    else:
+        settings["runtime"] = engine.version
     return json.dumps(settings, sort_keys=True)
 
 

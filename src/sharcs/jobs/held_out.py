@@ -6,15 +6,13 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from transformers import DataCollatorWithPadding
-
 from sharcs.calibration.calibrate import calibrate
 from sharcs.calibration.promise import LEAST_ROWS, choose_default, halves, promise_of
 from sharcs.data.sampling import sampled_rows
 from sharcs.data.texts import Columns, TextData, load_texts
 from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
-from sharcs.evaluation.widths import run_all_widths
+from sharcs.jobs.answers import all_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,14 +104,11 @@ def choose_policy(trained: TrainedModel, held_out: TextData, seed: int, limit: C
         limit: What the policy has to keep; None for the cheapest that loses nothing. If none keeps it, every input
             goes through the full network, with a warning.
     """
-    model, tokenizer = trained.model, trained.tokenizer
-    known = model.config.class_indices
-    rows = tokenise(held_out, tokenizer, max_length=tokenizer.model_max_length, label2id=known)
-    answers = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), labels=rows["labels"])
+    answers = all_answers(trained, held_out, labelled=True)
     promise = choose_default(answers, seed) if limit is None else _kept(limit, answers, trained, seed)
     if promise is not None:
-        model.config.policy = dict(promise.policy)
-        model.config.promise = promise.record()
+        config = trained.model.config
+        config.policy, config.promise = dict(promise.policy), promise.record()
 
 
 def _kept(limit: Constraint, answers: AllAnswers, trained: TrainedModel, seed: int) -> Promise:

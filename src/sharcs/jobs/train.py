@@ -13,8 +13,7 @@ from transformers import AutoConfig, DataCollatorWithPadding, PrinterCallback
 from sharcs.config import SharcsConfig
 from sharcs.data.named import MINILM, encoder_location
 from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, fingerprint, label_names, load_texts
-from sharcs.data.tokens import tokenise
-from sharcs.encoders.architectures import POSITIONS_AFTER_PADDING
+from sharcs.data.tokens import most_tokens, tokenise
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.files import written
 from sharcs.inference import folder as artifacts
@@ -258,11 +257,7 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
             f"`model` {job.model}: its tokenizer has {len(tokenizer)} tokens, but it has {embeddings} embeddings; "
             "save it with its own tokenizer"
         )
-    positions = getattr(config, "max_position_embeddings", None) or job.max_length
-    # RoBERTa and its kin number positions from the padding token's id on.
-    pad = getattr(config, "pad_token_id", None) or 0
-    reserved = pad + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
-    max_length = min(job.max_length, positions - reserved, tokenizer.model_max_length)
+    max_length = min(job.max_length, most_tokens(tokenizer, config))
     tokenizer.model_max_length = max_length
     return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
 

@@ -22,6 +22,7 @@ from sharcs.model.passes import RoutedPasses
 from sharcs.model.router import Router
 from sharcs.model.tail import RoutedTail
 from sharcs.spec import FIRST, MEAN, OWN, front_spec
+from sharcs.stored import class_names
 from sharcs.subnetworks.build import make_front, make_subnetwork
 from sharcs.tasks.labels import task_of
 
@@ -198,7 +199,7 @@ class RoutedModel(RoutedPasses):
         router_layer: int | None = None,
         weights: str = OWN,
         num_labels: int | None = None,
-        id2label: dict[int, str] | None = None,
+        id2label: dict[int, str] | list[str] | None = None,
         problem_type: str | None = None,
         **kwargs: Any,
     ) -> Self:
@@ -227,6 +228,7 @@ class RoutedModel(RoutedPasses):
         """
         task: dict[str, Any] = {"problem_type": problem_type} if problem_type else {}
         if id2label is not None:
+            id2label = class_names(id2label)
             task |= {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
         elif num_labels is not None:
             task |= {"num_labels": num_labels}

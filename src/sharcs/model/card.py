@@ -86,4 +86,5 @@ def _evidence(config: SharcsConfig) -> str:
         return f"No policy kept a {limit} on {calibration['rows_tested']:,} rows: every input runs the full network."
     observed = f"{calibration['observed']:.4g} was observed on {calibration['rows_tested']:,} rows"
     cost = f"at {100 * calibration['cost_ratio']:.1f}% of the full network's FLOPs"
-    return f"It keeps a {limit} with confidence {calibration['confidence']:g}: {observed}, {cost}."
+    tested = "in {} on {}".format(calibration.get("numbers", "float32"), calibration.get("runtime", "torch"))
+    return f"It keeps a {limit} with confidence {calibration['confidence']:g}: {observed}, {cost}, {tested}."

@@ -47,6 +47,11 @@ class RoutedNetwork(PreTrainedModel):
     _tail: list[RoutedTail]
 
     @property
+    def num_labels(self) -> int:
+        """How many classes, or numbers, an answer has."""
+        return int(self.config.num_labels or 0)
+
+    @property
     def tail(self) -> RoutedTail:
         """The routed tail: router, layers k+1..L and sub-networks."""
         return self._tail[0]

@@ -1,0 +1,66 @@
+"""What every sub-network says about every text, of a trained model or of an export."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from transformers import DataCollatorWithPadding
+
+from sharcs.calibration.latency import measure_export_times, measure_times
+from sharcs.data.tokens import label_ids, tokenise
+from sharcs.evaluation.exported import run_export
+from sharcs.evaluation.widths import run_all_widths
+from sharcs.inference.exported import ExportedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sharcs.data.texts import TextData
+    from sharcs.evaluation.answers import AllAnswers
+    from sharcs.inference.folder import TrainedModel
+    from sharcs_runtime.tokens import Text
+
+
+def all_answers(
+    network: TrainedModel | ExportedModel,
+    data: TextData,
+    *,
+    labelled: bool,
+    blend: float | None = None,
+    timed: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> AllAnswers:
+    """Run every text at every width, in the numbers and on the runtime that the network is served with.
+
+    Args:
+        network: A trained model, or an export.
+        data: The texts.
+        labelled: Whether labels are recorded, too.
+        blend: Weight of the answer at hand where an input escalates; by default the policy's.
+        timed: Whether milliseconds are measured, too.
+        on_batch: Called with the number of inputs after each batch, for a progress bar.
+
+    Raises:
+        InputError: If a label is none of the network's classes, or is missing, or an export has no full network.
+    """
+    known = network.model.config.class_indices
+    if isinstance(network, ExportedModel):
+        labels = label_ids(data, known) if labelled else None
+        texts: Sequence[Text] = data.texts if data.pairs is None else list(zip(data.texts, data.pairs, strict=True))
+        answers = run_export(network.model, texts, on_batch, blend, labels)
+        return replace(answers, way_milliseconds=measure_export_times(network.model, texts)) if timed else answers
+    model, tokenizer = network.model, network.tokenizer
+    longest = tokenizer.model_max_length
+    rows = tokenise(data, tokenizer, max_length=longest, label2id=known if labelled else None)
+    collate = DataCollatorWithPadding(tokenizer)
+    answers = run_all_widths(
+        model,
+        rows,
+        collate,
+        on_batch=on_batch,
+        blend=blend,
+        labels=rows["labels"] if labelled else None,
+        max_length=longest,
+    )
+    return replace(answers, way_milliseconds=measure_times(model, rows, collate)) if timed else answers
