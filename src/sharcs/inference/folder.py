@@ -136,7 +136,7 @@ def check_finite(model: SharcsForSequenceClassification, where: str) -> None:
 
 @contextmanager
 def claimed_folder(folder: Path) -> Iterator[None]:
-    """Keep others from training into a directory; see :func:`sharcs.files.claimed`.
+    """Keep others from training into a directory; see :func:`sharcs_runtime.files.claimed`.
 
     Raises:
         InputError: If it is a file, or can't be written, or another process is writing it.
