@@ -34,9 +34,32 @@ def serve(
     ] = 5.0,
     max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a body, at most.")] = 2_000_000,
     max_inputs: Annotated[int, typer.Option("--max-inputs", help="Texts of a request, at most.")] = 32,
-    body_seconds: Annotated[float, typer.Option("--body-seconds", help="In which a body has to be there.")] = 10.0,
+    body_seconds: Annotated[
+        float, typer.Option("--body-seconds", help="In which a body has to be there, or the head of a request.")
+    ] = 10.0,
+    max_connections: Annotated[
+        str,
+        typer.Option("--max-connections", help="Open at once; auto is 10000, or what open files are allowed."),
+    ] = "auto",
+    check_share: Annotated[
+        float, typer.Option("--check-share", help="Share of the texts that the full network is asked about, too.")
+    ] = 0.0,
+    monitor_file: Annotated[
+        Path | None, typer.Option("--monitor-file", help="Keeps over restarts what --check-share has counted.")
+    ] = None,
+    shadow: Annotated[
+        Path | None,
+        typer.Option(
+            "--shadow",
+            metavar="FILE_OR_FOLDER",
+            help="Another calibration of the same networks: how often would it answer otherwise?",
+        ),
+    ] = None,
 ) -> None:
-    """Answer texts over HTTP; under load, narrower rungs answer before a request is refused."""
+    """Answer texts over HTTP; under load, narrower rungs answer before a request is refused.
+
+    SIGHUP loads MODEL_OR_EXPORT again, without a pause; SIGTERM ends it after --drain-seconds.
+    """
     if brown_out not in ("ladder", "off"):
         raise InputError(f"--brown-out {brown_out}: has to be ladder or off")
     if (tls_cert is None) != (tls_key is None):
@@ -45,15 +68,21 @@ def serve(
         raise InputError(f"{folder}: no such directory; give a model or an export")
     if deadline_ms <= 0 or body_seconds <= 0 or min(max_body, max_inputs) < 1 or drain_seconds < 0:
         raise InputError("--deadline-ms, --body-seconds, --max-body, --max-inputs: have to be above 0")
+    if not 0 <= check_share <= 1:
+        raise InputError(f"--check-share {check_share:g}: has to be from 0 to 1, like 0.05")
+    if check_share == 0 and (monitor_file or shadow):
+        raise InputError("--monitor-file, --shadow: need a share of the texts to check; add --check-share 0.05")
     try:
+        from sharcs_serve.connections import connection_limit
         from sharcs_serve.run import read_keys, run, usable_cpus
-        from sharcs_serve.service import Settings
+        from sharcs_serve.settings import Settings
     except ImportError as error:
         raise MissingPackageError(error, "serve") from error
 
+    processes = _number("--workers", workers) or usable_cpus()
     settings = Settings(
         folder,
-        workers=_workers(workers, usable_cpus()),
+        workers=processes,
         deadline_ms=deadline_ms,
         brown_out=brown_out == "ladder",
         pairs=pairs,
@@ -61,13 +90,17 @@ def serve(
         max_body=max_body,
         max_inputs=max_inputs,
         body_seconds=body_seconds,
+        max_connections=connection_limit(_number("--max-connections", max_connections), processes),
+        check_share=check_share,
+        monitor_file=monitor_file,
+        shadow=shadow,
     )
     run(settings, host, port, drain_seconds, (tls_cert, tls_key))
 
 
-def _workers(text: str, usable: int) -> int:
+def _number(option: str, text: str) -> int | None:
     if text == "auto":
-        return usable
+        return None
     if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--workers {text}: has to be auto, or a number of at least 1")
+        raise InputError(f"{option} {text}: has to be auto, or a number of at least 1")
     return int(text)

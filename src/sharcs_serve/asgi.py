@@ -20,7 +20,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sharcs_runtime.errors import InputError
-from sharcs_serve.service import RefusedError, Service, Settings
+from sharcs_serve.service import RefusedError, Service
+from sharcs_serve.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,7 +39,7 @@ def create_app(service: Service) -> Starlette:
         if not service.pool.ready:
             await service.start()
         yield
-        await service.pool.stop()
+        await service.stop()
 
     def route(path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str = "POST") -> Route:
         async def guarded(request: Request) -> Response:

@@ -74,31 +74,30 @@ def read_classify(body: Json) -> Asked:
     return Asked(texts, "vllm", **_own(body))
 
 
-def write(asked: Asked, answers: list[Json], info: Json) -> Json:
+def write(asked: Asked, answers: list[Json]) -> Json:
     """Write answers in the form of the request.
 
     Args:
         asked: The request.
-        answers: For each text ``probabilities``, ``answered_by``, ``start``, ``tokens``, ``cost``, ``rung``.
-        info: What is known of the network.
+        answers: For each text ``probabilities``, ``answered_by``, ``start``, ``tokens``, ``cost``, ``rung``, and
+            ``info`` of the network.
     """
-    labels = info["labels"]
     if asked.form == "vllm":
-        return _vllm(asked, answers, info)
+        return _vllm(asked, answers)
     lists = []
     for answer in answers:
-        shares = answer["probabilities"]
+        shares, labels = answer["probabilities"], answer["info"]["labels"]
         ranked = sorted(range(len(shares)), key=lambda index: -shares[index])[: asked.top_k]
         entries = [{"label": labels[index], "score": shares[index]} for index in ranked]
         if asked.details:
-            entries[0] |= details_of(answer, info)
+            entries[0] |= details_of(answer)
         lists.append(entries)
     return lists[0] if asked.form == "flat" else lists
 
 
-def details_of(answer: Json, info: Json) -> Json:
+def details_of(answer: Json) -> Json:
     """Say who answered, and at what cost."""
-    names = info["sub_networks"]
+    names = answer["info"]["sub_networks"]
     return {
         "sub_network": names[answer["answered_by"]],
         "start": names[answer["start"]],
@@ -109,17 +108,18 @@ def details_of(answer: Json, info: Json) -> Json:
     }
 
 
-def _vllm(asked: Asked, answers: list[Json], info: Json) -> Json:
+def _vllm(asked: Asked, answers: list[Json]) -> Json:
     data = []
     for index, answer in enumerate(answers):
         shares = answer["probabilities"]
         best = max(range(len(shares)), key=shares.__getitem__)
-        entry = {"index": index, "label": info["labels"][best], "probs": shares, "num_classes": len(shares)}
-        data.append(entry | (details_of(answer, info) if asked.details else {}))
+        label = answer["info"]["labels"][best]
+        entry = {"index": index, "label": label, "probs": shares, "num_classes": len(shares)}
+        data.append(entry | (details_of(answer) if asked.details else {}))
     tokens = sum(answer["tokens"] for answer in answers)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
     about = {"id": f"classify-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
-    return about | {"model": info["model"], "data": data, "usage": usage}
+    return about | {"model": answers[0]["info"]["model"], "data": data, "usage": usage}
 
 
 def _object(body: Json) -> dict[str, Json]:

@@ -25,6 +25,19 @@ HELP = {
     "sharcs_queue_texts": "Texts that wait.",
     "sharcs_brownout_rung": "The rung that texts are answered by; 0 is the calibrated policy.",
     "sharcs_workers_ready": "Engine processes that are ready.",
+    "sharcs_connections": "Connections that are open.",
+    "sharcs_connections_refused_total": "Connections refused because too many were open.",
+    "sharcs_drift_seen_total": "Texts answered by a rung, of which a share is checked.",
+    "sharcs_drift_checked_total": "Texts of a rung that the full network was asked about, too.",
+    "sharcs_drift_disagreements_total": "Those of them that it answers otherwise.",
+    "sharcs_drift_estimate": "Share of a rung's answers that the full network answers otherwise.",
+    "sharcs_drift_lower_bound": "What that share is above, at the promise's confidence.",
+    "sharcs_drift_alarm": "1 once a rung's limit of disagreement has been refuted.",
+    "sharcs_shadow_checked_total": "Texts that the shadow was asked about.",
+    "sharcs_shadow_otherwise_total": "Those of them that it answers otherwise than the first rung.",
+    "sharcs_shadow_cost_sum": "Cost of the shadow's answers, each over the full network's.",
+    "sharcs_checks_waiting": "Texts that wait to be checked.",
+    "sharcs_checks_dropped_total": "Texts that were drawn to be checked and were not: too many waited.",
     "sharcs_promise_max_disagreement": "Limit of disagreement that the policy was calibrated for.",
     "sharcs_promise_confidence": "Confidence of that limit.",
     "sharcs_model_info": "The network that answers.",
@@ -54,6 +67,10 @@ class Metrics:
     def put(self, name: str, value: float, labels: Labels = ()) -> None:
         """Set what goes up and down."""
         self._values[name][labels] = value
+
+    def clear(self, name: str) -> None:
+        """Forget what was put."""
+        self._values.pop(name, None)
 
     def observe(self, name: str, value: float) -> None:
         """Add to a histogram."""

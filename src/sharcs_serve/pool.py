@@ -6,28 +6,36 @@ import asyncio
 import hashlib
 import logging
 import os
-import socket
-import subprocess
-import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharcs_runtime.errors import InputError
-from sharcs_serve.wire import Message, packed, read_message
+from sharcs_serve.stored import rung_policies
+from sharcs_serve.wire import Link, Message, launch, packed, read_message
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import subprocess
+    from collections.abc import Callable
 
     from sharcs_serve.admission import Queue, Waiting
+    from sharcs_serve.checks import Checks
     from sharcs_serve.metrics import Metrics
 
 LOG = logging.getLogger("sharcs.serve")
 MOST_TRIES = 2  # engine processes that may die of a text
 LONGEST_PAUSE = 5.0  # seconds between two starts of a process that dies at once
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class PoisonError(Exception):
     """A text that engine processes have died of; says its hash."""
+
+
+@dataclass
+class Slot:
+    """The place of one engine process, and the one that is warm to follow it."""
+
+    next: Link | None = None
 
 
 class Pool:
@@ -38,31 +46,54 @@ class Pool:
         queue: What waits.
         metrics: Counts.
         workers: How many processes.
+        checks: What to do besides, while no text waits.
 
     Attributes:
         info: What a process says of the network; empty before the first one is ready.
-        rungs: The policies to narrow by, as plain values, the first one's first.
         ready: How many processes are ready.
     """
 
-    def __init__(self, folder: Path, queue: Queue, metrics: Metrics, workers: int) -> None:
-        self.folder, self.queue, self.metrics, self.workers = folder, queue, metrics, workers
+    def __init__(self, folder: Path, queue: Queue, metrics: Metrics, workers: int, checks: Checks) -> None:
+        self.folder, self.queue, self.metrics, self.workers, self.checks = folder, queue, metrics, workers, checks
         self.info: Message = {}
-        self.rungs: list[Message] = []
         self.ready = 0
+        self._place = folder
+        self._idle = 0  # processes that wait for work
         self._work = asyncio.Event()
         self._closing = False
+        self._slots = [Slot() for _ in range(workers)]
+        self._burials: set[asyncio.Task[None]] = set()
         self._keepers: list[asyncio.Task[None]] = []  # asyncio itself would hold them weakly
         self._processes: set[subprocess.Popen[bytes]] = set()
 
-    async def start(self) -> None:
+    async def start(self, accept: Callable[[Message], None]) -> None:
         """Start the processes, and wait for the first.
+
+        Args:
+            accept: Is told what the network is before it answers, and may refuse it by an InputError.
 
         Raises:
             InputError: If the network can't be served.
         """
-        links = [await self._spawn(), *[None] * (self.workers - 1)]
-        self._keepers = [asyncio.create_task(self._keep(link)) for link in links]
+        self._slots[0].next = await self._load(accept)
+        self._keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+
+    async def reload(self, accept: Callable[[Message], None]) -> None:
+        """Serve what the folder holds now: each process gives its place to one that is warm, one after the other.
+
+        Args:
+            accept: As for :meth:`start`.
+
+        Raises:
+            InputError: If it can't be served; all goes on as before.
+        """
+        link = await self._load(accept)
+        for number, slot in enumerate(self._slots):
+            try:
+                slot.next = await self._spawn() if number else link
+            except InputError as error:
+                LOG.error("%s; an engine process goes on with what was there before", error)
+            self._work.set()
 
     async def stop(self) -> None:
         """Let the processes end what they do, and go."""
@@ -78,37 +109,46 @@ class Pool:
         for each in waiting:
             self.queue.add(each)
         self._work.set()
+        if not self._idle:
+            self.checks.give_way()
 
-    async def _spawn(self) -> Link:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "sharcs_serve.worker", str(theirs.fileno()), str(self.folder)],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **ONE_THREAD},
-            )
-        self._processes.add(process)
-        reader, writer = await asyncio.open_connection(sock=ours)
-        link = Link(process, reader, writer)
+    def wake(self) -> None:
+        """Have idle processes look whether there is something to check."""
+        if len(self.checks):
+            self._work.set()
+
+    async def _load(self, accept: Callable[[Message], None]) -> Link:
+        before = self._place
+        self._place = Path(os.path.realpath(self.folder))  # a link may lead elsewhere when a process is replaced
         try:
-            message = await read_message(reader)
-        except asyncio.IncompleteReadError:
-            message = {"refused": "its engine process ended at once"}
-        if "ready" not in message:
-            await self._bury(link)
-            raise InputError(f"{self.folder}: can't be served ({message['refused']})")
-        self.info = message["ready"]
-        calibration = self.info["calibration"] or {}
-        self.rungs = [rung["policy"] for rung in calibration.get("ladder") or []] or [self.info["policy"]]
+            link = await self._spawn()
+            try:
+                accept(link.info)
+            except InputError:
+                await self._bury(link)
+                raise
+        except InputError:
+            self._place = before
+            raise
+        self.info = link.info
         return link
 
-    async def _keep(self, link: Link | None) -> None:
+    async def _spawn(self) -> Link:
+        link = await launch(self._place, self._processes)
+        if "ready" in link.info:
+            link.info = link.info["ready"]
+            return link
+        await self._bury(link)
+        raise InputError(f"{self.folder}: can't be served ({link.info['refused']})")
+
+    async def _keep(self, slot: Slot) -> None:
         """Keep one process at work; start another one when it dies."""
         pause = 0.1
+        link = None
         try:
             while not self._closing:
                 try:
-                    link = link or await self._spawn()
+                    link, slot.next = slot.next or await self._spawn(), None
                 except InputError as error:
                     LOG.error("%s", error)
                     await asyncio.sleep(pause)
@@ -116,21 +156,34 @@ class Pool:
                     continue
                 self.ready += 1
                 try:
-                    await self._feed(link)
+                    await self._feed(link, slot)
                     pause = 0.1
                 finally:
                     self.ready -= 1
+                if slot.next is not None:  # no step between the two, so that somebody is always ready
+                    self._burials.add(burial := asyncio.create_task(self._bury(link)))
+                    burial.add_done_callback(self._burials.discard)
+                    continue
                 await self._bury(link)
                 self.metrics.add("sharcs_worker_restarts_total")
                 LOG.warning("engine process %d died and is replaced", link.process.pid)
                 link = None
         finally:
-            if link is not None:
-                link.writer.close()
+            for left in (link, slot.next):
+                if left is not None:
+                    left.writer.close()
 
-    async def _feed(self, link: Link) -> None:
-        """Give a process micro-batches until it dies."""
-        while not link.reader.at_eof():
+    async def _feed(self, link: Link, slot: Slot) -> None:
+        """Give a process micro-batches, and checks, until it dies or gives its place to another."""
+        checked = False
+        while not link.reader.at_eof() and slot.next is None:
+            idle = not len(self.queue)
+            check = None if checked and not idle else self.checks.take(link.info["revision"], idle)
+            checked = check is not None
+            if check is not None:
+                if not await self.checks.run(link, check):
+                    return
+                continue
             batch = self.queue.take(asyncio.get_running_loop().time())
             if not batch:
                 self._work.clear()
@@ -143,7 +196,11 @@ class Pool:
     async def _dies_idle(self, link: Link) -> bool:
         """Wait for work; True if the process dies instead. An idle one has nothing to say."""
         tasks = [asyncio.create_task(self._work.wait()), asyncio.create_task(link.reader.read(1))]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        self._idle += 1
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._idle -= 1
         died = tasks[1].done()
         for task in tasks:
             task.cancel()
@@ -153,15 +210,16 @@ class Pool:
     async def _run(self, link: Link, batch: list[tuple[Waiting, int]]) -> bool:
         """Have a process answer a micro-batch; False if it dies."""
         loop = asyncio.get_running_loop()
-        left = {waiting.number: (waiting, rung) for waiting, rung in batch}
-        policies = [waiting.policy or self.rungs[rung] for waiting, rung in batch]
+        rungs = rung_policies(link.info)
+        left = {waiting.number: (waiting, min(rung, len(rungs) - 1)) for waiting, rung in batch}
+        policies = [waiting.policy or rungs[rung] for waiting, rung in left.values()]
         distinct = [policy for number, policy in enumerate(policies) if policy not in policies[:number]]
         message = {
             "numbers": list(left),
             "texts": [waiting.text for waiting, _ in batch],
             "policies": distinct,
             "policy_of": [distinct.index(policy) for policy in policies],
-            "routed": self.info["routed"],
+            "routed": link.info["routed"],
         }
         for waiting, _ in batch:
             self.metrics.observe("sharcs_queue_seconds", loop.time() - waiting.arrived)
@@ -175,15 +233,16 @@ class Pool:
                     tokens * (1.0 if cost is None else cost)
                     for tokens, cost in zip(part.get("tokens", ()), part.get("cost", ()), strict=True)
                 )
-                self._settle(part, left)
+                self._settle(part, left, link)
         except (asyncio.IncompleteReadError, ConnectionError, BrokenPipeError):
             self.queue.done(batch, None, 0.0)
             self._again([waiting for waiting, _ in left.values()])
             return False
         self.queue.done(batch, part["seconds"], full_tokens)
+        self.checks.earn(part["seconds"])
         return True
 
-    def _settle(self, part: Message, left: dict[int, tuple[Waiting, int]]) -> None:
+    def _settle(self, part: Message, left: dict[int, tuple[Waiting, int]], link: Link) -> None:
         """Hand a part's answers to who waits for them."""
         for index, number in enumerate(part["numbers"]):
             waiting, rung = left.pop(number, (None, 0))
@@ -192,8 +251,9 @@ class Pool:
             if "error" in part:
                 waiting.answer.set_exception(InputError(part["error"]))
                 continue
+            about = {"rung": rung, "info": link.info}
             columns = ("probabilities", "answered_by", "start", "tokens", "cost")
-            waiting.answer.set_result({name: part[name][index] for name in columns} | {"rung": rung})
+            waiting.answer.set_result({name: part[name][index] for name in columns} | about)
 
     def _again(self, lost: list[Waiting]) -> None:
         """Queue what a dead process had; what two have died of is given up."""
@@ -215,17 +275,3 @@ class Pool:
         link.process.kill()
         await asyncio.to_thread(link.process.wait)
         self._processes.discard(link.process)
-
-
-class Link:
-    """A process and the streams of its socket."""
-
-    def __init__(
-        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.process, self.reader, self.writer = process, reader, writer
-
-    def drop(self, number: int, future: asyncio.Future[Message]) -> None:
-        """Tell the process that nobody waits for a text any more."""
-        if future.cancelled() and not self.writer.is_closing():
-            self.writer.write(packed({"drop": [number]}))

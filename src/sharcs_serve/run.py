@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from sharcs_runtime.errors import InputError, first_line
+from sharcs_runtime.files import claimed
 from sharcs_serve.asgi import create_app
+from sharcs_serve.connections import limited
 from sharcs_serve.service import Service
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from sharcs_serve.service import Settings
+    from sharcs_serve.settings import Settings
 
 LOG = logging.getLogger("sharcs.serve")
 GROUP = Path("/sys/fs/cgroup")
@@ -66,10 +68,13 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self.service, self.drain_seconds = service, drain_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def serve(self, sockets: Any = None) -> None:
-        """Serve until a signal ends it."""
+        """Serve until a signal ends it; SIGHUP loads what the folder holds then."""
         self._loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         await super().serve(sockets)
 
     async def startup(self, sockets: Any = None) -> None:
@@ -87,6 +92,10 @@ class DrainingServer(uvicorn.Server):
         self.service.draining = True
         self._loop.call_soon_threadsafe(self._loop.call_later, self.drain_seconds, self._end)
 
+    def _reload(self) -> None:
+        self._reloads.add(task := asyncio.ensure_future(self.service.reload()))
+        task.add_done_callback(self._reloads.discard)
+
     def _end(self) -> None:
         self.should_exit = True
 
@@ -102,9 +111,16 @@ def run(settings: Settings, host: str, port: int, drain_seconds: float, tls: tup
         tls: Certificate and key, as files.
 
     Raises:
-        InputError: If the network can't be served, or the port is taken.
+        InputError: If the network can't be served, the port is taken, or another process writes the monitor's file.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    with claimed(*filter(None, [settings.monitor_file])):
+        _run(settings, host, port, drain_seconds, tls)
+
+
+def _run(
+    settings: Settings, host: str, port: int, drain_seconds: float, tls: tuple[Path | None, Path | None]
+) -> None:
     service = Service(settings)
 
     async def serve() -> None:
@@ -116,6 +132,7 @@ def run(settings: Settings, host: str, port: int, drain_seconds: float, tls: tup
             log_level="warning",
             access_log=False,
             lifespan="on",
+            http=limited(settings.max_connections, settings.body_seconds, service.metrics),
             ssl_certfile=tls[0],
             ssl_keyfile=tls[1],
             timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + 1,
@@ -123,7 +140,7 @@ def run(settings: Settings, host: str, port: int, drain_seconds: float, tls: tup
         try:
             listening = config.bind_socket()
         except SystemExit:
-            await service.pool.stop()
+            await service.stop()
             raise InputError(f"`port` {port}: can't be listened at on {host}; name another one") from None
         # asyncio sets it on sockets that say their protocol alone; without it an answer's body waits for 40 ms.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,46 +14,23 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.policy import RoutingPolicy, policy_for_budget
 from sharcs_serve.admission import Queue, Waiting
+from sharcs_serve.checks import Checks, keep_state
 from sharcs_serve.formats import Asked, read_classify, read_predict, write
 from sharcs_serve.metrics import Metrics
 from sharcs_serve.pool import PoisonError, Pool
+from sharcs_serve.settings import Settings
+from sharcs_serve.stored import read_state, rung_promises, stored_policy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
+    from sharcs_serve.wire import Message
+
+LOG = logging.getLogger("sharcs.serve")
 HERE = Path(__file__).parent
 READ_AWAY = 10  # times the bound: so much of a body that is too long is read, so that its client sees the answer
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What bounds a service.
-
-    Attributes:
-        folder: The model or the export.
-        workers: Engine processes.
-        deadline_ms: Milliseconds that a request may take by default.
-        brown_out: Whether texts may be answered by later rungs under load.
-        pairs: Whether the network takes pairs of texts.
-        keys: Who has one of these is answered; everybody, where there is none.
-        max_body: Bytes of a body.
-        max_inputs: Texts of a request.
-        max_characters: Characters of a text.
-        body_seconds: In which a body has to be there.
-    """
-
-    folder: Path
-    workers: int = 1
-    deadline_ms: float = 1000.0
-    brown_out: bool = True
-    pairs: bool = False
-    keys: tuple[str, ...] = ()
-    max_body: int = 2_000_000
-    max_inputs: int = 32
-    max_characters: int = 100_000
-    body_seconds: float = 10.0
 
 
 class RefusedError(Exception):
@@ -69,14 +46,21 @@ class Service:
 
     Args:
         settings: Its bounds.
+
+    Raises:
+        InputError: If the monitor's file is none.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.queue = Queue([1.0], settings.deadline_ms / 1000, settings.workers)
-        self.pool = Pool(settings.folder, self.queue, self.metrics, settings.workers)
+        state = {} if settings.monitor_file is None else read_state(settings.monitor_file)
+        self.checks = Checks(settings.check_share, self.metrics, state)
+        self.pool = Pool(settings.folder, self.queue, self.metrics, settings.workers, self.checks)
         self.draining = False
+        self._reloading = asyncio.Lock()
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the engine processes.
@@ -84,15 +68,46 @@ class Service:
         Raises:
             InputError: If the network can't be served.
         """
-        await self.pool.start()
-        calibration = self.pool.info["calibration"] or {}
+        await self.pool.start(self._accept)
+        if self.settings.monitor_file is not None:
+            self._keeping = asyncio.create_task(keep_state(self.checks, self.settings.monitor_file))
+
+    async def stop(self) -> None:
+        """End the engine processes, and keep what was counted."""
+        await self.pool.stop()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+
+    async def reload(self) -> None:
+        """Serve what the folder holds now; what can't be served changes nothing, and is a line in the log."""
+        async with self._reloading:
+            try:
+                await self.pool.reload(self._accept)
+            except InputError as error:
+                LOG.error("not reloaded, and all goes on as before: %s", error)
+            else:
+                LOG.info("reloaded: revision %s answers", self.pool.info["revision"])
+
+    def _accept(self, info: Message) -> None:
+        """Learn what a network that is about to answer promises.
+
+        Raises:
+            InputError: If it can't be checked, or compared with the shadow, as the settings say.
+        """
+        shadow = self.settings.shadow
+        self.checks.learn(info, None if shadow is None else stored_policy(shadow, info))
+        calibration = info["calibration"] or {}
         ladder = calibration.get("ladder") or []
         costs = [rung["cost_ratio"] for rung in ladder] or [calibration.get("cost_ratio") or 1.0]
         self.queue.rung_costs = costs if self.settings.brown_out else costs[:1]
-        if calibration.get("kind") == "max_disagreement" and calibration.get("met"):
-            self.metrics.put("sharcs_promise_max_disagreement", calibration["limit"])
-            self.metrics.put("sharcs_promise_confidence", calibration["confidence"])
-        labels = (("model", self.pool.info["model"]), ("revision", self.pool.info["revision"]))
+        self.queue.rung = min(self.queue.rung, len(self.queue.rung_costs) - 1)
+        for name in ("sharcs_promise_max_disagreement", "sharcs_promise_confidence", "sharcs_model_info"):
+            self.metrics.clear(name)
+        if promises := rung_promises(info):
+            self.metrics.put("sharcs_promise_max_disagreement", promises[0][0])
+            self.metrics.put("sharcs_promise_confidence", promises[0][1])
+        labels = (("model", info["model"]), ("revision", info["revision"]))
         self.metrics.put("sharcs_model_info", 1.0, labels)
 
     async def answer(self, asked: Asked) -> list[Any]:
@@ -133,6 +148,10 @@ class Service:
                 if each.answer.cancelled() or each.answer.cancel():  # a gathering that is left cancels them itself
                     self.metrics.add("sharcs_cancelled_total")
         self._count(answers, late=loop.time() - now > deadline)
+        if policy is None:
+            for text, answered in zip(asked.texts, answers, strict=True):
+                self.checks.take_note(text, answered)
+            self.pool.wake()
         return answers
 
     def _policy(self, asked: Asked) -> dict[str, Any] | None:
@@ -146,8 +165,8 @@ class Service:
         return None
 
     def _count(self, answers: list[Any], late: bool) -> None:
-        names, labels = self.pool.info["sub_networks"], self.pool.info["labels"]
         for answer in answers:
+            names, labels = answer["info"]["sub_networks"], answer["info"]["labels"]
             shares = answer["probabilities"]
             best = max(range(len(shares)), key=shares.__getitem__)
             by = (("sub_network", names[answer["answered_by"]]), ("start", names[answer["start"]]))
@@ -194,6 +213,7 @@ class Service:
         """Write the metrics."""
         self.metrics.put("sharcs_queue_texts", len(self.queue))
         self.metrics.put("sharcs_workers_ready", self.pool.ready)
+        self.checks.measure()
         rung = self.queue.look(asyncio.get_running_loop().time())
         self.metrics.put("sharcs_brownout_rung", rung)
         return PlainTextResponse(self.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -216,16 +236,16 @@ class Service:
             text = str(error) if isinstance(error, InputError) else "the body is no JSON"
             raise RefusedError(422, "Validation", text) from error
         answers = await _unless_gone(request, self.answer(asked))
-        info = self.pool.info
+        names = [answer["info"]["sub_networks"][answer["answered_by"]] for answer in answers]
         costs = [1.0 if answer["cost"] is None else answer["cost"] for answer in answers]
         headers = {
             "x-compute-tokens": str(sum(answer["tokens"] for answer in answers)),
-            "x-sharcs-sub-network": ",".join(info["sub_networks"][answer["answered_by"]] for answer in answers),
+            "x-sharcs-sub-network": ",".join(names),
             "x-sharcs-cost": f"{sum(costs) / len(costs):.4f}",
             "x-sharcs-degraded": str(sum(answer["rung"] > 0 for answer in answers)),
-            "x-sharcs-revision": info["revision"],
+            "x-sharcs-revision": ",".join(dict.fromkeys(answer["info"]["revision"] for answer in answers)),
         }
-        return JSONResponse(write(asked, answers, info), headers=headers)
+        return JSONResponse(write(asked, answers), headers=headers)
 
     async def _body(self, request: Request) -> bytes:
         parts, size = [], 0

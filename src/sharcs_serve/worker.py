@@ -17,6 +17,7 @@ import numpy as np
 from sharcs_runtime.bundle import DESCRIPTION_FILE
 from sharcs_runtime.errors import InputError, first_line
 from sharcs_runtime.policy import RoutingPolicy
+from sharcs_serve.stored import MODEL_FILE, weights_digest
 from sharcs_serve.wire import Message, is_waiting, packed, receive
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Serve the socket whose descriptor is the first argument, with the network whose directory is the second."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front's affair: it closes the socket
+    for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+        signal.signal(number, signal.SIG_IGN)  # the front's affair: it closes the socket
     end = socket.socket(fileno=int(sys.argv[1]))
     try:
         engine, info, around = open_engine(Path(sys.argv[2]))
@@ -57,11 +59,11 @@ def open_engine(folder: Path) -> tuple[PooledEngine[Any], Message, AbstractConte
         bundle = Bundle.read(folder)
         runner = OnnxRunner(folder, threads=1)
         info = _info(folder, DESCRIPTION_FILE, bundle.labels, bundle.names, bundle.policy, bundle.calibration)
-        return runner, info | {"routed": bundle.trunk is not None}, nullcontext()
+        return runner, info | {"kind": "export", "routed": bundle.trunk is not None}, nullcontext()
     import torch
 
     from sharcs.inference.engine import InferenceEngine
-    from sharcs.inference.folder import CONFIG_FILE, open_model
+    from sharcs.inference.folder import open_model
     from sharcs.inference.predict import class_names
     from sharcs.subnetworks.onednn import without_shape_cache
 
@@ -69,9 +71,9 @@ def open_engine(folder: Path) -> tuple[PooledEngine[Any], Message, AbstractConte
     trained = open_model(folder)
     config = trained.model.config
     names = class_names(trained.model.config)
-    info = _info(folder, CONFIG_FILE, names, config.names, config.routing_policy, config.calibration)
+    info = _info(folder, MODEL_FILE, names, config.names, config.routing_policy, config.calibration)
     around = without_shape_cache(trained.model.device, trained.model.dtype)
-    return InferenceEngine(trained.model, trained.tokenizer), info | {"routed": True}, around
+    return InferenceEngine(trained.model, trained.tokenizer), info | {"kind": "model", "routed": True}, around
 
 
 def _info(
@@ -82,9 +84,11 @@ def _info(
     policy: RoutingPolicy,
     calibration: dict[str, Any] | None,
 ) -> Message:
+    weights = weights_digest(folder)
     return {
         "model": folder.name,
-        "revision": hashlib.sha256((folder / file).read_bytes()).hexdigest()[:12],
+        "revision": hashlib.sha256((folder / file).read_bytes() + weights.encode()).hexdigest()[:12],
+        "weights": weights,
         "labels": labels,
         "sub_networks": names,
         "policy": policy.to_dict(),

@@ -4,12 +4,16 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+
+from sharcs_runtime import OnnxRunner, RoutingPolicy
 
 
 class Service:
@@ -95,3 +99,34 @@ def running(folder, *options):
         finally:
             process.kill()
             process.wait()
+
+
+RECORD = Path(__file__).parents[1] / "records" / "export-1"
+
+
+def some_texts(count, seed=0):
+    """Make texts of the recorded network's words."""
+    draw = random.Random(seed)
+    vocabulary = json.loads((RECORD / "tokenizer.json").read_text())["model"]["vocab"]
+    words = sorted(filter(str.isalpha, vocabulary))
+    return [" ".join(draw.choices(words, k=draw.randint(1, 8))) for _ in range(count)]
+
+
+def calibrated(folder, policy, limit=0.1, record=RECORD, **more):
+    """Copy the recorded export, with a policy that was calibrated for a limit of disagreement."""
+    shutil.copytree(record, folder, dirs_exist_ok=True)
+    content = json.loads((folder / "sharcs.json").read_text())
+    content["policy"] = policy
+    content["calibration"] = {
+        **{"kind": "max_disagreement", "limit": limit, "confidence": 0.95, "met": True, "cost_ratio": 0.8},
+        **more,
+    }
+    (folder / "sharcs.json").write_text(json.dumps(content))
+    return folder
+
+
+def classes(folder, texts, policy):
+    """Answer by an engine in this process, one by one: indices of the classes."""
+    runner = OnnxRunner(folder, threads=1)
+    runner.policy = RoutingPolicy(**policy)
+    return [next(runner.predict([text])).class_index for text in texts]

@@ -22,6 +22,7 @@ from helpers.cli import error_message, sharcs
 from helpers.service import running
 from sharcs_runtime import OnnxRunner, RoutingPolicy
 from sharcs_serve.admission import Queue, Waiting
+from sharcs_serve.checks import Checks
 from sharcs_serve.metrics import HELP, Metrics
 from sharcs_serve.pool import PoisonError, Pool
 
@@ -273,8 +274,8 @@ def test_a_text_that_kills_two_engine_processes_is_given_up_alone(export, tmp_pa
 
     async def serve():
         metrics, queue = Metrics(), Queue([1.0], 1.0, 1)
-        pool = Pool(export, queue, metrics, 1)
-        await pool.start()
+        pool = Pool(export, queue, metrics, 1, Checks(0.0, metrics))
+        await pool.start(lambda info: None)
         loop = asyncio.get_running_loop()
         texts = ["fine", "poison", *TEXTS]
         waiting = [Waiting(9.0, queue.next_number(), text, None, True, 0.0, loop.create_future()) for text in texts]
