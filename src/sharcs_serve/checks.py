@@ -193,6 +193,11 @@ class Checks:
             for revision, counters in self._known.items()
         }
 
+    def summary(self) -> list[Message]:
+        """Say for each rung what was counted."""
+        names = ("max_disagreement", "seen", "checked", "disagreements", "estimate", "alarm")
+        return [{name: getattr(counter, name) for name in names} for counter in self.counters]
+
     def measure(self) -> None:
         """Write the counters into the metrics."""
         for rung, counter in enumerate(self.counters):

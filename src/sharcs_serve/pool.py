@@ -199,13 +199,12 @@ class Pool:
         self._idle += 1
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return tasks[1].done()
         finally:
             self._idle -= 1
-        died = tasks[1].done()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return died
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, link: Link, batch: list[tuple[Waiting, int]]) -> bool:
         """Have a process answer a micro-batch; False if it dies."""

@@ -207,7 +207,8 @@ class Service:
         kept = ("limit", "cost_ratio", "policy")
         rungs = [{name: rung[name] for name in kept} for rung in calibration.get("ladder") or []]
         now = {"rung": self.queue.rung, "waiting": len(self.queue), "workers": self.pool.ready}
-        return JSONResponse(about | {"promise": promise if calibration else None, "rungs": rungs, "now": now})
+        promised = {"promise": promise if calibration else None, "rungs": rungs, "checks": self.checks.summary()}
+        return JSONResponse(about | promised | {"now": now})
 
     async def counts(self, _request: Request) -> Response:
         """Write the metrics."""

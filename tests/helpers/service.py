@@ -67,7 +67,7 @@ class Service:
         before = self.metric("sharcs_batch_texts_count")
         os.kill(number, signal.SIGSTOP)
         try:
-            found, thread = self.later("/predict", {"inputs": "held", "deadline_ms": 60_000})
+            found, thread = self.later("/predict", {"inputs": "held", "deadline_ms": 60_000, "brown_out": False})
             self.wait_for(lambda: self.metric("sharcs_batch_texts_count") > before)
             yield number
         finally:
@@ -87,18 +87,20 @@ def running(folder, *options):
     command = [sys.executable, "-m", "sharcs_cli.app", "serve", folder, "--port", "0", "--workers", "1", *options]
     with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
         lines = []
+        reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
         try:
             while not (match := re.search(r"at https?://127\.0\.0\.1:(\d+)", "".join(lines[-1:]))):
                 lines.append(process.stderr.readline())
                 assert lines[-1], lines
             service = Service(process, int(match[1]))
             service.lines = lines
-            reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
             reader.start()
             yield service
         finally:
             process.kill()
             process.wait()
+            if reader.ident:
+                reader.join()
 
 
 RECORD = Path(__file__).parents[1] / "records" / "export-1"

@@ -6,13 +6,14 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from helpers.browser import chromium, requests, show
-from helpers.service import running
-from records.make import HERE
+from helpers.service import calibrated, running
 
 
 @pytest.fixture(scope="module")
-def service():
-    with running(HERE / "export-1") as started:
+def service(tmp_path_factory):
+    with running(
+        calibrated(tmp_path_factory.mktemp("page") / "export", {"start": "width-25"}), "--check-share", 1
+    ) as started:
         yield started
 
 
@@ -37,7 +38,18 @@ def test_a_text_is_tried_on_a_telephone(service, browser, dark):
     (best, *_) = service.ask("/predict", {"inputs": "the film is fine <b>", "details": True})[1]
     assert f"{best['label']} {100 * best['score']:.1f}%" in answer.text
     assert f"sub-network {best['sub_network']}" in answer.text
-    WebDriverWait(browser, 20).until(lambda _: "engine processes" in browser.find_element(By.ID, "service").text)
+    assert f"cost, of the full network's {100 * best['cost']:.1f}%" in answer.text
+    service.wait_for(lambda: service.ask("/info")[1]["checks"][0]["checked"] > 0)
+    browser.find_element(By.TAG_NAME, "button").click()  # once more: the service's state is shown anew
+    about = browser.find_element(By.ID, "service")
+    WebDriverWait(browser, 20).until(lambda _: "answers; 0.0% are not the full network's" in about.text)
+    info = service.ask("/info")[1]
+    for line in (
+        f"model export, revision {info['revision']}",
+        "promise max disagreement: at most 10.0% at confidence 0.95",
+        "load 0 texts wait; rung 0; 1 engine processes",
+    ):
+        assert line in about.text
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert [(each["id"], each["nodes"][0]["html"]) for each in Axe().run(browser)["violations"]] == []
     asked = [url for url in requests(browser) if not url.startswith(("data:", "chrome:"))]  # its own first tab
