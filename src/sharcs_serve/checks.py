@@ -150,6 +150,7 @@ class Checks:
 
     def earn(self, seconds: float) -> None:
         """Take note of what answers took."""
+        self.metrics.add("sharcs_engine_seconds_total", (("work", "answers"),), seconds)
         self._credit = min(MOST_CREDIT, self._credit + BUSY_SHARE * seconds)
 
     async def run(self, link: Link, check: Check) -> bool:
@@ -169,6 +170,7 @@ class Checks:
             return False
         finally:
             self._is_running, self._link = False, None
+        self.metrics.add("sharcs_engine_seconds_total", (("work", "checks"),), part["seconds"])
         if not self._is_free:
             self._credit -= part["seconds"]
         if len(found) == len(names):

@@ -10,6 +10,7 @@ HELP = {
     "sharcs_request_seconds": "Time to answer a request.",
     "sharcs_queue_seconds": "Time that a text waits for an engine process.",
     "sharcs_batch_texts": "Texts of a micro-batch.",
+    "sharcs_engine_seconds_total": "Time that engine processes worked, by what for: answers or checks.",
     "sharcs_answers_total": "Answers by the sub-network that gave them, and the one that ran first.",
     "sharcs_classes_total": "Answers by class.",
     "sharcs_scores": "Probability of the predicted class.",

@@ -1,6 +1,7 @@
 """Another model or policy in the place of the one that is served: SIGHUP, while requests come in."""
 
 import json
+import os
 import shutil
 import signal
 
@@ -10,6 +11,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from helpers.service import RECORD, calibrated, classes, running, some_texts
+from sharcs_serve.worker import open_engine
 
 FULL, NARROW = {"start": "full"}, {"start": "width-25"}
 TEXTS = some_texts(30, seed=3)
@@ -41,6 +43,10 @@ def test_a_new_policy_takes_over_and_no_request_fails(current):
         service.process.send_signal(signal.SIGHUP)
         service.wait_for(lambda: any("not reloaded" in line for line in service.lines))
         assert (service.engines(), service.ask("/info")[1]["revision"]) == ([first], old)
+        os.kill(first, signal.SIGKILL)
+        service.wait_for(lambda: service.engines() not in ([], [first]) and service.ask("/ready")[0] == 200)
+        (first,) = service.engines()  # of what was there before
+        assert service.ask("/predict", {"inputs": "a"})[2]["x-sharcs-revision"] == old
         point("second")
         service.process.send_signal(signal.SIGHUP)
         found = []
@@ -58,7 +64,7 @@ def test_a_new_policy_takes_over_and_no_request_fails(current):
             answers = [body for _, body, headers in found if headers["x-sharcs-revision"] == revision]
             assert answers
             assert all([entries[0]["label"] for entries in body] == wanted for body in answers)
-        assert service.metric("sharcs_worker_restarts_total") == 0
+        assert service.metric("sharcs_worker_restarts_total") == 1
 
 
 def test_a_text_that_waits_while_the_process_changes_is_answered(current):
@@ -75,3 +81,12 @@ def test_a_text_that_waits_while_the_process_changes_is_answered(current):
             thread.join()
             assert (found[0][0], found[0][2]["x-sharcs-revision"]) == (200, new)
         service.wait_for(lambda: number not in service.engines())
+
+
+def test_the_revision_is_that_of_policy_and_weights(tmp_path):
+    policies = {"a": FULL, "b": NARROW, "c": FULL, "d": FULL}
+    folders = [calibrated(tmp_path / name, policy) for name, policy in policies.items()]
+    shutil.copy(folders[3] / "tail-1.onnx", folders[3] / "tail-0.onnx")
+    first, policy, same, weights = (open_engine(folder)[1]["revision"] for folder in folders)
+    assert first == same
+    assert len({first, policy, weights}) == 3
