@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,17 @@ BATCH_SHARE = 20  # a micro-batch takes a twentieth of the deadline
 BATCH_TOKENS = 2048
 CHARACTERS_PER_TOKEN = 4.0
 SMOOTHING = 0.1
+MOST_SURPRISE = (
+    4.0  # so many times what was expected counts of a micro-batch: a process that stood still is no slow one
+)
+HEADROOM = 0.75  # of the time up to a deadline may be filled with expected work
+TURNS = 4  # of the front's event loop that a request waits for, before and after its text runs
+RETURNS = 0.5  # of the engine processes' time is promised to those who were told to come again
+HORIZON = 30  # seconds after which they are told to come again at the latest
+
+
+class LateError(Exception):
+    """A text that could not run in time."""
 
 
 @dataclass(order=True, slots=True)
@@ -48,6 +60,9 @@ class Waiting:
         return 2 + sum(map(len, parts)) / CHARACTERS_PER_TOKEN
 
 
+Batch = list[tuple[Waiting, int]]  # texts, each with its rung
+
+
 class Queue:
     """Texts that wait for an engine process, with what their work is expected to take.
 
@@ -56,15 +71,24 @@ class Queue:
         deadline: Seconds that a request has by default.
         workers: How many engine processes there are.
         max_tokens: Tokens kept of a text, where it is known.
+
+    Attributes:
+        rung: That texts are answered by now.
+        running: Seconds that what engine processes have taken is expected to take.
+        lag: Seconds that something which is due waits for the front's event loop.
     """
 
     def __init__(self, rung_costs: list[float], deadline: float, workers: int, max_tokens: float = 512) -> None:
         self.rung_costs, self.deadline, self.workers, self.max_tokens = rung_costs, deadline, workers, max_tokens
         self.rung = 0
-        self.running = 0.0  # tokens that engine processes have taken
-        self.seconds_per_token = 1e-4  # of the full network
+        self.running = 0.0
+        self.lag = 0.0
+        self.seconds_per_token = 1e-4  # of the full network, as the last micro-batch lets expect
+        self._paces: dict[int | None, float] = {}  # seconds a token as measured, by rung; None: a policy of their own
         self._heap: list[Waiting] = []
         self._tokens = 0.0
+        self._due: dict[int, float] = defaultdict(float)  # least work by the part of time that its deadline lies in
+        self._promised: dict[int, float] = defaultdict(float)  # seconds of work that were told to come in a second
         self._calm_since: float | None = None
         self._numbers = itertools.count()
 
@@ -76,80 +100,114 @@ class Queue:
         """Name a text."""
         return next(self._numbers)
 
+    def pace(self, rung: int | None) -> float:
+        """Expect seconds a token of a rung; of texts with a policy of their own for None."""
+        if rung in self._paces:
+            return self._paces[rung]
+        return self.seconds_per_token * self._cost(rung)
+
     def add(self, waiting: Waiting) -> None:
         """Let a text wait."""
         heapq.heappush(self._heap, waiting)
         self._tokens += self._size(waiting)
+        self._due[self._part(waiting.deadline)] += self._least(waiting)
 
-    def wait_at(self, rung: int) -> float:
-        """Predict in seconds how long what is here takes at a rung."""
-        tokens = self._tokens + self.running
-        return tokens * self.rung_costs[rung] * self.seconds_per_token / max(self.workers, 1)
-
-    def refusal(self, deadline: float, count: int, degradable: bool = True) -> int | None:
+    def refusal(self, now: float, asked: list[Waiting]) -> int | None:
         """Tell whether a request has to be refused, and after how many seconds to come again.
 
-        Nobody is refused while fewer texts wait than the workers take at once: else an estimate that is too high
-        would never be corrected.
+        It is where the narrowest rung could not answer it, or what waits and is due after it, in time. Nobody is
+        refused while fewer texts wait than the workers take at once: else an estimate that is too high would never
+        be corrected.
 
         Args:
-            deadline: Seconds that it has.
-            count: How many texts it has.
-            degradable: Whether the narrowest rung may answer it.
+            now: In seconds of the caller's clock.
+            asked: Its texts, which share a deadline.
         """
-        if len(self._heap) < max(self.workers, 1):
+        if len(self._heap) < self._processes:
             return None
-        wait = self.wait_at(len(self.rung_costs) - 1 if degradable else 0)
-        if wait * (1 + count / len(self._heap)) <= deadline:
-            return None
-        return max(1, math.ceil(wait - deadline / 2))
+        own = self._part(asked[0].deadline)
+        work = sum(map(self._least, asked))
+        # An old measurement of a rung that doesn't run any more would stand for ever: the fastest one counts.
+        seconds = min(map(self.pace, range(len(self.rung_costs)))) / self._processes
+        done = self.running / self._processes + TURNS * self.lag
+        due = {**self._due, own: self._due.get(own, 0.0) + work}
+        for part in sorted(due):
+            done += due[part] * seconds
+            room = HEADROOM * (asked[0].deadline if part == own else part * self._width) - HEADROOM * now
+            if part >= own and done > room:
+                return self._come_again(now, done - room, work * seconds)
+        return None
 
-    def take(self, now: float) -> list[tuple[Waiting, int]]:
+    def take(self, now: float) -> Batch:
         """Take a micro-batch, of those first whose deadlines are, each with its rung.
 
-        A text beside which an engine process died runs alone, so that it is found out without harm to others.
+        A text beside which an engine process died runs alone, so that it is found out without harm to others, and
+        even late. Of all others, those that can't be in time are told so, and don't run; the last one that waits
+        runs as long as its time is not over, so that an estimate that is too high is corrected.
         """
         self.look(now)
-        batch: list[tuple[Waiting, int]] = []
+        batch: Batch = []
         seconds = tokens = 0.0
+        begins = now + self.running / self._processes + TURNS / 2 * self.lag
         while self._heap:
             waiting = self._heap[0]
-            if not waiting.answer.done():
-                rung = self.rung if waiting.degradable and waiting.policy is None else 0
-                size = self._size(waiting)
-                took = size * self.rung_costs[rung] * self.seconds_per_token
+            rung = self.rung if waiting.degradable and waiting.policy is None else 0
+            size = self._size(waiting)
+            took = size * self.pace(_kind(waiting, rung))
+            ends = begins + seconds + took if batch or len(self._heap) > 1 else now
+            if waiting.answer.done():
+                pass
+            elif not waiting.tries and ends > waiting.deadline:
+                waiting.answer.set_exception(LateError())
+            else:
                 is_full = seconds + took > self.deadline / BATCH_SHARE or tokens + size > BATCH_TOKENS
                 if batch and (is_full or waiting.tries):
                     break
                 batch.append((waiting, rung))
                 seconds, tokens = seconds + took, tokens + size
-            heapq.heappop(self._heap)
-            self._tokens -= self._size(waiting)
+            self._pop()
             if batch and batch[-1][0].tries:
                 break
-        if not self._heap:
-            self._tokens = 0.0
-        self.running += tokens
+        self.running += self.expected(batch)
         return batch
 
-    def done(self, batch: list[tuple[Waiting, int]], seconds: float | None, full_tokens: float) -> None:
+    def expected(self, batch: Batch) -> float:
+        """Expect how many seconds a micro-batch takes."""
+        return sum(self._size(waiting) * self.pace(_kind(waiting, rung)) for waiting, rung in batch)
+
+    def done(self, batch: Batch, expected: float, seconds: float | None) -> None:
         """Take note that a micro-batch is through.
 
         Args:
             batch: As it was taken.
+            expected: What it added to :attr:`running`.
             seconds: What it took; None if its engine process has died.
-            full_tokens: Tokens that were read, each times its cost over the full network's.
         """
-        self.running = max(0.0, self.running - sum(self._size(waiting) for waiting, _ in batch))
-        if seconds is not None and full_tokens > 0:
-            self.seconds_per_token += SMOOTHING * (seconds / full_tokens - self.seconds_per_token)
+        self.running = max(0.0, self.running - expected)
+        if seconds is None:
+            return
+        work: dict[int | None, float] = defaultdict(float)
+        for waiting, rung in batch:
+            work[_kind(waiting, rung)] += self._size(waiting) * self.pace(_kind(waiting, rung))
+        surprise, weight = seconds / sum(work.values()), 1.0
+        if self._paces:  # the first time counts whole
+            surprise, weight = min(MOST_SURPRISE, surprise), SMOOTHING / sum(work.values())
+        else:
+            work = dict.fromkeys(work, 1.0)
+        for kind, part in work.items():
+            self._paces[kind] = self.pace(kind) * (1 + weight * part * (surprise - 1))
+        self.seconds_per_token = max(self._paces[kind] / self._cost(kind) for kind in work)
 
     def look(self, now: float) -> int:
-        """Set the rung: up at once, and down by one after a second below half of where it was entered."""
+        """Set the rung: up at once, and down by one after a second below half of where it was entered.
+
+        What decides is the time, at the first rung, of what waits behind those texts that can run at once.
+        """
         last = len(self.rung_costs) - 1
         if last == 0:
             return 0
-        share = self.wait_at(0) / self.deadline
+        behind = max(0.0, 1 - self._processes / len(self._heap)) if self._heap else 0.0
+        share = behind * self._tokens * self.pace(0) / self._processes / self.deadline
         wanted = sum(share >= self._entry(rung) for rung in range(1, last + 1))
         if wanted > self.rung:
             self.rung, self._calm_since = wanted, None
@@ -162,9 +220,55 @@ class Queue:
             self._calm_since = None
         return self.rung
 
+    @property
+    def _processes(self) -> int:
+        return max(self.workers, 1)
+
+    @property
+    def _width(self) -> float:
+        """Seconds of a part of time: what waits is summed up by the part that it is due in."""
+        return self.deadline / BATCH_SHARE
+
+    def _part(self, deadline: float) -> int:
+        return math.floor(deadline / self._width)
+
+    def _pop(self) -> None:
+        waiting = heapq.heappop(self._heap)
+        self._tokens -= self._size(waiting)
+        self._due[self._part(waiting.deadline)] -= self._least(waiting)
+        if not self._heap:
+            self._tokens = 0.0
+        if not self._heap or self._part(self._heap[0].deadline) > self._part(waiting.deadline):
+            del self._due[self._part(waiting.deadline)]  # it was the last of its part
+
+    def _come_again(self, now: float, wait: float, work: float) -> int:
+        """Say after how many seconds: as late as the backlog asks, and not more at once than there is time for."""
+        for second in [second for second in self._promised if second < now]:
+            del self._promised[second]
+        second = math.ceil(now + max(1.0, wait))
+        last = max(second, math.ceil(now) + HORIZON)
+        while second < last and self._promised[second] and self._promised[second] + work > RETURNS:
+            second += 1
+        self._promised[second] += work
+        return max(1, math.ceil(second - now))
+
     def _entry(self, rung: int) -> float:
         last = len(self.rung_costs) - 1
         return FIRST_ENTRY + (LAST_ENTRY - FIRST_ENTRY) * (rung - 1) / max(1, last - 1)
 
     def _size(self, waiting: Waiting) -> float:
         return min(waiting.tokens, self.max_tokens)
+
+    def _least(self, waiting: Waiting) -> float:
+        """Count tokens, in those of the narrowest rung, of the cheapest way to answer a text."""
+        if waiting.policy is None and waiting.degradable:
+            return self._size(waiting)
+        return self._size(waiting) * self._cost(_kind(waiting, 0)) / self.rung_costs[-1]
+
+    def _cost(self, kind: int | None) -> float:
+        return 1.0 if kind is None else self.rung_costs[kind]
+
+
+def _kind(waiting: Waiting, rung: int) -> int | None:
+    """Name what is measured by itself: a rung, or all policies that requests named."""
+    return rung if waiting.policy is None else None

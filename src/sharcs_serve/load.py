@@ -192,7 +192,8 @@ async def _send(
 
     async def ask(body: bytes, due: float) -> tuple[int, float, bool]:
         try:
-            status, degraded = await asyncio.wait_for(_ask(address, body, idle), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                status, degraded = await _ask(address, body, idle)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
             status, degraded = 0, False
         return status, loop.time() - began - due, degraded

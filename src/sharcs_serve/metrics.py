@@ -18,6 +18,7 @@ HELP = {
     "sharcs_tokens_total": "Tokens read.",
     "sharcs_degraded_total": "Answers of a rung above the first.",
     "sharcs_refused_total": "Texts refused because the narrowest rung could not keep the deadline.",
+    "sharcs_expired_total": "Texts refused later, because they would not have been answered in time.",
     "sharcs_cancelled_total": "Texts whose client left before the answer.",
     "sharcs_deadline_missed_total": "Answers after their deadline.",
     "sharcs_worker_restarts_total": "Engine processes that died and were replaced.",

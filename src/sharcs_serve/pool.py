@@ -11,20 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharcs_runtime.errors import InputError
-from sharcs_serve.stored import rung_policies
-from sharcs_serve.wire import Link, Message, launch, packed, read_message
+from sharcs_serve.flight import Flight
+from sharcs_serve.wire import Link, Message, launch, read_message
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
-    from sharcs_serve.admission import Queue, Waiting
+    from sharcs_serve.admission import Batch, Queue, Waiting
     from sharcs_serve.checks import Checks
     from sharcs_serve.metrics import Metrics
 
 LOG = logging.getLogger("sharcs.serve")
 MOST_TRIES = 2  # engine processes that may die of a text
 LONGEST_PAUSE = 5.0  # seconds between two starts of a process that dies at once
+MOST_IN_A_ROW = 8  # micro-batches, before there is time for other things
+LOOKS = 20  # at the event loop's lag in the time of a deadline
+LAG_SMOOTHING = 0.2
 
 
 class PoisonError(Exception):
@@ -77,6 +80,7 @@ class Pool:
         """
         self._slots[0].next = await self._load(accept)
         self._keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+        self._keepers.append(asyncio.create_task(self._watch()))
 
     async def reload(self, accept: Callable[[Message], None]) -> None:
         """Serve what the folder holds now: each process gives its place to one that is warm, one after the other.
@@ -98,6 +102,7 @@ class Pool:
     async def stop(self) -> None:
         """Let the processes end what they do, and go."""
         self._closing = True
+        await asyncio.sleep(0)  # a keeper that has not begun would not close its socket when it is cancelled
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -193,6 +198,14 @@ class Pool:
             if not await self._run(link, batch):
                 return
 
+    async def _watch(self) -> None:
+        """Measure for how long what is due waits for this event loop."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + self.queue.deadline / LOOKS
+            await asyncio.sleep(self.queue.deadline / LOOKS)
+            self.queue.lag += LAG_SMOOTHING * (loop.time() - due - self.queue.lag)
+
     async def _dies_idle(self, link: Link) -> bool:
         """Wait for work; True if the process dies instead. An idle one has nothing to say."""
         tasks = [asyncio.create_task(self._work.wait()), asyncio.create_task(link.reader.read(1))]
@@ -206,53 +219,48 @@ class Pool:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, link: Link, batch: list[tuple[Waiting, int]]) -> bool:
-        """Have a process answer a micro-batch; False if it dies."""
+    async def _run(self, link: Link, batch: Batch) -> bool:
+        """Have a process answer a micro-batch, and those that wait meanwhile; False if it dies.
+
+        It has the next one at hand when it is through with one, so that it doesn't wait for the front's event loop;
+        unless another process is idle, which then takes it.
+        """
         loop = asyncio.get_running_loop()
-        rungs = rung_policies(link.info)
-        left = {waiting.number: (waiting, min(rung, len(rungs) - 1)) for waiting, rung in batch}
-        policies = [waiting.policy or rungs[rung] for waiting, rung in left.values()]
-        distinct = [policy for number, policy in enumerate(policies) if policy not in policies[:number]]
-        message = {
-            "numbers": list(left),
-            "texts": [waiting.text for waiting, _ in batch],
-            "policies": distinct,
-            "policy_of": [distinct.index(policy) for policy in policies],
-            "routed": link.info["routed"],
-        }
-        for waiting, _ in batch:
-            self.metrics.observe("sharcs_queue_seconds", loop.time() - waiting.arrived)
-            waiting.answer.add_done_callback(lambda future, number=waiting.number: link.drop(number, future))
-        self.metrics.observe("sharcs_batch_texts", len(batch))
-        full_tokens = 0.0
+        flights = [self._send(link, batch)]
+        sent = 1
         try:
-            link.writer.write(packed(message))
-            while not (part := await read_message(link.reader)).get("done"):
-                full_tokens += sum(
-                    tokens * (1.0 if cost is None else cost)
-                    for tokens, cost in zip(part.get("tokens", ()), part.get("cost", ()), strict=True)
-                )
-                self._settle(part, left, link)
-        except (asyncio.IncompleteReadError, ConnectionError, BrokenPipeError):
-            self.queue.done(batch, None, 0.0)
-            self._again([waiting for waiting, _ in left.values()])
+            while flights:
+                if (
+                    len(flights) == 1
+                    and not self._idle
+                    and sent < MOST_IN_A_ROW
+                    and (more := self.queue.take(loop.time()))
+                ):
+                    flights.append(self._send(link, more))
+                    sent += 1
+                part = await read_message(link.reader)
+                if not part.get("done"):
+                    flights[0].settle(part)
+                    continue
+                flight, now = flights.pop(0), loop.time()
+                self.queue.done(flight.batch, flight.expected, now - flight.began)
+                self.checks.earn(part["seconds"])
+                for following in flights:
+                    following.began = now
+        except (asyncio.IncompleteReadError, ConnectionError):
+            for flight in flights:
+                self.queue.done(flight.batch, flight.expected, None)
+            self._again(flights[0].lost)
+            self.put([waiting for flight in flights[1:] for waiting in flight.lost])  # they had not begun
             return False
-        self.queue.done(batch, part["seconds"], full_tokens)
-        self.checks.earn(part["seconds"])
         return True
 
-    def _settle(self, part: Message, left: dict[int, tuple[Waiting, int]], link: Link) -> None:
-        """Hand a part's answers to who waits for them."""
-        for index, number in enumerate(part["numbers"]):
-            waiting, rung = left.pop(number, (None, 0))
-            if waiting is None or waiting.answer.done():
-                continue
-            if "error" in part:
-                waiting.answer.set_exception(InputError(part["error"]))
-                continue
-            about = {"rung": rung, "info": link.info}
-            columns = ("probabilities", "answered_by", "start", "tokens", "cost")
-            waiting.answer.set_result({name: part[name][index] for name in columns} | about)
+    def _send(self, link: Link, batch: Batch) -> Flight:
+        now = asyncio.get_running_loop().time()
+        for waiting, _ in batch:
+            self.metrics.observe("sharcs_queue_seconds", now - waiting.arrived)
+        self.metrics.observe("sharcs_batch_texts", len(batch))
+        return Flight(link, batch, self.queue.expected(batch), now)
 
     def _again(self, lost: list[Waiting]) -> None:
         """Queue what a dead process had; what two have died of is given up."""

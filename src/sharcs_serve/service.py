@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.policy import RoutingPolicy, policy_for_budget
-from sharcs_serve.admission import Queue, Waiting
+from sharcs_serve.admission import LateError, Queue, Waiting
 from sharcs_serve.checks import Checks, keep_state
 from sharcs_serve.formats import Asked, read_classify, read_predict, write
 from sharcs_serve.metrics import Metrics
@@ -22,9 +22,10 @@ from sharcs_serve.settings import Settings
 from sharcs_serve.stored import read_state, rung_promises, stored_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from starlette.requests import Request
+    from starlette.types import Receive
 
     from sharcs_serve.wire import Message
 
@@ -110,49 +111,75 @@ class Service:
         labels = (("model", info["model"]), ("revision", info["revision"]))
         self.metrics.put("sharcs_model_info", 1.0, labels)
 
-    async def answer(self, asked: Asked) -> list[Any]:
+    async def answer(self, asked: Asked, receive: Receive) -> list[Any]:
         """Answer a request's texts.
 
+        Args:
+            asked: The request.
+            receive: Comes back when its client has left.
+
         Raises:
-            RefusedError: If it is too large, comes too late, or kills engine processes.
+            RefusedError: If it is too large, can't be answered in time, or kills engine processes.
             InputError: If it asks for what there is not.
+            ClientDisconnect: If its client has left.
         """
-        settings, queue = self.settings, self.queue
+        settings = self.settings
         if not asked.texts:
             raise RefusedError(400, "Empty", "inputs: there is no text; give one at least")
         if len(asked.texts) > settings.max_inputs:
             raise RefusedError(413, "Validation", f"inputs: over {settings.max_inputs} texts; send fewer")
         if any(sum(map(len, _parts(text))) > settings.max_characters for text in asked.texts):
             raise RefusedError(413, "Validation", f"inputs: a text of over {settings.max_characters} characters")
-        policy = self._policy(asked)
-        deadline = (asked.deadline_ms or settings.deadline_ms) / 1000
-        degradable = asked.brown_out and settings.brown_out and policy is None
-        seconds = queue.refusal(deadline, len(asked.texts), degradable)
-        if seconds is not None:
-            self.metrics.add("sharcs_refused_total", amount=len(asked.texts))
-            text = f"too much to do; come again in {seconds} s"
-            raise RefusedError(429, "Overloaded", text, {"Retry-After": str(seconds)})
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        waiting = [
-            Waiting(now + deadline, queue.next_number(), text, policy, degradable, now, loop.create_future())
-            for text in asked.texts
-        ]
-        self.pool.put(waiting)
+        waiting = self._admit(asked)
+        gone = asyncio.ensure_future(receive())  # the body has been read, so only a disconnect is left to come
+        gone.add_done_callback(lambda _: [each.answer.cancel() for each in waiting])
         try:
-            answers = await asyncio.gather(*(each.answer for each in waiting))
+            answers = [await each.answer for each in waiting]
+        except asyncio.CancelledError:
+            if gone.done():
+                raise ClientDisconnect from None
+            raise
+        except LateError:
+            self.metrics.add("sharcs_expired_total", amount=len(waiting))
+            raise _refused(1) from None
         except PoisonError as error:
             raise RefusedError(424, "Backend", f"text {error}: engine processes died of it") from error
         finally:
+            gone.cancel()
             for each in waiting:
-                if each.answer.cancelled() or each.answer.cancel():  # a gathering that is left cancels them itself
+                if each.answer.cancelled() or each.answer.cancel():
                     self.metrics.add("sharcs_cancelled_total")
-        self._count(answers, late=loop.time() - now > deadline)
-        if policy is None:
+                else:
+                    each.answer.exception()  # one of several is enough to be told
+        self._count(answers, late=asyncio.get_running_loop().time() > waiting[0].deadline)
+        if waiting[0].policy is None:
             for text, answered in zip(asked.texts, answers, strict=True):
                 self.checks.take_note(text, answered)
             self.pool.wake()
         return answers
+
+    def _admit(self, asked: Asked) -> list[Waiting]:
+        """Queue a request's texts.
+
+        Raises:
+            RefusedError: If they could not be answered in time.
+            InputError: If it asks for what there is not.
+        """
+        settings, queue, loop = self.settings, self.queue, asyncio.get_running_loop()
+        policy = self._policy(asked)
+        degradable = asked.brown_out and settings.brown_out and policy is None
+        now = loop.time()
+        deadline = now + (asked.deadline_ms or settings.deadline_ms) / 1000
+        waiting = [
+            Waiting(deadline, queue.next_number(), text, policy, degradable, now, loop.create_future())
+            for text in asked.texts
+        ]
+        seconds = queue.refusal(now, waiting)
+        if seconds is not None:
+            self.metrics.add("sharcs_refused_total", amount=len(waiting))
+            raise _refused(seconds)
+        self.pool.put(waiting)
+        return waiting
 
     def _policy(self, asked: Asked) -> dict[str, Any] | None:
         """Look up what a request asks to be answered by; None where the service decides."""
@@ -229,14 +256,15 @@ class Service:
 
     async def _respond(self, request: Request, read: Callable[[Any], Asked]) -> Response:
         try:
-            body = json.loads(await asyncio.wait_for(self._body(request), self.settings.body_seconds))
-            asked = read(body)
+            async with asyncio.timeout(self.settings.body_seconds):
+                body = await self._body(request)
+            asked = read(json.loads(body))
         except TimeoutError:
             raise RefusedError(408, "Validation", "the body took too long", {"Connection": "close"}) from None
         except (ValueError, RecursionError) as error:
             text = str(error) if isinstance(error, InputError) else "the body is no JSON"
             raise RefusedError(422, "Validation", text) from error
-        answers = await _unless_gone(request, self.answer(asked))
+        answers = await self.answer(asked, request.receive)
         names = [answer["info"]["sub_networks"][answer["answered_by"]] for answer in answers]
         costs = [1.0 if answer["cost"] is None else answer["cost"] for answer in answers]
         headers = {
@@ -262,17 +290,10 @@ class Service:
         return b"".join(parts)
 
 
-async def _unless_gone(request: Request, answering: Awaitable[list[Any]]) -> list[Any]:
-    """Wait for answers, and give them up when the client leaves."""
-    task = asyncio.ensure_future(answering)
-    gone = asyncio.ensure_future(request.receive())  # the body has been read, so only a disconnect is left to come
-    await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        raise ClientDisconnect
-    gone.cancel()
-    return task.result()
+def _refused(seconds: int) -> RefusedError:
+    return RefusedError(
+        429, "Overloaded", f"too much to do; come again in {seconds} s", {"Retry-After": str(seconds)}
+    )
 
 
 def _parts(text: Any) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,10 +38,10 @@ def main() -> None:
         end.sendall(packed({"refused": first_line(error)}))
         return
     end.sendall(packed({"ready": info}))
+    inbox = Inbox(end)
     with around:
-        while (message := receive(end)) is not None:
-            if "texts" in message:
-                answer(engine, end, message)
+        while (message := inbox.next()) is not None:
+            answer(engine, inbox, message)
 
 
 def open_engine(folder: Path) -> tuple[PooledEngine[Any], Message, AbstractContextManager[None]]:
@@ -96,20 +97,53 @@ def _info(
     }
 
 
-def answer(engine: PooledEngine[Any], end: socket.socket, message: Message) -> None:
+class Inbox:
+    """What the front sends: micro-batches, the next one early, and texts that nobody waits for any more.
+
+    Args:
+        end: The socket.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self.end = end
+        self._batches: deque[Message] = deque()
+        self._dropped: set[int] = set()
+
+    def next(self) -> Message | None:
+        """Wait for a micro-batch; None at the end."""
+        if not self._batches:
+            self._dropped.clear()  # what had been sent is answered
+        while not self._batches:
+            if (message := receive(self.end)) is None:
+                return None
+            self._sort(message)
+        return self._batches.popleft()
+
+    def wanted(self, numbers: list[int]) -> Flags:
+        """Tell which texts somebody still waits for."""
+        while is_waiting(self.end) and (message := receive(self.end)) is not None:
+            self._sort(message)
+        return np.array([number not in self._dropped for number in numbers], np.bool_)
+
+    def _sort(self, message: Message) -> None:
+        if "texts" in message:
+            self._batches.append(message)
+            self._dropped.difference_update(message["numbers"])  # an earlier check had the same
+        self._dropped.update(message.get("drop", ()))
+
+
+def answer(engine: PooledEngine[Any], inbox: Inbox, message: Message) -> None:
     """Answer a micro-batch: parts as they come, then how long all took."""
-    numbers, texts = message["numbers"], message["texts"]
-    policies = [RoutingPolicy.from_dict(policy) for policy in message["policies"]]
-    dropped: set[int] = set()
+    end, policies = inbox.end, [RoutingPolicy.from_dict(policy) for policy in message["policies"]]
     began = time.perf_counter()
+    kept = np.flatnonzero(inbox.wanted(message["numbers"]))
+    numbers, texts, policy_of = ([message[name][row] for row in kept] for name in ("numbers", "texts", "policy_of"))
 
     def wanted(rows: Numbers) -> Flags:
-        while is_waiting(end) and (later := receive(end)) is not None:
-            dropped.update(later.get("drop", ()))
-        return np.array([numbers[row] not in dropped for row in rows], np.bool_)
+        return inbox.wanted([numbers[row] for row in rows])
 
     try:
-        chosen = None if not message["routed"] else [policies[number] for number in message["policy_of"]]
+        chosen = None if not message["routed"] else [policies[number] for number in policy_of]
         for rows, answers in engine.stream(texts, chosen, wanted):
             columns = {
                 "probabilities": answers.probabilities.round(7).astype(float).tolist(),

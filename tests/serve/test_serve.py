@@ -82,7 +82,7 @@ def test_the_form_of_text_embeddings_inference(service, export):
         assert float(headers["x-sharcs-cost"]) == pytest.approx(ranked[0][1].cost, abs=1e-4)
         assert int(headers["x-compute-tokens"]) == ranked[0][1].tokens
     for inputs in (TEXTS, [[text] for text in TEXTS]):
-        several = service.ask("/predict", {"inputs": inputs})[1]
+        several = service.ask("/predict", {"inputs": inputs, "brown_out": False})[1]
         for entries, (wanted, _) in zip(several, ranked, strict=True):
             same(entries, wanted)
 
@@ -98,7 +98,7 @@ def test_hugging_faces_client_works_unchanged(service, export):
 
 
 def test_vllms_form(service, export):
-    status, body, _ = service.ask("/classify", {"model": "any", "input": TEXTS[:2]})
+    status, body, _ = service.ask("/classify", {"model": "any", "input": TEXTS[:2], "brown_out": False})
     assert (status, body["object"], [entry["index"] for entry in body["data"]]) == (200, "list", [0, 1])
     for entry, (ranked, _) in zip(body["data"], expected(export, TEXTS[:2]), strict=True):
         assert entry["label"] == ranked[0][0]
@@ -180,7 +180,10 @@ def test_what_can_not_be_in_time_is_refused_with_when_to_come_again(service):
         assert int(headers["Retry-After"]) >= 1
     thread.join()
     assert found[0][0] == 200
-    assert service.ask("/predict", {"inputs": "late", "deadline_ms": 0.001})[0] == 200  # nobody waits any more
+    status, body, _ = service.ask("/predict", {"inputs": "late", "deadline_ms": 0.001})  # it is over before it runs
+    assert (status, body["error_type"]) == (429, "Overloaded")
+    assert service.metric("sharcs_expired_total") == 1
+    assert service.ask("/predict", {"inputs": "late"})[0] == 200
 
 
 def test_a_killed_engine_process_loses_nothing(service, export):
