@@ -27,6 +27,7 @@ MOST_TRIES = 2  # engine processes that may die of a text
 LONGEST_PAUSE = 5.0  # seconds between two starts of a process that dies at once
 MOST_IN_A_ROW = 8  # micro-batches, before there is time for other things
 LOOKS = 20  # at the event loop's lag in the time of a deadline
+SHORTEST_LOOK = 0.005  # seconds between two of them
 LAG_SMOOTHING = 0.2
 
 
@@ -195,15 +196,15 @@ class Pool:
                 if await self._dies_idle(link):
                     return
                 continue
-            if not await self._run(link, batch):
+            if not await self._run(link, slot, batch):
                 return
 
     async def _watch(self) -> None:
         """Measure for how long what is due waits for this event loop."""
-        loop = asyncio.get_running_loop()
+        loop, pause = asyncio.get_running_loop(), max(SHORTEST_LOOK, self.queue.deadline / LOOKS)
         while True:
-            due = loop.time() + self.queue.deadline / LOOKS
-            await asyncio.sleep(self.queue.deadline / LOOKS)
+            due = loop.time() + pause
+            await asyncio.sleep(pause)
             self.queue.lag += LAG_SMOOTHING * (loop.time() - due - self.queue.lag)
 
     async def _dies_idle(self, link: Link) -> bool:
@@ -219,7 +220,7 @@ class Pool:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, link: Link, batch: Batch) -> bool:
+    async def _run(self, link: Link, slot: Slot, batch: Batch) -> bool:
         """Have a process answer a micro-batch, and those that wait meanwhile; False if it dies.
 
         It has the next one at hand when it is through with one, so that it doesn't wait for the front's event loop;
@@ -230,12 +231,8 @@ class Pool:
         sent = 1
         try:
             while flights:
-                if (
-                    len(flights) == 1
-                    and not self._idle
-                    and sent < MOST_IN_A_ROW
-                    and (more := self.queue.take(loop.time()))
-                ):
+                goes_on = len(flights) == 1 and sent < MOST_IN_A_ROW and slot.next is None and not self._idle
+                if goes_on and (more := self.queue.take(loop.time())):
                     flights.append(self._send(link, more))
                     sent += 1
                 part = await read_message(link.reader)

@@ -138,6 +138,7 @@ def answer(engine: PooledEngine[Any], inbox: Inbox, message: Message) -> None:
     began = time.perf_counter()
     kept = np.flatnonzero(inbox.wanted(message["numbers"]))
     numbers, texts, policy_of = ([message[name][row] for row in kept] for name in ("numbers", "texts", "policy_of"))
+    texts = [tuple(text) if isinstance(text, list) else text for text in texts]  # JSON has no tuples
 
     def wanted(rows: Numbers) -> Flags:
         return inbox.wanted([numbers[row] for row in rows])

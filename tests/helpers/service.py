@@ -25,7 +25,7 @@ class Service:
 
     def ask(self, path, body=None, method=None, headers=None):
         """Send a request on a connection of its own: status, decoded body and headers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
             data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             connection.request(method or ("GET" if body is None else "POST"), path, data, headers or {})
@@ -82,9 +82,9 @@ class Service:
 
 
 @contextlib.contextmanager
-def running(folder, *options):
-    """Start the command with one engine process; end it at the end."""
-    command = [sys.executable, "-m", "sharcs_cli.app", "serve", folder, "--port", "0", "--workers", "1", *options]
+def running(folder, *options, workers=1):
+    """Start the command with some engine processes; end it at the end."""
+    command = [sys.executable, "-m", "sharcs_cli.app", "serve", folder, "--port", "0", "--workers", workers, *options]
     with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
         lines = []
         reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
@@ -132,3 +132,35 @@ def classes(folder, texts, policy):
     runner = OnnxRunner(folder, threads=1)
     runner.policy = RoutingPolicy(**policy)
     return [next(runner.predict([text])).class_index for text in texts]
+
+
+TEXTS = ["the film is fine", "my dog is hardly awful", "it is dull", "a plot is simply one two rare", "odd"]
+RUNGS = [
+    {"limit": 0.1, "cost_ratio": 0.8, "policy": {"start": "width-25", "escalation_threshold": 0.9}},
+    {"limit": 0.5, "cost_ratio": 0.4, "policy": {"start": "width-25"}},
+]
+
+
+def laddered(folder):
+    """Copy the recorded export, and give it a ladder and a frontier."""
+    frontier = [{"start": "width-25", "cost_ratio": 0.4}, {"start": "full", "cost_ratio": 1.0}]
+    return calibrated(folder, RUNGS[0]["policy"], ladder=RUNGS, frontier=frontier)
+
+
+def expected(export, texts, policy=None):
+    """Answer by an engine in this process, one by one: labels by falling probability, and who answered."""
+    runner = OnnxRunner(export, threads=1)
+    if policy is not None:
+        runner.policy = RoutingPolicy(**policy)
+    answers = [next(runner.answers([text])) for text in texts]
+    return [
+        ([(runner.labels[index], score) for index, score in zip(answer.classes, answer.scores, strict=True)], answer)
+        for answer in answers
+    ]
+
+
+def assert_same(entries, ranked):
+    """Compare what a service says of a text with what the engine does."""
+    assert [entry["label"] for entry in entries] == [label for label, _ in ranked]
+    for entry, (_, score) in zip(entries, ranked, strict=True):
+        assert abs(entry["score"] - score) <= 1e-6

@@ -215,3 +215,13 @@ def test_overload_is_answered_in_time_at_full_capacity(offered):
             queue.add(asked)
     assert late == 0
     assert good > 0.95 * 15 * 100
+
+
+def test_an_old_measurement_of_a_rung_that_does_not_run_any_more_refuses_nobody():
+    queue = filled(0, costs=(1.0, 0.5))
+    for rung, seconds in ((1, 60.0), *[(0, 0.01)] * 150):
+        queue.rung, queue._calm_since = rung, None
+        queue.add(waiting(0))
+        through(queue, queue.take(0.0), seconds)
+    queue.add(waiting(0))
+    assert queue.refusal(0.0, [waiting(1, 0.5)]) is None

@@ -1,0 +1,21 @@
+"""A bound for each test of the service: what waits for something that doesn't come fails, and doesn't hang."""
+
+import signal
+
+import pytest
+
+MOST_SECONDS = 90
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    def late(*_):
+        pytest.fail(f"{item.name}: goes on after {MOST_SECONDS} s", pytrace=True)
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(MOST_SECONDS)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
