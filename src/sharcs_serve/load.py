@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -55,6 +55,22 @@ class Load:
     p99_ms: float | None
     goodput: float
     good_share: float
+
+
+class Outcome(NamedTuple):
+    """What came of a request.
+
+    Attributes:
+        status: Of the answer; 0 without one.
+        seconds: From when it was due.
+        degraded: Whether a later rung answered.
+        come_again: Seconds after which to come again, where the answer says it.
+    """
+
+    status: int
+    seconds: float
+    degraded: bool = False
+    come_again: float | None = None
 
 
 def due_times(rate: float, seconds: float, seed: int, bursty: bool = False) -> NDArray[np.float64]:
@@ -105,17 +121,15 @@ def measure(
         target_ms: In which an answer is good.
     """
     bodies = [json.dumps({"inputs": text}).encode() for text in texts]
-    return summary(asyncio.run(_send(address, bodies, times)), times, rate, target_ms)
+    return summary(asyncio.run(send(address, bodies, times)), times, rate, target_ms)
 
 
-def summary(
-    outcomes: list[tuple[int, float, bool]], times: NDArray[np.float64], rate: float, target_ms: float
-) -> Load:
-    """Sum up status, seconds and whether a later rung answered, of each request."""
+def summary(outcomes: Sequence[Outcome], times: NDArray[np.float64], rate: float, target_ms: float) -> Load:
+    """Sum up what came of each request."""
     count = max(1, len(outcomes))
     seconds = float(times[-1]) if len(times) else 1.0
-    status = np.array([outcome[0] for outcome in outcomes])
-    latencies = 1000 * np.array([outcome[1] for outcome in outcomes if outcome[0] == OK])
+    status = np.array([outcome.status for outcome in outcomes])
+    latencies = 1000 * np.array([outcome.seconds for outcome in outcomes if outcome.status == OK])
     answered = len(latencies)
     good = int((latencies <= target_ms).sum())
     p50, p99 = np.percentile(latencies, [50, 99]).tolist() if answered else (None, None)
@@ -126,7 +140,7 @@ def summary(
         answered=answered / count,
         refused=refused / count,
         lost=(len(outcomes) - answered - refused) / count,
-        degraded=sum(outcome[2] for outcome in outcomes) / max(1, answered),
+        degraded=sum(outcome.degraded for outcome in outcomes) / max(1, answered),
         p50_ms=p50,
         p99_ms=p99,
         goodput=good / seconds,
@@ -183,20 +197,27 @@ def record(loads: Sequence[Load], target_ms: float) -> dict[str, Any]:
     return {"target_ms": target_ms, "loads": [asdict(load) for load in loads], "advice": advice(loads, target_ms)}
 
 
-async def _send(
-    address: tuple[str, int], bodies: list[bytes], times: NDArray[np.float64]
-) -> list[tuple[int, float, bool]]:
+async def send(address: tuple[str, int], bodies: Sequence[bytes], times: NDArray[np.float64]) -> list[Outcome]:
+    """Send requests when they are due, on connections that are kept: what came of each.
+
+    Args:
+        address: Host and port of a service that takes ``/predict``.
+        bodies: Of requests, in turns.
+        times: When requests are due, seconds from the start.
+    """
     loop = asyncio.get_running_loop()
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     began = loop.time()
 
-    async def ask(body: bytes, due: float) -> tuple[int, float, bool]:
+    async def ask(body: bytes, due: float) -> Outcome:
         try:
             async with asyncio.timeout(PATIENCE):
-                status, degraded = await _ask(address, body, idle)
+                status, headers = await _ask(address, body, idle)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
-            status, degraded = 0, False
-        return status, loop.time() - began - due, degraded
+            status, headers = 0, {}
+        again = headers.get("retry-after")
+        degraded = headers.get("x-sharcs-degraded", "0") != "0"
+        return Outcome(status, loop.time() - began - due, degraded, None if again is None else float(again))
 
     tasks = []
     for number, due in enumerate(times.tolist()):
@@ -210,8 +231,8 @@ async def _send(
 
 async def _ask(
     address: tuple[str, int], body: bytes, idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
-) -> tuple[int, bool]:
-    """Send a request on a connection that is kept: the status, and whether a later rung answered."""
+) -> tuple[int, dict[str, str]]:
+    """Send a request on a connection that is kept: the answer's status and headers."""
     reader, writer = idle.pop() if idle else await asyncio.open_connection(*address)
     done = False
     try:
@@ -221,7 +242,7 @@ async def _ask(
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         await reader.readexactly(int(headers.get("content-length", 0)))
         done = headers.get("connection", "").lower() != "close"
-        return int(lines[0].split()[1]), headers.get("x-sharcs-degraded", "0") != "0"
+        return int(lines[0].split()[1]), headers
     finally:
         if done:
             idle.append((reader, writer))

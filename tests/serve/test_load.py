@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.cli import error_message, sharcs, succeeds, write_csv
-from sharcs_serve.load import advice, due_times, measure, summary
+from sharcs_serve.load import Outcome, advice, due_times, measure, summary
 
 
 def test_requests_are_due_at_the_rate():
@@ -24,7 +24,7 @@ def test_requests_are_due_at_the_rate():
 
 
 def test_what_is_counted():
-    outcomes = [(200, 0.01, False)] * 6 + [(200, 0.5, True)] * 2 + [(429, 0.001, False), (0, 60.0, False)]
+    outcomes = [Outcome(200, 0.01)] * 6 + [Outcome(200, 0.5, True)] * 2 + [Outcome(429, 0.001), Outcome(0, 60.0)]
     found = summary(outcomes, np.linspace(0.2, 2.0, 10), 5, 100)
     assert (found.offered, found.answered, found.refused, found.lost) == (5, 0.8, 0.1, 0.1)
     assert (found.degraded, found.goodput, found.good_share) == (0.25, 3, 0.6)
