@@ -20,7 +20,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sharcs_runtime.errors import InputError
-from sharcs_serve.service import RefusedError, Service
+from sharcs_serve.formats import RefusedError
+from sharcs_serve.service import Service
 from sharcs_serve.settings import Settings
 
 if TYPE_CHECKING:

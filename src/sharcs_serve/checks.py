@@ -7,7 +7,6 @@ while there are always some, checks take a twentieth of what answers take, so th
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import deque
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from sharcs_runtime.drift import DisagreementCounter
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.files import write_json
 from sharcs_runtime.policy import RoutingPolicy
+from sharcs_serve.metrics import HELP
 from sharcs_serve.stored import State, read_counters, rung_policies, rung_promises
-from sharcs_serve.wire import packed, read_message
+from sharcs_serve.wire import hash_of, packed, read_message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,8 +165,7 @@ class Checks:
                 for number, shares, cost in zip(*(part.get(name, ()) for name in COLUMNS), strict=False):
                     found[names[number]] = _best(shares), 1.0 if cost is None else cost
         except (asyncio.IncompleteReadError, ConnectionError):
-            name = hashlib.sha256(repr(check.text).encode()).hexdigest()[:16]
-            LOG.error("text %s: an engine process died when it checked the text's answer", name)
+            LOG.error("text %s: an engine process died when it checked its answer", hash_of(check.text))
             return False
         finally:
             self._is_running, self._link = False, None
@@ -202,6 +201,9 @@ class Checks:
 
     def measure(self) -> None:
         """Write the counters into the metrics."""
+        for name in HELP:
+            if name.startswith("sharcs_drift_"):
+                self.metrics.clear(name)  # of rungs that are no more
         for rung, counter in enumerate(self.counters):
             labels = (("rung", str(rung)),)
             self.metrics.put("sharcs_drift_seen_total", counter.seen, labels)

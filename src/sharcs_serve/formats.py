@@ -164,3 +164,17 @@ def _own(body: dict[str, Json]) -> dict[str, Any]:
         if wrong or (name in ("budget", "deadline_ms", "top_k") and not 0 < value < 1e9):
             raise InputError(f"{name}: {value!r} is not what it can be")
     return given
+
+
+class RefusedError(Exception):
+    """A request that is not answered: status, type and text of the error, and headers."""
+
+    def __init__(self, status: int, kind: str, text: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status, self.kind, self.headers = status, kind, headers or {}
+
+
+def overloaded(seconds: int) -> RefusedError:
+    """Refuse a request that could not be answered in time, and say after how many seconds to come again."""
+    text = f"too much to do; come again in {seconds} s"
+    return RefusedError(429, "Overloaded", text, {"Retry-After": str(seconds)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sharcs_runtime.errors import InputError
 from sharcs_serve.flight import Flight
-from sharcs_serve.wire import Link, Message, launch, read_message
+from sharcs_serve.wire import Link, Message, hash_of, launch, read_message
 
 if TYPE_CHECKING:
     import subprocess
@@ -265,7 +264,7 @@ class Pool:
             waiting.tries += 1  # the second time it ran alone
         poison = [waiting for waiting in lost if waiting.tries >= MOST_TRIES]
         for waiting in poison:
-            name = hashlib.sha256(repr(waiting.text).encode()).hexdigest()[:16]
+            name = hash_of(waiting.text)
             LOG.error("text %s: %d engine processes died of it; it is given up", name, MOST_TRIES)
             self.metrics.add("sharcs_poisoned_total")
             if not waiting.answer.done():

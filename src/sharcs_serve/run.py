@@ -69,13 +69,12 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self.service, self.drain_seconds = service, drain_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._reloads: set[asyncio.Task[None]] = set()
 
     async def serve(self, sockets: Any = None) -> None:
         """Serve until a signal ends it; SIGHUP loads what the folder holds then."""
         self._loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
-            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+            self._loop.add_signal_handler(signal.SIGHUP, self.service.reload)
         await super().serve(sockets)
 
     async def startup(self, sockets: Any = None) -> None:
@@ -92,10 +91,6 @@ class DrainingServer(uvicorn.Server):
             return
         self.service.draining = True
         self._loop.call_soon_threadsafe(self._loop.call_later, self.drain_seconds, self._end)
-
-    def _reload(self) -> None:
-        self._reloads.add(task := asyncio.ensure_future(self.service.reload()))
-        task.add_done_callback(self._reloads.discard)
 
     def _end(self) -> None:
         self.should_exit = True

@@ -15,7 +15,7 @@ from sharcs_runtime.errors import InputError
 from sharcs_runtime.policy import RoutingPolicy, policy_for_budget
 from sharcs_serve.admission import LateError, Queue, Waiting
 from sharcs_serve.checks import Checks, keep_state
-from sharcs_serve.formats import Asked, read_classify, read_predict, write
+from sharcs_serve.formats import Asked, RefusedError, overloaded, read_classify, read_predict, write
 from sharcs_serve.metrics import Metrics
 from sharcs_serve.pool import PoisonError, Pool
 from sharcs_serve.settings import Settings
@@ -32,14 +32,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("sharcs.serve")
 HERE = Path(__file__).parent
 READ_AWAY = 10  # times the bound: so much of a body that is too long is read, so that its client sees the answer
-
-
-class RefusedError(Exception):
-    """A request that is not answered: status, type and text of the error, and headers."""
-
-    def __init__(self, status: int, kind: str, text: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.status, self.kind, self.headers = status, kind, headers or {}
 
 
 class Service:
@@ -61,7 +53,8 @@ class Service:
         self.pool = Pool(settings.folder, self.queue, self.metrics, settings.workers, self.checks)
         self.draining = False
         self._reloading = asyncio.Lock()
-        self._keeping: asyncio.Task[None] | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._keeping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Start the engine processes.
@@ -71,17 +64,20 @@ class Service:
         """
         await self.pool.start(self._accept)
         if self.settings.monitor_file is not None:
-            self._keeping = asyncio.create_task(keep_state(self.checks, self.settings.monitor_file))
+            self._keeping.add(asyncio.create_task(keep_state(self.checks, self.settings.monitor_file)))
 
     async def stop(self) -> None:
         """End the engine processes, and keep what was counted."""
+        await _ended(self._reloads)
         await self.pool.stop()
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+        await _ended(self._keeping)
 
-    async def reload(self) -> None:
-        """Serve what the folder holds now; what can't be served changes nothing, and is a line in the log."""
+    def reload(self) -> None:
+        """Begin to serve what the folder holds now; what can't be served is a line in the log, and no more."""
+        self._reloads.add(task := asyncio.ensure_future(self._reload()))
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
         async with self._reloading:
             try:
                 await self.pool.reload(self._accept)
@@ -141,7 +137,7 @@ class Service:
             raise
         except LateError:
             self.metrics.add("sharcs_expired_total", amount=len(waiting))
-            raise _refused(1) from None
+            raise overloaded(1) from None
         except PoisonError as error:
             raise RefusedError(424, "Backend", f"text {error}: engine processes died of it") from error
         finally:
@@ -177,7 +173,7 @@ class Service:
         seconds = queue.refusal(now, waiting)
         if seconds is not None:
             self.metrics.add("sharcs_refused_total", amount=len(waiting))
-            raise _refused(seconds)
+            raise overloaded(seconds)
         self.pool.put(waiting)
         return waiting
 
@@ -290,10 +286,10 @@ class Service:
         return b"".join(parts)
 
 
-def _refused(seconds: int) -> RefusedError:
-    return RefusedError(
-        429, "Overloaded", f"too much to do; come again in {seconds} s", {"Retry-After": str(seconds)}
-    )
+async def _ended(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _parts(text: Any) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import select
@@ -69,6 +70,11 @@ async def launch(folder: Path, processes: set[subprocess.Popen[bytes]]) -> Link:
         process.kill()
         raise
     return link
+
+
+def hash_of(text: str | tuple[str, str]) -> str:
+    """Name a text, or a pair of them, without saying what it is."""
+    return hashlib.sha256(repr(text).encode()).hexdigest()[:16]
 
 
 def packed(message: Message) -> bytes:

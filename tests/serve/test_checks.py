@@ -168,16 +168,24 @@ def test_each_rung_has_its_own_limit_and_its_alarm_is_a_line(caplog):
 
 def test_counts_of_another_network_are_not_mixed_in():
     checks, answer = checks_of()
+    checks.take_note("runs", answer)
     checks.take_note("old", answer)
+    runs = checks.take("r", idle=True)
     info = answer["info"] | {"revision": "s"}
     checks.learn(info, None)
     checks.take_note("late", answer)
     checks.take_note("new", answer | {"info": info})
+
+    async def end():
+        await checks.run(Stream([{"numbers": [0], "probabilities": [[0.1, 0.9]], "cost": [1.0]}]), runs)
+
+    asyncio.run(end())
+    assert checks.counters[0].checked == 0
     assert checks.take("r", idle=True) is None
     assert checks.take("s", idle=True).text == "new"
     checks.learn(answer["info"], None)  # back again
-    assert checks.counters[0].seen == 1
-    assert {revision: rungs["0"]["drawn"] for revision, rungs in checks.state().items()} == {"r": 1, "s": 1}
+    assert checks.counters[0].seen == 2
+    assert {revision: rungs["0"]["drawn"] for revision, rungs in checks.state().items()} == {"r": 2, "s": 1}
 
 
 def test_what_is_the_full_networks_own_costs_nothing_and_a_full_backlog_is_no_delay():

@@ -36,7 +36,7 @@ def current(tmp_path):
 
 def test_a_new_policy_takes_over_and_no_request_fails(current):
     link, point = current
-    with running(link) as service:
+    with running(link, "--drain-seconds", 0) as service:
         (first,) = service.engines()
         old = service.ask("/info")[1]["revision"]
         point("broken")
@@ -65,6 +65,10 @@ def test_a_new_policy_takes_over_and_no_request_fails(current):
             assert answers
             assert all([entries[0]["label"] for entries in body] == wanted for body in answers)
         assert service.metric("sharcs_worker_restarts_total") == 1
+        service.process.send_signal(signal.SIGHUP)
+        service.wait_for(lambda: len(service.engines()) == 2)
+        service.process.send_signal(signal.SIGTERM)  # while the next one starts
+        assert service.process.wait(30) == 0
 
 
 def test_a_text_that_waits_while_the_process_changes_is_answered(current):
