@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 
 import pytest
@@ -58,7 +59,8 @@ def test_blended_answers_are_compared_and_counts_go_on_after_a_restart(export, t
                 pass
             service.process.send_signal(signal.SIGTERM)
             assert service.process.wait(30) == 0
-    (counters,) = merged_counts([tmp_path / "monitor.json", tmp_path / "monitor.json"]).values()
+        shutil.copy(tmp_path / "monitor.json", tmp_path / f"{times}.json")
+    (counters,) = merged_counts([tmp_path / "1.json", tmp_path / "2.json", tmp_path / "1.json"]).values()
     assert [(each.seen, each.checked, each.disagreements) for each in counters] == [
         (120, 120, 2 * otherwise(given, full))
     ]
