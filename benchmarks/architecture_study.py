@@ -48,7 +48,8 @@ from sharcs import SharcsForSequenceClassification
 from sharcs.evaluation.answers import AllAnswers
 from sharcs.export.bundle import export_model, quantise
 from sharcs.inference.folder import best_device
-from sharcs.tasks.losses import SINGLE_LABEL, Task
+from sharcs.tasks.base import SINGLE_LABEL
+from sharcs.tasks.classification import Task
 from sharcs_runtime.bundle import Bundle
 
 SETS = ("sick", "banking77")

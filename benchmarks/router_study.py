@@ -30,7 +30,7 @@ from sharcs import SharcsForSequenceClassification
 from sharcs.calibration.policies import policy_paths
 from sharcs.evaluation.answers import AllAnswers
 from sharcs.subnetworks.base import mean_of_real_tokens
-from sharcs.tasks.losses import router_loss
+from sharcs.tasks.base import router_loss
 from sharcs.training.hardness import narrowest_sure
 
 Curve = list[dict[str, float]]

@@ -36,8 +36,7 @@ from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.folder import TrainedModel
 from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.report.content import build_report
-from sharcs.tasks.labels import task_of
-from sharcs.tasks.losses import Task
+from sharcs.tasks.classification import Task, task_of
 from sharcs.training.hardness import narrowest_sure
 from sharcs.training.subnetworks import RATES
 

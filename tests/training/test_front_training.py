@@ -13,7 +13,7 @@ from helpers.tiny import arguments, collate, toy_rows
 from sharcs import InputError
 from sharcs.data.made import TextMaker
 from sharcs.subnetworks.vectors import principal_components, token_vectors
-from sharcs.tasks.losses import UNLABELLED
+from sharcs.tasks.base import UNLABELLED
 from sharcs.training.arguments import PLUS
 from sharcs.training.checkpoints import furthest_checkpoint
 from sharcs.training.front import TEMPERATURE, FrontTrainer, student_loss

@@ -23,7 +23,8 @@ from helpers.tiny import (
 )
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
-from sharcs.tasks.losses import SINGLE_LABEL, Task, router_loss
+from sharcs.tasks.base import SINGLE_LABEL, router_loss
+from sharcs.tasks.classification import Task
 from sharcs.training.arguments import RECIPES, PaperTrainingArguments, SharcsTrainingArguments, recipe_of
 from sharcs.training.hardness import narrowest_sure
 from sharcs.training.subnetworks import learning_parameters, narrow_networks

@@ -19,7 +19,8 @@ from sharcs.export.bundle import export_model
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.folder import TrainedModel
 from sharcs.report.content import build_report
-from sharcs.tasks.token_losses import SpanLabels, SpanTask, TokenTask
+from sharcs.tasks.spans import SpanLabels, SpanTask
+from sharcs.tasks.tokens import TokenTask
 
 ROWS, EPOCHS, NARROW_EPOCHS = 24, 2, 2
 STEPS = ROWS // 8

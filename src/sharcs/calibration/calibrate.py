@@ -10,8 +10,7 @@ import numpy as np
 from sharcs.calibration.choice import Choice, Constraint, choose
 from sharcs.calibration.frontier import build_frontier
 from sharcs.errors import InputError
-from sharcs.tasks.labels import require_one_label
-from sharcs.tasks.losses import MULTI_LABEL
+from sharcs.tasks.base import MULTI_LABEL, require_one_label
 from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from sharcs.errors import InputError
 from sharcs.evaluation.inputs import model_inputs
 from sharcs.evaluation.record import record_answers
-from sharcs.tasks.losses import MULTI_LABEL, SINGLE_LABEL
+from sharcs.tasks.base import MULTI_LABEL, SINGLE_LABEL
 from sharcs_runtime.ways import sum_along_ways, ways_of
 
 if TYPE_CHECKING:

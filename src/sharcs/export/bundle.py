@@ -18,7 +18,7 @@ from sharcs.data.tokens import most_tokens
 from sharcs.errors import InputError
 from sharcs.export.onnx import Dense, Front, Tail, Trunk, check_graph, require_onnx, to_int8, write_graph
 from sharcs.files import claimed, write_json, written
-from sharcs.tasks.labels import require_one_label
+from sharcs.tasks.base import require_one_label
 from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT, TOKENIZER_FILE
 from sharcs_runtime.policy import RoutingPolicy
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sharcs.data.tokens import encode, most_tokens, token_limit
 from sharcs.inference.pool import Pool
 from sharcs.model.cost import relative_cost
-from sharcs.tasks.labels import require_one_label
+from sharcs.tasks.base import require_one_label
 from sharcs_runtime.cascade import Routing
 from sharcs_runtime.policy import choose_width
 from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine

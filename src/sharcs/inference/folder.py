@@ -19,7 +19,7 @@ from sharcs.data.tokens import most_tokens
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.files import claimed, is_lock, write_json
 from sharcs.model.text import SharcsForSequenceClassification
-from sharcs.tasks.labels import require_one_label
+from sharcs.tasks.base import require_one_label
 from sharcs_runtime.bundle import DESCRIPTION_FILE
 
 if TYPE_CHECKING:

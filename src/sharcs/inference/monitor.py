@@ -16,7 +16,7 @@ import torch
 
 from sharcs.config import RoutingPolicy
 from sharcs.model.context import select_rows
-from sharcs.tasks.labels import require_one_label
+from sharcs.tasks.base import require_one_label
 from sharcs_runtime.drift import DisagreementCounter
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from sharcs.jobs.held_out import (
 from sharcs.jobs.trial import Trial, accuracy_of
 from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.spec import FIRST
-from sharcs.tasks.labels import problem_type_of, require_one_label
+from sharcs.tasks.base import problem_type_of, require_one_label
 from sharcs.training.arguments import RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
 

@@ -24,7 +24,7 @@ from sharcs.model.tail import RoutedTail
 from sharcs.spec import FIRST, MEAN, OWN, front_spec
 from sharcs.stored import class_names
 from sharcs.subnetworks.build import make_front, make_subnetwork
-from sharcs.tasks.labels import task_of
+from sharcs.tasks.classification import task_of
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-    from sharcs.tasks.losses import BaseTask
+    from sharcs.tasks.base import BaseTask
 
 # Of the examples that an encoder is tried on.
 EXAMPLE_TOKENS = 6
@@ -84,7 +84,7 @@ class RoutedModel(RoutedPasses):
     plain_class: ClassVar[Any]  # of the plain classifiers that it can route
 
     def training_task(self, rows: Any, class_weights: str | Sequence[float] | None) -> BaseTask:
-        """Find out what training on some rows minimises; see :func:`sharcs.tasks.labels.task_of`."""
+        """Find out what training on some rows minimises; see :func:`sharcs.tasks.classification.task_of`."""
         return task_of(self.config, rows, class_weights)
 
     def __init__(self, config: SharcsConfig, encoder: PreTrainedModel | None = None) -> None:

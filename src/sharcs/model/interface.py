@@ -13,7 +13,7 @@ from sharcs.config import SharcsConfig
 from sharcs.errors import InputError
 from sharcs.model.cost import continuation_coefficients, cost_coefficients
 from sharcs.model.tail import RoutedTail
-from sharcs.tasks.labels import problem_type_of
+from sharcs.tasks.base import problem_type_of
 from sharcs_runtime.scores import blended, confidence
 
 if TYPE_CHECKING:

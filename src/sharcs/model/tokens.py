@@ -15,8 +15,8 @@ from sharcs.config import SharcsConfig
 from sharcs.errors import InputError
 from sharcs.model.text import RoutedTextModel
 from sharcs.subnetworks.base import mean_of_real_tokens
-from sharcs.tasks.token_labels import span_task_of, token_task_of
-from sharcs.tasks.token_losses import over_real_tokens
+from sharcs.tasks.spans import over_real_tokens, span_task_of
+from sharcs.tasks.tokens import token_task_of
 from sharcs_runtime.scores import blended, confidence
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sharcs.model.outputs import RoutingKwargs, SharcsOutput
-    from sharcs.tasks.token_losses import SpanTask, TokenTask
+    from sharcs.tasks.spans import SpanTask
+    from sharcs.tasks.tokens import TokenTask
     from sharcs_runtime.policy import RoutingPolicy
 
 
@@ -57,7 +58,7 @@ class SharcsForTokenClassification(_AnswersInTokens):
     problem_type = "token_classification"
 
     def training_task(self, rows: Any, class_weights: str | Sequence[float] | None) -> TokenTask:
-        """Find out what training on some rows minimises; see :func:`sharcs.tasks.token_labels.token_task_of`."""
+        """Find out what training on some rows minimises; see :func:`sharcs.tasks.tokens.token_task_of`."""
         return token_task_of(self.config, rows, class_weights)
 
     def _confidence(self, policy: RoutingPolicy, answer: Tensor, real: Tensor | None) -> Tensor:
@@ -149,7 +150,7 @@ class SharcsForQuestionAnswering(_AnswersInTokens):
         return self._forward(inputs, labels, **routing)  # type: ignore[no-any-return]
 
     def training_task(self, rows: Any, class_weights: str | Sequence[float] | None) -> SpanTask:
-        """Find out what training on some rows minimises; see :func:`sharcs.tasks.token_labels.span_task_of`."""
+        """Find out what training on some rows minimises; see :func:`sharcs.tasks.spans.span_task_of`."""
         return span_task_of(rows, class_weights)
 
     def _confidence(self, policy: RoutingPolicy, answer: Tensor, real: Tensor | None) -> Tensor:

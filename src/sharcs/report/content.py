@@ -22,7 +22,7 @@ from sharcs.report.findings import (
     reliability,
     wrong_label_rows,
 )
-from sharcs.tasks.labels import require_one_label
+from sharcs.tasks.base import require_one_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

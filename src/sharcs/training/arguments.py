@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from transformers import TrainingArguments
 
 from sharcs.errors import InputError
-from sharcs.tasks.labels import BALANCED
+from sharcs.tasks.base import BALANCED
 
 PLUS = "sharcs+"
 PAPER = "paper"

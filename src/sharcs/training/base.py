@@ -11,7 +11,8 @@ import torch
 from sharcs.errors import InputError
 from sharcs.model.base import RoutedModel
 from sharcs.model.outputs import RoutingKwargs
-from sharcs.tasks.losses import BaseTask, Task
+from sharcs.tasks.base import BaseTask
+from sharcs.tasks.classification import Task
 from sharcs.training.arguments import RECIPES, RoutedTrainingArguments
 from sharcs.training.checkpoints import check_complete, check_same, furthest_checkpoint, save_state
 from sharcs.training.numbered import NumberedTrainer

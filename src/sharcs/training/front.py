@@ -12,7 +12,7 @@ from sharcs.model.layer_list import trunk_layers
 from sharcs.subnetworks.compact import CompactSubnetwork
 from sharcs.subnetworks.recurrent import RecurrentSubnetwork
 from sharcs.subnetworks.vectors import token_vectors
-from sharcs.tasks.losses import UNLABELLED
+from sharcs.tasks.base import UNLABELLED
 from sharcs.training.later import LaterTrainer, Learner
 
 if TYPE_CHECKING:

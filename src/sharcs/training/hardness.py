@@ -84,7 +84,7 @@ def narrowest_sure(confidences: Tensor) -> Tensor:
 
     Args:
         confidences: Of every width in the truth, ``[batch, widths]``; see
-            :meth:`sharcs.tasks.losses.Task.confidence`.
+            :meth:`sharcs.tasks.classification.Task.confidence`.
 
     Returns:
         float32 ``[batch, widths]``, a single one in every row: at the first width from a confidence of 0.8, at the

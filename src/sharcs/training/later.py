@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerState, set_seed
 
 from sharcs.config import BLEND, RoutingPolicy, SharcsConfig
-from sharcs.tasks.losses import REGRESSION
+from sharcs.tasks.base import REGRESSION
 from sharcs.training.arguments import SharcsTrainingArguments
 from sharcs.training.base import RoutedTrainer
 from sharcs.training.checkpoints import LAST_FILE, step_of

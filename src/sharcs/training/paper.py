@@ -13,7 +13,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from sharcs.errors import InputError
-from sharcs.tasks.losses import router_loss
+from sharcs.tasks.base import router_loss
 from sharcs.training.arguments import PaperTrainingArguments
 from sharcs.training.base import RoutedTrainer
 from sharcs.training.batches import single_width_batches

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.trainer_utils import IntervalStrategy
 
 from sharcs.data.made import TextMaker
-from sharcs.tasks.losses import UNLABELLED
+from sharcs.tasks.base import UNLABELLED
 from sharcs.training.checkpoints import FRONT, SUBNETWORKS
 from sharcs.training.front import FrontTrainer
 from sharcs.training.subnetworks import SubnetworkTrainer

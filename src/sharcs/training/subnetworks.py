@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from sharcs.tasks.losses import router_loss
+from sharcs.tasks.base import router_loss
 from sharcs.training.hardness import narrowest_sure
 from sharcs.training.later import LaterTrainer, Learner
 

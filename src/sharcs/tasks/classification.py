@@ -1,47 +1,136 @@
-"""Which problem a model is trained for, and what the training labels say: their variance, the weights of classes."""
+"""One answer an input: of one label, of several, or numbers. Their labels checked, and what training minimises."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 
 from sharcs.errors import InputError
-from sharcs.tasks.losses import MULTI_LABEL, REGRESSION, SINGLE_LABEL, UNLABELLED, Task
+from sharcs.tasks.base import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    UNLABELLED,
+    BaseTask,
+    class_weights_of,
+    problem_type_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
-    from transformers import PreTrainedConfig
 
     from sharcs.config import SharcsConfig
 
-BALANCED = "balanced"
 # The names that the collators of transformers make "labels" of.
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 
-def problem_type_of(config: PreTrainedConfig) -> str:
-    """Tell a model's problem type; where it names none, by the number of labels as transformers does."""
-    return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
+@dataclass(frozen=True, slots=True)
+class Task(BaseTask):
+    """A problem type, and what its losses take from the training labels; see :func:`task_of`.
 
+    Labels are int64 class indices ``[batch]`` of one label, −100 where a sample has none, and floats
+    ``[batch, labels]`` of several; those of a regression are floats ``[batch, labels]``, or ``[batch]`` where there
+    is one output.
 
-def require_one_label(problem_type: str, what: str) -> None:
-    """Refuse a model that doesn't name one class for each input.
-
-    Args:
-        problem_type: The model's.
-        what: What needs it, to begin the message.
-
-    Raises:
-        InputError: If it doesn't.
+    Attributes:
+        problem_type: As in Hugging Face configurations.
+        class_weights: Of the classes in the cross-entropy; of several labels, of their positives in the binary
+            cross-entropy. ``[labels]``, or None.
+        variance: Of each output's training labels, ``[labels]``; regressions alone have it.
     """
-    if problem_type != SINGLE_LABEL:
-        raise InputError(
-            f"{what}: the model is no classifier with one label for each input (problem_type {problem_type}); "
-            "train it with SharcsTrainer and call it from Python"
-        )
+
+    problem_type: str
+    class_weights: Tensor | None = None
+    variance: Tensor | None = None
+
+    def labels_of(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Take the labels from a batch; a data set may hold class indices as ``[batch, 1]``."""
+        labels: Tensor = inputs["labels"]
+        return labels.reshape(-1) if self.problem_type == SINGLE_LABEL else labels
+
+    def confidence(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Measure how sure an answer is of the truth: exp(−loss of the sample).
+
+        It is the probability of the true class (paper, section 3.1), and extends it to the other problem types:
+
+        - of several labels, the geometric mean of the probabilities that each label is given to be as it is;
+        - of a regression, exp(−squared error / variance of the training labels), the mean over outputs in the
+          exponent. It doesn't hang on the labels' unit; 0.8 is an error of 0.47 standard deviations, and e⁻¹ one of a
+          standard deviation, as who always answers the mean makes.
+
+        Class weights play no part: a class that matters more is not harder for it. A sample without a label is sure:
+        no width could answer it better.
+
+        Args:
+            logits: ``[..., batch, labels]``.
+            labels: See the class.
+
+        Returns:
+            float32 ``[..., batch]`` from 0 to 1, without gradient.
+        """
+        logits = logits.detach().float()
+        if self.problem_type != SINGLE_LABEL:
+            return (-self._sample_losses(logits, labels)).exp()
+        # Not through the logarithm, whose rounding would show.
+        index = labels.clamp(min=0).expand(logits.shape[:-1]).unsqueeze(-1)
+        probabilities = logits.softmax(dim=-1).gather(-1, index).squeeze(-1)
+        return probabilities.masked_fill(labels == UNLABELLED, 1.0)
+
+    def loss(self, outputs: Any, labels: Tensor) -> Tensor:
+        """Take a pass's task loss; see the base class."""
+        return outputs.loss if self.class_weights is None else self.narrow_loss(outputs.logits, labels)
+
+    def narrow_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the task loss of logits ``[batch, labels]``, a scalar.
+
+        It is the cross-entropy, weighted by torch's rules (a mean by weight; positives times ``pos_weight``), or the
+        mean squared error over the labels' variance, which puts it on one scale with the divergence.
+        """
+        logits, weights = logits.float(), None if self.class_weights is None else self.class_weights.to(logits.device)
+        if self.problem_type == SINGLE_LABEL:
+            if bool((labels == UNLABELLED).all()):
+                return logits.sum() * 0.0  # the mean over no sample would be NaN
+            return F.cross_entropy(logits, labels, weight=weights, ignore_index=UNLABELLED)
+        if self.problem_type == MULTI_LABEL:
+            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
+        return self._sample_losses(logits, labels).mean()
+
+    def divergence(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Measure how far the student's answer is from the teacher's, which gets no gradient.
+
+        Kullback–Leibler divergence from the teacher's probabilities; of several labels, the mean over their Bernoulli
+        distributions. Of a regression, the squared difference over the training labels' variance, mean over outputs.
+
+        Args:
+            student: Logits, ``[batch, labels]``.
+            teacher: Logits, ``[batch, labels]``.
+            labels: Not read.
+
+        Returns:
+            Mean over the batch, a scalar.
+        """
+        student, teacher = student.float(), teacher.detach().float()
+        if self.problem_type == REGRESSION:
+            return self._sample_losses(student, teacher).mean()
+        if self.problem_type == SINGLE_LABEL:
+            log_probabilities, target = student.log_softmax(dim=-1), teacher.log_softmax(dim=-1)
+            return F.kl_div(log_probabilities, target, reduction="batchmean", log_target=True)
+        log_probabilities, target = (F.logsigmoid(torch.stack([x, -x])) for x in (student, teacher))
+        return F.kl_div(log_probabilities, target, reduction="sum", log_target=True) / student.numel()
+
+    def _sample_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the unweighted loss of each sample, mean over labels: ``[..., batch]``."""
+        labels = labels.reshape(logits.shape[-2:]).expand_as(logits)
+        if self.problem_type == MULTI_LABEL:
+            return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=-1)
+        assert self.variance is not None
+        return ((logits - labels).square() / self.variance.to(logits)).mean(dim=-1)
 
 
 def task_of(config: SharcsConfig, rows: Any, class_weights: str | Sequence[float] | None = None) -> Task:
@@ -71,31 +160,6 @@ def task_of(config: SharcsConfig, rows: Any, class_weights: str | Sequence[float
     if problem_type == REGRESSION:
         return Task(problem_type, variance=_variance(labels))
     return Task(problem_type, class_weights_of(class_weights, config, labels))
-
-
-def class_weights_of(
-    class_weights: str | Sequence[float] | None, config: SharcsConfig, labels: Tensor | None
-) -> Tensor | None:
-    """Make a tensor of class weights, float32 ``[labels]``.
-
-    Args:
-        class_weights: See :class:`sharcs.training.arguments.SharcsTrainingArguments`.
-        config: The model's.
-        labels: Of the training data, int64 ``[labels given]`` or floats ``[rows, labels]``; balanced ones need them.
-
-    Raises:
-        InputError: If the weights don't fit the labels.
-    """
-    if class_weights is None:
-        return None
-    if class_weights == BALANCED:
-        assert labels is not None
-        return _balanced(labels, [str(name) for _, name in sorted((config.id2label or {}).items())])
-    if len(class_weights) != config.num_labels:
-        raise InputError(
-            f"class_weights: are {len(class_weights)}, and the model has {config.num_labels} labels; give one a label"
-        )
-    return torch.tensor(class_weights)
 
 
 def _problem_type(config: SharcsConfig, rows: Any) -> str:
@@ -198,21 +262,3 @@ def _variance(labels: Tensor) -> Tensor:
             "nothing to learn; give rows with different labels, or drop it"
         )
     return labels.double().var(dim=0, correction=0).float()
-
-
-def _balanced(labels: Tensor, names: list[str]) -> Tensor:
-    """Compute weights, float32 ``[labels]``, from class indices ``[rows]`` or floats ``[rows, labels]``."""
-    if labels.is_floating_point():
-        have = labels.double().sum(dim=0)
-        lack = len(labels) - have
-    else:
-        have = torch.bincount(labels, minlength=len(names)).double()
-        lack = torch.full_like(have, len(labels) / len(names))  # what each class has where all have as many
-    useless = (have == 0) | (lack == 0)
-    if useless.any():
-        index = int(useless.int().argmax())
-        raise InputError(
-            f"class_weights {BALANCED}: {'no' if have[index] == 0 else 'every'} training row has the label "
-            f"{names[index]!r}, which gives it no weight; give a list of weights, or other rows"
-        )
-    return (lack / have).float()
