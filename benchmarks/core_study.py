@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
         trainer.train()
         result |= spent(start)
         outputs = run_all_widths(routed, test, collate)
-        result["report"] = accuracy_report(routed, outputs, torch.tensor(test["labels"]), seed=args.seed)
+        result["report"] = accuracy_report(routed, outputs, torch.tensor(test["labels"]), seed=args.seed).to_dict()
         result["shares_by_epoch"] = [
             {k: v for k, v in entry.items() if k.startswith(("share", "epoch"))}
             for entry in trainer.state.log_history

@@ -119,7 +119,7 @@ def study(seed: int, epochs: float, subnetwork_epochs: float, rate: float, tune:
     SharcsTrainer(model=model, args=settings, train_dataset=train, data_collator=default_data_collator).train()
     seconds = {"train_seconds": time.time() - start, "train_cpu_seconds": processor_seconds() - before}
     labels = torch.tensor([row["labels"] for row in test])
-    report = accuracy_report(model, run_all_widths(model, test, default_data_collator), labels, seed=seed)
+    report = accuracy_report(model, run_all_widths(model, test, default_data_collator), labels, seed=seed).to_dict()
     points = curve(outputs_of(model, held_out), outputs_of(model, test), "confidence", "digits")
     budgets = [{**at, "random": by_chance(report, at["cost"])} for at in at_budgets(points)]
     del report["curve"]

@@ -73,7 +73,7 @@ def table(trained: TrainedModel, name: str, seconds: float) -> dict[str, Any]:
     """Run the benchmark on a set's test texts."""
     with tempfile.TemporaryDirectory() as temporary:
         write(trained, Path(temporary))
-        return run_benchmark(trained, Path(temporary), *test_texts(trained, name), bar=bar, seconds=seconds)
+        return run_benchmark(trained, Path(temporary), *test_texts(trained, name), bar=bar, seconds=seconds).to_dict()
 
 
 def accuracy(name: str, args: argparse.Namespace) -> dict[str, Any]:

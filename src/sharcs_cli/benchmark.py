@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -27,6 +27,7 @@ from sharcs_cli.options import (
 from sharcs_runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from sharcs.benchmark.results import BenchmarkReport
     from sharcs.data.texts import TextData
     from sharcs.inference.folder import TrainedModel
 
@@ -51,7 +52,7 @@ def benchmark(
     A random part of the texts is used, as many as take a few minutes. Labels are used if there are any.
     """
     from sharcs.benchmark.measure import run_benchmark
-    from sharcs.evaluation.plot import draw_benchmark
+    from sharcs.benchmark.plot import draw_benchmark
     from sharcs.export.onnx import require_onnx
     from sharcs.files import write_json
     from sharcs.inference.folder import open_model
@@ -66,12 +67,12 @@ def benchmark(
     given = list(texts.texts) if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
     report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar, seconds=seconds)
     if json_file is not None and picture is not None:
-        write_json(report, json_file)
+        write_json(report.to_dict(), json_file)
         draw_benchmark(report, picture, f"{data} on this machine")
     _print_table(report, f"{data}: under 1 to 128, time of such a batch over that of full")
     if picture is not None:
         say(f"wrote {json_file} and {picture}")
-    out.print(report["advice"], highlight=False, markup=False, soft_wrap=True)
+    out.print(report.advice, highlight=False, markup=False, soft_wrap=True)
 
 
 def _classes(trained: TrainedModel, texts: TextData) -> list[int] | None:
@@ -82,7 +83,7 @@ def _classes(trained: TrainedModel, texts: TextData) -> list[int] | None:
     return [label2id[label] for label in texts.labels]
 
 
-def _print_table(report: dict[str, Any], title: str) -> None:
+def _print_table(report: BenchmarkReport, title: str) -> None:
     from sharcs.benchmark.measure import BATCH_SIZES
 
     # Narrow enough for a terminal of 80 characters.
@@ -91,15 +92,15 @@ def _print_table(report: dict[str, Any], title: str) -> None:
     headings = ("acc.,\n%", "texts/s", "p50,\nms", "p99,\nms", *map(str, BATCH_SIZES), "FLOPs,\n%", "peak,\nMiB")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in report["rows"]:
+    for row in report.rows:
         table.add_row(
-            row["name"],
-            percent(row["accuracy"]),
-            f"{row['texts_per_second']:.0f}",
-            f"{row['p50_ms']:.4g}",
-            f"{row['p99_ms']:.4g}",
-            *(f"{row['time_ratio'][str(size)]:.2f}" for size in BATCH_SIZES),
-            percent(row["flops_ratio"]),
-            f"{row['peak_mb']:.0f}",
+            row.name,
+            percent(row.accuracy),
+            f"{row.texts_per_second:.0f}",
+            f"{row.p50_ms:.4g}",
+            f"{row.p99_ms:.4g}",
+            *(f"{row.time_ratio[size]:.2f}" for size in BATCH_SIZES),
+            percent(row.flops_ratio),
+            f"{row.peak_mb:.0f}",
         )
     out.print(table)

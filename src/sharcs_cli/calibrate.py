@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -190,7 +191,8 @@ def _worst(found: Calibration, answers: AllAnswers, values: list[str]) -> list[d
     from sharcs.calibration.calibrate import losses_by
 
     drops = None if answers.labels is None else found.routed.lost.astype(int) - found.routed.gained
-    return losses_by(found.routed.disagrees, drops, [values[index] for index in found.tested])[:WORST]
+    losses = losses_by(found.routed.disagrees, drops, [values[index] for index in found.tested])
+    return [asdict(loss) for loss in losses[:WORST]]
 
 
 def _limit(constraint: Constraint) -> str:

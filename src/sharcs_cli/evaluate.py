@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.table import Table
@@ -31,6 +31,7 @@ from sharcs_runtime.policy import label_of
 
 if TYPE_CHECKING:
     from sharcs.data.texts import TextData
+    from sharcs.evaluation.accuracy import AccuracyReport
     from sharcs.inference.exported import ExportedModel
     from sharcs.inference.folder import TrainedModel
     from sharcs_runtime.ways import Numbers
@@ -81,31 +82,28 @@ def report_accuracy(
     report = accuracy_report(trained.model, answers, cast("Numbers", answers.labels), width=width)
     picture = None if json_file is None else json_file.with_suffix(".png")
     if json_file is not None and picture is not None:
-        write_json(report, json_file)
-        draw_curve(report, picture, f"accuracy against cost, {report['samples']:,} inputs")
+        write_json(report.to_dict(), json_file)
+        draw_curve(report, picture, f"accuracy against cost, {report.samples:,} inputs")
     _print_report(report, data.source)  # after the files: who reads it may have gone
     if picture is not None:
         say(f"wrote {json_file} and {picture}")
 
 
-def _print_report(report: dict[str, Any], source: str) -> None:
-    table = Table(title=Text(f"{source}: {report['samples']:,} inputs"), title_justify="left")
+def _print_report(report: AccuracyReport, source: str) -> None:
+    table = Table(title=Text(f"{source}: {report.samples:,} inputs"), title_justify="left")
     table.add_column("")
     for heading in ("accuracy, %", "FLOPs, % of full", "share, %", "accuracy where routed, %"):
         table.add_column(heading, justify="right")
 
-    def row(name: str, values: dict[str, Any]) -> None:
-        cells = (values.get(key) for key in ("accuracy", "flops_ratio", "share", "accuracy_routed"))
-        table.add_row(name, *(percent(value) for value in cells))
+    def row(name: str, *values: float | None) -> None:
+        table.add_row(name, *(percent(value) for value in (*values, None, None)[:4]))
 
-    row("full network", {**report["full"], "flops_ratio": 1.0})
-    row("routed", report["routed"])
-    escalates = report["curve"][0]["escalation_threshold"] is not None
-    row(
-        f"random router, same {'cost' if escalates else 'shares'}",
-        {**report["random"], "flops_ratio": report["routed"]["flops_ratio"]},
-    )
-    row("oracle router", report["oracle"])
-    for width in report["widths"]:
-        row(f"width {label_of(width['width'])} on every input", width)
+    routed, oracle = report.routed, report.oracle
+    same = "shares" if report.curve[0].escalation_threshold is None else "cost"
+    row("full network", report.full.accuracy, 1.0)
+    row("routed", routed.accuracy, routed.flops_ratio)
+    row(f"random router, same {same}", report.random.accuracy, routed.flops_ratio)
+    row("oracle router", oracle.accuracy, oracle.flops_ratio)
+    for at in report.widths:
+        row(f"width {label_of(at.width)} on every input", at.accuracy, at.flops_ratio, at.share, at.accuracy_routed)
     out.print(table)

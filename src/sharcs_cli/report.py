@@ -59,7 +59,7 @@ def report(
     with progress_bar("measuring", len(texts)) as advance:
         found = build_report(trained, texts, folder.resolve().name, group, on_batch=advance)
     page, *pictures = write_report(found, output)
-    if not found["labelled"]:
+    if not found.labelled:
         say("the data has no labels; the page shows what can be shown without them")
     say(f"wrote {page} and {len(pictures)} pictures beside it")
 

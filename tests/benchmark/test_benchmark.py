@@ -15,6 +15,7 @@ from sharcs.benchmark.advice import advise
 from sharcs.benchmark.contestants import Contestant, PipelineEngine, plain_network
 from sharcs.benchmark.measure import BATCH_SIZES, Plan
 from sharcs.benchmark.memory import peak_megabytes
+from sharcs.benchmark.results import BenchmarkRow
 from sharcs.errors import InputError
 from sharcs.inference.folder import open_model
 from sharcs_runtime import Prediction
@@ -197,7 +198,7 @@ def test_a_turn_is_several_small_batches_or_one_large_one(monkeypatch):
 def rows_of(**speeds):
     """Make rows of names with (texts a second, accuracy)."""
     return [
-        {"name": name.replace("_", "-"), "texts_per_second": speed, "accuracy": accuracy}
+        BenchmarkRow(name.replace("_", "-"), accuracy, speed, 1.0, 2.0, {1: 1.0}, 1.0, 100.0, {1: 1.0})
         for name, (speed, accuracy) in speeds.items()
     ]
 
@@ -239,7 +240,7 @@ def test_advice(others, uses, pays):
 def test_advice_without_labels_goes_by_agreement():
     speeds = {"routed": (180, None), "routed_ort": (360, None), "routed_ort_int8": (500, None)}
     rows = rows_of(**{name: (speed, None) for name, (speed, _) in BASE.items()}, width_1=(95, None), **speeds)
-    agreement = {row["name"]: 0.995 for row in rows} | {"full": 1.0, "routed-ort-int8": 0.98}
+    agreement = {row.name: 0.995 for row in rows} | {"full": 1.0, "routed-ort-int8": 0.98}
     advice = advise(rows, agreement)
     assert "use routed-ort (sharcs export): 3.60 times" in advice
     assert "99.5% of the answers are the full network's" in advice

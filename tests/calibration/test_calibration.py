@@ -1,7 +1,7 @@
 """What a calibration says and stores, and budgets without data at hand."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -114,7 +114,7 @@ def test_what_can_not_be_calibrated(answers):
 def test_losses_by_value_equal_plain_loops(answers, found):
     values = [f"v{index % 4}" for index in found.tested]
     disagrees, lost, gained = (getattr(found.routed, name) for name in ("disagrees", "lost", "gained"))
-    table = losses_by(disagrees, lost.astype(int) - gained, values)
+    table = [asdict(loss) for loss in losses_by(disagrees, lost.astype(int) - gained, values)]
     assert sum(entry["rows"] for entry in table) == len(found.tested)
     for entry in table:
         here = [number for number, value in enumerate(values) if value == entry["value"]]
@@ -123,7 +123,7 @@ def test_losses_by_value_equal_plain_loops(answers, found):
         assert entry["disagreement"] == pytest.approx(sum(disagrees[n] for n in here) / len(here))
     drops = [entry["accuracy_drop"] for entry in table]
     assert drops == sorted(drops, reverse=True)
-    assert losses_by(disagrees, None, values)[0]["accuracy_drop"] is None
+    assert losses_by(disagrees, None, values)[0].accuracy_drop is None
 
 
 # Budgets from what is stored

@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -254,8 +255,8 @@ def thousand(tmp_path_factory):
 
 
 def test_a_thousand_classes_are_capped_and_counted(thousand):
-    assert thousand["harm_by_class"]["total"] == 1000
-    assert thousand["harm_by_group"]["total"] == 1200
+    assert thousand.harm_by_class.total == 1000
+    assert thousand.harm_by_group.total == 1200
     text = render_page(thousand)
     page = Page(text)
     for kind, total in (("classes", 1000), ("groups", 1200)):
@@ -323,8 +324,9 @@ def test_a_policy_of_several_steps(toys, data, tmp_path):
     ],
 )
 def test_headline(ratio, accuracy, full, says):
-    evaluation = {"routed": {"flops_ratio": ratio, "accuracy": accuracy}, "full": {"accuracy": full or 1.0}}
-    report = {"name": "news", "classes": ["a", "b"], "labelled": full is not None, "evaluation": evaluation}
+    routed = SimpleNamespace(flops_ratio=ratio, accuracy=accuracy)
+    evaluation = SimpleNamespace(routed=routed, full=SimpleNamespace(accuracy=full or 1.0))
+    report = SimpleNamespace(name="news", classes=["a", "b"], labelled=full is not None, evaluation=evaluation)
     assert headline(report).startswith("The model “news” sorts texts into 2 classes and ")
     assert says in headline(report)
 

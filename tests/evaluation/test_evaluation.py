@@ -182,7 +182,7 @@ def slow_point(model, outputs, truth, chosen):
 def test_report_equals_a_slow_recomputation(widths, cost_weight):
     model = model_with(widths, cost_weight)
     outputs, truth = outputs_of(widths, 60)
-    report = accuracy_report(model, outputs, truth)
+    report = accuracy_report(model, outputs, truth).to_dict()
     inputs = range(60)
     logits, lengths = outputs.router_logits.tolist(), outputs.lengths.tolist()
     right = [[int(p) == int(t) for p in row] for row, t in zip(outputs.predictions, truth, strict=True)]
@@ -225,7 +225,7 @@ def test_random_router_sends_the_same_shares_to_inputs_at_random(widths):
     outputs, truth = outputs_of(widths, 400, accuracy=(0.1, 0.9))
     right = outputs.predictions == truth[:, None]
     outputs.router_logits[:] = right - 0.01 * np.arange(len(widths))
-    report = accuracy_report(model, outputs, truth)
+    report = accuracy_report(model, outputs, truth).to_dict()
     shares = [entry["share"] for entry in report["widths"]]
     # Exactly: an input takes width i with probability share_i.
     expected = sum(share * float(right[:, index].mean()) for index, share in enumerate(shares))
@@ -238,7 +238,7 @@ def test_random_router_sends_the_same_shares_to_inputs_at_random(widths):
 def test_random_router_repeats_with_its_seed():
     model = model_with(TWO)
     outputs, truth = outputs_of(TWO, 100)
-    drawn = [accuracy_report(model, outputs, truth, seed=seed)["random"] for seed in (0, 0, 1)]
+    drawn = [accuracy_report(model, outputs, truth, seed=seed).random for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -246,7 +246,7 @@ def test_random_router_repeats_with_its_seed():
 def test_width_that_nothing_is_routed_to_has_no_accuracy_there(index):
     outputs, truth = outputs_of(THREE, 30)
     outputs.router_logits[:, index] = -50
-    report = accuracy_report(model_with(THREE), outputs, truth)
+    report = accuracy_report(model_with(THREE), outputs, truth).to_dict()
     assert report["widths"][index]["share"] == 0
     assert report["widths"][index]["accuracy_routed"] is None
     others = [entry for number, entry in enumerate(report["widths"]) if number != index]
@@ -257,7 +257,7 @@ def test_oracle_takes_the_cheapest_right_width_and_the_cheapest_where_none_is_ri
     predictions = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 1]])
     nothing = np.zeros((5, 3), np.float32)
     outputs = record(THREE, predictions, nothing, nothing, np.array([10] * 5))
-    report = accuracy_report(model_with(THREE), outputs, np.zeros(5, np.int64))
+    report = accuracy_report(model_with(THREE), outputs, np.zeros(5, np.int64)).to_dict()
     costs = costs_of(model_with(THREE), 10)
     assert report["oracle"]["accuracy"] == pytest.approx(4 / 5)
     assert report["oracle"]["flops_ratio"] == pytest.approx((3 * costs[0] + costs[1] + costs[2]) / 5 / costs[-1])
@@ -286,7 +286,7 @@ def test_curve_goes_from_all_narrow_to_all_full_through_the_papers_policy(case):
     outputs, truth = outputs_of(widths, count)
     outputs.router_logits[:] = [logits for logits, _ in rows]
     outputs.lengths[:] = [length for _, length in rows]
-    report = accuracy_report(model, outputs, truth)
+    report = accuracy_report(model, outputs, truth).to_dict()
     curve = sorted(report["curve"], key=lambda entry: -entry["cost_weight"])
 
     ratios = [entry["flops_ratio"] for entry in curve]
@@ -303,8 +303,8 @@ def test_curve_goes_from_all_narrow_to_all_full_through_the_papers_policy(case):
 @pytest.mark.parametrize("cost_weight", [0.4, -0.4])
 def test_curve_does_not_hang_on_the_configured_policy(cost_weight):
     outputs, truth = outputs_of(THREE, 50)
-    plain = accuracy_report(model_with(THREE), outputs, truth)
-    other = accuracy_report(model_with(THREE, cost_weight), outputs, truth)
+    plain = accuracy_report(model_with(THREE), outputs, truth).to_dict()
+    other = accuracy_report(model_with(THREE, cost_weight), outputs, truth).to_dict()
     assert plain["curve"] == other["curve"]
     assert plain["routed"] != other["routed"]
 
@@ -313,7 +313,7 @@ def test_curve_moves_the_inputs_in_even_steps():
     outputs, truth = outputs_of(TWO, 400, scale=0.01)
     model = model_with(TWO)
     outputs.lengths[:] = 20  # with equal costs the cost ratio is linear in the share
-    ratios = [entry["flops_ratio"] for entry in accuracy_report(model, outputs, truth)["curve"]]
+    ratios = [entry["flops_ratio"] for entry in accuracy_report(model, outputs, truth).to_dict()["curve"]]
     narrow, full = min(ratios), max(ratios)
     steps = [abs(low - high) / (full - narrow) for low, high in pairwise(ratios)]
     assert len(ratios) >= 40
@@ -322,7 +322,7 @@ def test_curve_moves_the_inputs_in_even_steps():
 
 def test_report_is_plain_json_numbers():
     outputs, truth = outputs_of(THREE, 20)
-    report = accuracy_report(model_with(THREE), outputs, truth)
+    report = accuracy_report(model_with(THREE), outputs, truth).to_dict()
 
     def leaves(value):
         if isinstance(value, dict):
@@ -363,7 +363,7 @@ def slow_escalation(model, outputs, truth, weight, threshold):
 def test_report_on_escalation_equals_a_slow_recomputation(widths, weight, threshold):
     model = model_with(widths, weight, threshold)
     outputs, truth = outputs_of(widths, 80)
-    report = accuracy_report(model, outputs, truth)
+    report = accuracy_report(model, outputs, truth).to_dict()
     accuracy, flops, ratio, shares = slow_escalation(model, outputs, truth, weight, threshold)
     assert report["routed"] == pytest.approx({"accuracy": accuracy, "flops": flops, "flops_ratio": ratio})
     assert [entry["share"] for entry in report["widths"]] == pytest.approx(shares)
@@ -403,7 +403,7 @@ def test_random_routing_beside_escalation_is_no_better_than_its_share():
     model = model_with(TWO, 2.0, 0.5)
     outputs, truth = outputs_of(TWO, 3000, accuracy=(0.3, 0.9))
     outputs.lengths[:] = 10
-    report = accuracy_report(model, outputs, truth)
+    report = accuracy_report(model, outputs, truth).to_dict()
     narrow, full = report["widths"]
     share = (report["routed"]["flops_ratio"] - narrow["flops_ratio"]) / (full["flops_ratio"] - narrow["flops_ratio"])
     expected = narrow["accuracy"] + share * (full["accuracy"] - narrow["accuracy"])

@@ -11,29 +11,38 @@ import pytest
 from matplotlib import image
 from matplotlib.colors import to_rgb
 
+from sharcs.benchmark.plot import draw_benchmark
+from sharcs.benchmark.results import BenchmarkReport, BenchmarkRow
 from sharcs.errors import InputError
-from sharcs.evaluation.plot import COLORS, curve_figure, draw_benchmark, draw_curve, drawing, png
-
-
-def point(cost, accuracy, **more):
-    return {"flops_ratio": cost, "accuracy": accuracy, "escalation_threshold": None, **more}
+from sharcs.evaluation.accuracy import (
+    AccuracyReport,
+    CurvePoint,
+    FullPoint,
+    OraclePoint,
+    RandomPoint,
+    RoutedPoint,
+    WidthPoint,
+)
+from sharcs.evaluation.plot import COLORS, curve_figure, draw_curve, drawing, png
 
 
 def made_up(costs=(0.3, 0.5, 1.0), threshold=None):
     """Make up what accuracy_report finds, of some widths; the curve turns back at its end."""
-    widths = [point(cost, 0.8 + 0.1 * cost, width=cost) for cost in costs]
-    path = [point(costs[0] + 0.1 * step, 0.85 + 0.005 * step) for step in (0, 2, 1, 5, 8, 7)]
-    return {
-        "curve": [at | {"escalation_threshold": threshold} for at in path],
-        "widths": widths,
-        "routed": point(0.45, 0.87),
-        "oracle": point(0.35, 0.96),
-        "full": {"accuracy": 0.9},
-    }
+    path = [(costs[0] + 0.1 * step, 0.85 + 0.005 * step) for step in (0, 2, 1, 5, 8, 7)]
+    return AccuracyReport(
+        samples=100,
+        metric="accuracy",
+        full=FullPoint(0.9, 1e6),
+        routed=RoutedPoint(0.87, 4.5e5, 0.45),
+        widths=[WidthPoint(cost, 0.8 + 0.1 * cost, cost, 1 / len(costs), None) for cost in costs],
+        random=RandomPoint(0.8),
+        oracle=OraclePoint(0.96, 0.35),
+        curve=[CurvePoint(0.0, threshold, cost, accuracy) for cost, accuracy in path],
+    )
 
 
 def places(points):
-    return [(pytest.approx(100 * at["flops_ratio"]), pytest.approx(100 * at["accuracy"])) for at in points]
+    return [(pytest.approx(100 * at.flops_ratio), pytest.approx(100 * at.accuracy)) for at in points]
 
 
 def series_of(figure):
@@ -48,10 +57,10 @@ def test_the_curve_s_points_are_the_report_s_numbers():
     points = {style: list(zip(*line.get_data(), strict=True)) for style, line in series_of(figure).items()}
     right = figure.axes[0].get_xlim()[1]
     assert points.keys() == {"full", "oracle", "random", "routed", "chosen"}
-    assert points["routed"] == places(sorted(report["curve"], key=lambda at: at["flops_ratio"]))
-    assert points["random"] == places(report["widths"])
-    assert points["chosen"] == places([report["routed"]])
-    assert points["oracle"][:2] == places([report["widths"][0], report["oracle"]])
+    assert points["routed"] == places(sorted(report.curve, key=lambda at: at.flops_ratio))
+    assert points["random"] == places(report.widths)
+    assert points["chosen"] == places([report.routed])
+    assert points["oracle"][:2] == places([report.widths[0], report.oracle])
     assert points["oracle"][2] == (right, points["oracle"][1][1])
     assert points["full"] == [(0, 90), (right, 90)]
     names = [word.get_text() for word in figure.axes[0].texts]
@@ -128,15 +137,15 @@ def test_colors_are_those_of_the_style_sheet():
         assert f"--{name}: #" in dark
 
 
-def benchmark_rows():
-    ratio = {str(size): 0.5 for size in (1, 8, 32, 128)}
+def benchmark_report():
+    ratio = dict.fromkeys((1, 8, 32, 128), 0.5)
     names = ("full network", "routed, $x_1$")
-    return [{"name": name, "texts_per_second": 9.0, "accuracy": 0.9, "time_ratio": ratio} for name in names]
+    return BenchmarkReport([BenchmarkRow(name, 0.9, 9.0, 1.0, 2.0, ratio, 0.5, 100.0, ratio) for name in names], "")
 
 
 def test_pictures_are_pictures_and_leave_no_more(tmp_path):
     draw_curve(made_up(threshold=0.5), tmp_path / "curve.png", "accuracy, $x_1$")
-    draw_benchmark({"rows": benchmark_rows()}, tmp_path / "speed.png", "rows.csv")
+    draw_benchmark(benchmark_report(), tmp_path / "speed.png", "rows.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"curve.png", "speed.png"}
     for path in tmp_path.iterdir():
         pixels = image.imread(path)
@@ -144,13 +153,12 @@ def test_pictures_are_pictures_and_leave_no_more(tmp_path):
         assert pixels.std() > 0.05
 
 
-@pytest.mark.parametrize("draw", [draw_curve, draw_benchmark])
-def test_a_picture_that_cannot_be_written_is_one_line(tmp_path, draw, monkeypatch):
+@pytest.mark.parametrize(("draw", "report"), [(draw_curve, made_up()), (draw_benchmark, benchmark_report())])
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path, draw, report, monkeypatch):
     def full_disk(path, _):
         path.touch()
         raise OSError(28, "No space left on device")
 
-    report = made_up() | {"rows": benchmark_rows()}
     with pytest.raises(InputError, match="can't be written"):
         draw(report, tmp_path / "nowhere" / "x.png", "title")
     monkeypatch.setattr(Path, "write_bytes", full_disk)
@@ -194,8 +202,10 @@ def test_matplotlib_is_imported_to_draw_without_pyplot_and_without_complaints(tm
         import sharcs.report.page
         from sharcs.evaluation.plot import draw_curve
         assert "matplotlib" not in sys.modules
-        at = {"flops_ratio": 0.5, "accuracy": 0.5, "escalation_threshold": None, "width": 1.0}
-        draw_curve({"curve": [at], "widths": [at], "routed": at, "oracle": at, "full": at}, sys.argv[1], "title")
+        from types import SimpleNamespace
+        at = SimpleNamespace(flops_ratio=0.5, accuracy=0.5, escalation_threshold=None, width=1.0)
+        report = SimpleNamespace(curve=[at], widths=[at], routed=at, oracle=at, full=at)
+        draw_curve(report, sys.argv[1], "title")
         assert "matplotlib.pyplot" not in sys.modules
     """
     # No directory can be made within a file, by nobody.

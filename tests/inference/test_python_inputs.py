@@ -188,7 +188,7 @@ def test_labels_of_every_fitting_form_count_the_same(model, rows):
     inputs, collate, answers = rows
     plain = [0, 1] * 10
     expected = accuracy_report(model, answers, plain)
-    assert expected["oracle"]["accuracy"] > 0 or expected["full"]["accuracy"] == 0
+    assert expected.oracle.accuracy > 0 or expected.full.accuracy == 0
     for labels in (np.array(plain), torch.tensor(plain), [[label] for label in plain], [float(x) for x in plain]):
         assert accuracy_report(model, answers, labels) == expected
         assert run_all_widths(model, inputs, collate, labels=labels).labels.tolist() == plain

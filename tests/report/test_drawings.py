@@ -8,6 +8,7 @@ from matplotlib.colors import to_hex
 
 from sharcs.evaluation.plot import COLORS, drawing
 from sharcs.report.drawings import bar_figure, reliability_figure, svg, swatch
+from sharcs.report.findings import Bin, Reliability
 
 
 def bars_of(figure):
@@ -52,11 +53,10 @@ def test_words_of_bars_do_not_overlap_on_a_telephone():
 
 
 def result(*bins):
-    entries = [
-        {"rows": rows, "score": score if rows else None, "accuracy": accuracy if rows else None}
-        for rows, score, accuracy in bins
-    ]
-    return {"bins": entries}
+    return Reliability(
+        0.0,
+        [Bin(0.0, 1.0, rows, score if rows else None, accuracy if rows else None) for rows, score, accuracy in bins],
+    )
 
 
 def test_reliability_s_marks_are_its_bins():

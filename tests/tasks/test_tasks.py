@@ -413,7 +413,7 @@ def test_several_labels_are_right_if_all_are():
     model, rows = multi_label_model(), task_rows("labels", 40)
     labels = collate(rows)["labels"]
     outputs = run_all_widths(model, rows, collate, batch_size=8)
-    report = accuracy_report(model, outputs, labels)
+    report = accuracy_report(model, outputs, labels).to_dict()
     answers = {}
     for way in (0.25, 0.5, 1.0, None):
         answers[way] = []
@@ -428,7 +428,7 @@ def test_several_labels_are_right_if_all_are():
     assert report["routed"]["accuracy"] == pytest.approx(share[None])
     some = [any(answers[way][row] == truth[row] for way in (0.25, 0.5, 1.0)) for row in range(40)]
     assert report["oracle"]["accuracy"] == pytest.approx(sum(some) / 40)
-    part = accuracy_report(model, outputs.take(np.arange(10, 20)), labels[10:20])
+    part = accuracy_report(model, outputs.take(np.arange(10, 20)), labels[10:20]).to_dict()
     assert part["full"]["accuracy"] == pytest.approx(fmean(answers[1.0][row] == truth[row] for row in range(10, 20)))
 
 

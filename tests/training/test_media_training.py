@@ -66,7 +66,7 @@ def test_a_small_vit_learns_digits_from_scratch_and_answers_most_of_them_narrow(
     test = digits(1000, 1400)
     report = accuracy_report(
         model, run_all_widths(model, test, collate), torch.tensor([row["labels"] for row in test])
-    )
+    ).to_dict()
     assert report["full"]["accuracy"] > 0.7  # chance is 0.1
     assert report["widths"][0]["accuracy"] > 0.6
     assert report["routed"]["accuracy"] > report["full"]["accuracy"] - 0.05

@@ -16,6 +16,7 @@ import numpy as np
 from sharcs.benchmark.advice import advise
 from sharcs.benchmark.contestants import Engine, contestants, graphs_to_write, prepare
 from sharcs.benchmark.memory import peak_megabytes
+from sharcs.benchmark.results import BenchmarkReport, BenchmarkRow
 from sharcs.evaluation.widths import way_coefficients
 from sharcs.inference.engine import tokens_of
 from sharcs_runtime.policy import flops
@@ -85,7 +86,7 @@ def run_benchmark(
     bar: Bar,
     seconds: float = 120.0,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> BenchmarkReport:
     """Measure every way of running a network.
 
     All contestants answer the same texts, and take turns, so that whatever else slows the machine down slows all of
@@ -99,11 +100,6 @@ def run_benchmark(
         bar: Shows progress: from a title and a total to what is called with the steps.
         seconds: About how long to measure; exporting and memory take their own time besides.
         seed: Draws that part.
-
-    Returns:
-        The JSON of ``sharcs benchmark``: ``rows`` and ``advice``. Accuracies and ratios are fractions, times
-        milliseconds, memory MiB; an accuracy is None without labels. ``flops_ratio_at`` is of the very texts whose
-        time is in ``time_ratio``.
 
     Raises:
         InputError: If the network can't be exported, or a contestant fails.
@@ -135,23 +131,23 @@ def run_benchmark(
         name: np.array([answer.class_index for answer in answers]) for name, answers in measured.answers.items()
     }
     rows = [
-        {
-            "name": name,
-            "accuracy": None if truth is None else float((classes[name] == truth).mean()),
-            "texts_per_second": many / statistics.median(measured.many[name]),
-            "p50_ms": float(1000 * np.percentile(measured.batches[1][name], 50)),
-            "p99_ms": float(1000 * np.percentile(measured.batches[1][name], 99)),
-            "time_ratio": {
-                str(size): _total(times[name]) / _total(times[BASELINE]) for size, times in measured.batches.items()
+        BenchmarkRow(
+            name=name,
+            accuracy=None if truth is None else float((classes[name] == truth).mean()),
+            texts_per_second=many / statistics.median(measured.many[name]),
+            p50_ms=float(1000 * np.percentile(measured.batches[1][name], 50)),
+            p99_ms=float(1000 * np.percentile(measured.batches[1][name], 99)),
+            time_ratio={
+                size: _total(times[name]) / _total(times[BASELINE]) for size, times in measured.batches.items()
             },
-            "flops_ratio": flops[name],
-            "peak_mb": peaks[name],
-            "flops_ratio_at": {str(size): of_batches[size][name] for size in measured.batches},
-        }
+            flops_ratio=flops[name],
+            peak_mb=peaks[name],
+            flops_ratio_at={size: of_batches[size][name] for size in measured.batches},
+        )
         for name in measured.many
     ]
     agreement = {name: float((found == classes[BASELINE]).mean()) for name, found in classes.items()}
-    return {"rows": rows, "advice": advise(rows, agreement)}
+    return BenchmarkReport(rows, advise(rows, agreement))
 
 
 @dataclass(frozen=True, slots=True)

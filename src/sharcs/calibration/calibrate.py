@@ -148,9 +148,24 @@ def calibration_of(answers: AllAnswers, constraint: Constraint, choice: Choice) 
     )
 
 
-def losses_by(
-    disagrees: NDArray[np.bool_], drops: NDArray[np.int64] | None, values: Sequence[str]
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a policy costs the rows of a class, or of a column's value.
+
+    Attributes:
+        value: The class, or the column's value.
+        rows: How many there are.
+        disagreement: Fraction of their answers that are not the full network's.
+        accuracy_drop: The full network's accuracy on them less the policy's, or None without labels.
+    """
+
+    value: str
+    rows: int
+    disagreement: float
+    accuracy_drop: float | None
+
+
+def losses_by(disagrees: NDArray[np.bool_], drops: NDArray[np.int64] | None, values: Sequence[str]) -> list[Loss]:
     """Break a policy's loss down by class, or by a column, the worst first.
 
     Args:
@@ -158,9 +173,6 @@ def losses_by(
         drops: 1 where the full network is right and the answer wrong, −1 the other way round, else 0, ``[rows]``;
             None without labels.
         values: The class, or the column's value, of each of these rows.
-
-    Returns:
-        For each value ``value``, ``rows``, ``disagreement`` and ``accuracy_drop`` (None without labels).
     """
     names = sorted(set(values))
     number_of = {name: number for number, name in enumerate(names)}
@@ -172,7 +184,7 @@ def losses_by(
 
     by_value = [None] * len(names) if drops is None else share(drops)
     found = [
-        {"value": name, "rows": int(count), "disagreement": unlike, "accuracy_drop": drop}
+        Loss(name, int(count), unlike, drop)
         for name, count, unlike, drop in zip(names, rows, share(disagrees), by_value, strict=True)
     ]
-    return sorted(found, key=lambda entry: (entry["accuracy_drop"] or 0.0, entry["disagreement"]), reverse=True)
+    return sorted(found, key=lambda loss: (loss.accuracy_drop or 0.0, loss.disagreement), reverse=True)

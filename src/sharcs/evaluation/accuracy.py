@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from sharcs.evaluation.curve import curve_policies
 from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import ArrayLike
 
@@ -23,13 +24,131 @@ if TYPE_CHECKING:
 RANDOM_DRAWS = 20
 
 
+@dataclass(frozen=True, slots=True)
+class FullPoint:
+    """The full network on every input, without a router.
+
+    Attributes:
+        accuracy: Fraction of the answers that are right.
+        flops: Mean FLOPs of an input.
+    """
+
+    accuracy: float
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedPoint:
+    """A policy.
+
+    Attributes:
+        accuracy: Fraction of the answers that are right.
+        flops: Mean FLOPs of an input.
+        flops_ratio: Mean FLOPs over the full network's.
+    """
+
+    accuracy: float
+    flops: float
+    flops_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class WidthPoint:
+    """One width.
+
+    Attributes:
+        width: The width, or the name of a sub-network that has none.
+        accuracy: Fraction of all inputs on which it is right.
+        flops_ratio: Mean FLOPs over the full network's, of all inputs.
+        share: Fraction of the inputs that it answers with routing.
+        accuracy_routed: Fraction of these whose answer is right, or None if there are none.
+    """
+
+    width: float | str
+    accuracy: float
+    flops_ratio: float
+    share: float
+    accuracy_routed: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RandomPoint:
+    """A random router.
+
+    Attributes:
+        accuracy: Fraction of the answers that are right, mean over the draws.
+    """
+
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class OraclePoint:
+    """A router that knows the truth.
+
+    Attributes:
+        accuracy: Fraction of the inputs on which some width is right.
+        flops_ratio: Mean FLOPs over the full network's.
+    """
+
+    accuracy: float
+    flops_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """A policy of the curve.
+
+    Attributes:
+        cost_weight: The policy's.
+        escalation_threshold: The policy's.
+        flops_ratio: Mean FLOPs over the full network's.
+        accuracy: Fraction of the answers that are right.
+    """
+
+    cost_weight: float
+    escalation_threshold: float | Mapping[str, float] | None
+    flops_ratio: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyReport:
+    """Accuracy against cost: a policy beside each width, and beside routers that know nothing or everything.
+
+    Attributes:
+        samples: Number of inputs.
+        metric: What is called accuracy below.
+        full: The full network on every input.
+        routed: The policy, or the one width that was asked for.
+        widths: Each width, the cheapest first.
+        random: The same shares at random; where the policy escalates, which pays for a narrow answer and a full one,
+            as many inputs more to full width as the same cost allows.
+        oracle: The cheapest width that is right, and the cheapest of all where none is.
+        curve: Policies from all inputs narrow to all inputs full.
+    """
+
+    samples: int
+    metric: str
+    full: FullPoint
+    routed: RoutedPoint
+    widths: list[WidthPoint]
+    random: RandomPoint
+    oracle: OraclePoint
+    curve: list[CurvePoint]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write it as plain values, the JSON of ``sharcs evaluate``."""
+        return asdict(self)
+
+
 def accuracy_report(
     model: RoutedModel | OnnxRunner,
     answers: AllAnswers,
     labels: ArrayLike,
     width: float | str | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> AccuracyReport:
     """Compare the configured policy with the full network, random routing and an oracle.
 
     Args:
@@ -41,12 +160,6 @@ def accuracy_report(
         width: Routes every input to this width; by default the configured policy routes.
         seed: For the random router.
 
-    Returns:
-        The JSON of ``sharcs evaluate``. ``full`` is width 1.0 on every input without a router; ``random`` sends the
-        same shares at random (mean of 20 draws), and where the policy escalates, which pays for a narrow answer and
-        a full one, as many inputs more to full width as the same cost allows; ``oracle`` takes the cheapest width
-        that is right, and the cheapest of all where none is. Accuracies are fractions, costs FLOPs an input.
-
     Raises:
         InputError: If the labels don't fit the answers.
     """
@@ -57,9 +170,9 @@ def accuracy_report(
     costs, full_cost = answers.costs, float(answers.full_costs.mean())
     rows = np.arange(len(answers))
 
-    def point(routed: Routed) -> dict[str, float]:
+    def point(routed: Routed) -> RoutedPoint:
         cost = float(routed.cost.mean())
-        return {"accuracy": float(routed.right.mean()), "flops": cost, "flops_ratio": cost / full_cost}
+        return RoutedPoint(float(routed.right.mean()), cost, cost / full_cost)
 
     chosen = policy if width is None else RoutingPolicy(start=answers.names[config.index_of(width)])
     routed = answers.route([chosen])[0]
@@ -70,32 +183,28 @@ def accuracy_report(
     for index, known in enumerate(config.keys):
         here = routed.answered_by == index
         per_width.append(
-            {
-                "width": known,
-                "accuracy": float(correct[:, index].mean()),
-                "flops_ratio": float(costs[:, index].mean()) / full_cost,
-                "share": float(here.mean()),
-                "accuracy_routed": float(routed.right[here].mean()) if here.any() else None,
-            }
+            WidthPoint(
+                width=known,
+                accuracy=float(correct[:, index].mean()),
+                flops_ratio=float(costs[:, index].mean()) / full_cost,
+                share=float(here.mean()),
+                accuracy_routed=float(routed.right[here].mean()) if here.any() else None,
+            )
         )
-    curve: list[dict[str, Any]] = []
+    curve = []
     for other in curve_policies(answers, policy):
         at = point(answers.route([other])[0])
-        settings = {"cost_weight": other.cost_weight, "escalation_threshold": other.escalation_threshold}
-        curve.append({**settings, "flops_ratio": at["flops_ratio"], "accuracy": at["accuracy"]})
-    return {
-        "samples": len(answers),
-        "metric": "accuracy",
-        "full": {"accuracy": float(correct[:, -1].mean()), "flops": full_cost},
-        "routed": point(routed),
-        "widths": per_width,
-        "random": {"accuracy": sum(draws) / len(draws)},
-        "oracle": {
-            "accuracy": float(correct.any(axis=1).mean()),
-            "flops_ratio": float(costs[rows, oracle].mean()) / full_cost,
-        },
-        "curve": curve,
-    }
+        curve.append(CurvePoint(other.cost_weight, other.escalation_threshold, at.flops_ratio, at.accuracy))
+    return AccuracyReport(
+        samples=len(answers),
+        metric="accuracy",
+        full=FullPoint(float(correct[:, -1].mean()), full_cost),
+        routed=point(routed),
+        widths=per_width,
+        random=RandomPoint(sum(draws) / len(draws)),
+        oracle=OraclePoint(float(correct.any(axis=1).mean()), float(costs[rows, oracle].mean()) / full_cost),
+        curve=curve,
+    )
 
 
 def _random_routings(costs: Doubles, routed: Routed, seed: int) -> Iterator[Numbers]:

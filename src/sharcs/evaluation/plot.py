@@ -1,4 +1,4 @@
-"""Charts by matplotlib: their style, accuracy against cost, and a benchmark.
+"""Charts by matplotlib: their style, and accuracy against cost.
 
 Figures are made without pyplot, so that the caller's backend and open figures are left alone. A figure holds no title
 and no legend: a page writes them in HTML, and a picture gets them where it is made.
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from sharcs.evaluation.accuracy import AccuracyReport, CurvePoint, OraclePoint, RoutedPoint, WidthPoint
 
 # The light colours of the report's style sheet, which has a variable of each name.
 COLORS = {
@@ -118,7 +120,7 @@ def plot(axes: Axes, style: str, name: str, points: Sequence[tuple[float, float]
     axes.plot(xs, ys, gid=f"series {style}", label=name, clip_on=False, **settings)
 
 
-def curve_figure(report: dict[str, Any], measure: str = "Accuracy", limit: dict[str, float] | None = None) -> Figure:
+def curve_figure(report: AccuracyReport, measure: str = "Accuracy", limit: dict[str, float] | None = None) -> Figure:
     """Draw accuracy, or agreement, against cost.
 
     Args:
@@ -127,10 +129,10 @@ def curve_figure(report: dict[str, Any], measure: str = "Accuracy", limit: dict[
         limit: Of a calibration, a fraction: ``cost``, or ``value`` of what is measured.
     """
     # Sorted: escalating nearly everything costs more than full width, and a threshold's path turns back there.
-    path = sorted(map(_place, report["curve"]))
-    widths = [_place(width) for width in report["widths"]]
-    oracle, chosen = _place(report["oracle"]), _place(report["routed"])
-    full = 100 * report["full"]["accuracy"]
+    path = sorted(map(_place, report.curve))
+    widths = [_place(width) for width in report.widths]
+    oracle, chosen = _place(report.oracle), _place(report.routed)
+    full = 100 * report.full.accuracy
     right = max(100.0, *(x for x, _ in (*path, *widths, oracle, chosen)))
     heights = [full, *(y for _, y in (*path, *widths, oracle, chosen))]
     if limit and "value" in limit:
@@ -144,18 +146,18 @@ def curve_figure(report: dict[str, Any], measure: str = "Accuracy", limit: dict[
         plot(axes, "limit", "limit of the calibration", [(100 * limit["cost"], low), (100 * limit["cost"], high)])
     elif limit:
         plot(axes, "limit", "limit of the calibration", [(x, 100 * limit["value"]) for x in (0, right)])
-    setting = "cost weight" if report["curve"][0]["escalation_threshold"] is None else "threshold"
+    setting = "cost weight" if report.curve[0].escalation_threshold is None else "threshold"
     plot(axes, "full", "full network", [(0, full), (right, full)])
     oracle_line = [widths[0], oracle, (right, oracle[1])]
     plot(axes, "oracle", "oracle: the cheapest width that is right", oracle_line, markevery=[1])
     plot(axes, "random", "random: inputs sent to widths by chance", widths)
     plot(axes, "routed", f"router, at every {setting}", path)
     plot(axes, "chosen", "chosen policy", [chosen])
-    _name_widths(axes, widths, [label_of(width["width"]) for width in report["widths"]])
+    _name_widths(axes, widths, [label_of(width.width) for width in report.widths])
     return figure
 
 
-def draw_curve(report: dict[str, Any], path: str | Path, title: str) -> None:
+def draw_curve(report: AccuracyReport, path: str | Path, title: str) -> None:
     """Draw the accuracy–cost curve of ``sharcs evaluate``.
 
     Args:
@@ -167,20 +169,6 @@ def draw_curve(report: dict[str, Any], path: str | Path, title: str) -> None:
         InputError: If the picture can't be written.
     """
     save_picture(lambda: curve_figure(report), path, title)
-
-
-def draw_benchmark(report: dict[str, Any], path: str | Path, title: str) -> None:
-    """Draw what ``sharcs benchmark`` measured: speed, and time at each batch size.
-
-    Args:
-        report: From :func:`sharcs.benchmark.measure.run_benchmark`.
-        path: The picture, .png; written beside and renamed.
-        title: Shown above.
-
-    Raises:
-        InputError: If the picture can't be written.
-    """
-    save_picture(lambda: _benchmark_figure(report["rows"]), path, title)
 
 
 def save_picture(make: Callable[[], Figure], path: str | Path, title: str) -> None:
@@ -214,8 +202,8 @@ def png(figure: Figure, title: str) -> bytes:
     return file.getvalue()
 
 
-def _place(point: dict[str, Any]) -> tuple[float, float]:
-    return 100 * point["flops_ratio"], 100 * point["accuracy"]
+def _place(point: RoutedPoint | WidthPoint | OraclePoint | CurvePoint) -> tuple[float, float]:
+    return 100 * point.flops_ratio, 100 * point.accuracy
 
 
 def _name_widths(axes: Axes, marks: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
@@ -235,37 +223,3 @@ def _name_widths(axes: Axes, marks: Sequence[tuple[float, float]], names: Sequen
             gid = f"width-name {ha} {va}"
             axes.annotate(name, mark, textcoords="offset points", color=COLORS["muted"], gid=gid, **place)
             break
-
-
-def _benchmark_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    import matplotlib as mpl
-
-    sizes = list(rows[0]["time_ratio"])
-    figure = new_figure(756, 32 * len(rows) + 110, layout="constrained")
-    speed, ratio = figure.subplots(1, 2, sharey=True)
-    places = range(len(rows))
-    colors = [COLORS["routed" if row["name"].startswith("routed") else "random"] for row in rows]
-    speed.barh(places, [row["texts_per_second"] for row in rows], color=colors)
-    for place, row in zip(places, rows, strict=True):
-        accuracy = "" if row["accuracy"] is None else f", {100 * row['accuracy']:.1f}%"
-        speed.text(row["texts_per_second"], place, f" {row['texts_per_second']:.0f}{accuracy}", va="center", size=9)
-    speed.margins(x=0.3)
-    speed.set_yticks(places, [row["name"] for row in rows])
-    speed.invert_yaxis()
-    speed.set_xlabel("texts a second, many at once" + ("" if rows[0]["accuracy"] is None else "; accuracy"))
-    height = 0.8 / len(sizes)
-    for number, size in enumerate(sizes):
-        ratio.barh(
-            [place - 0.4 + (number + 0.5) * height for place in places],
-            [row["time_ratio"][size] for row in rows],
-            height,
-            label=f"batch {size}",
-            color=mpl.colormaps["viridis"](number / len(sizes)),
-        )
-    ratio.axvline(1.0, color=COLORS["ink"], linewidth=0.8)
-    ratio.set_xlabel("time over that of the full network in PyTorch")
-    figure.legend(loc="outside lower right", ncols=len(sizes), frameon=False, fontsize=10, handlelength=1)
-    for axes in (speed, ratio):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params("y", length=0)
-    return figure

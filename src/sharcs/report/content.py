@@ -1,8 +1,9 @@
-"""The numbers and rows of ``sharcs report``, as plain values."""
+"""Measures what ``sharcs report`` shows."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,17 @@ from sharcs.report.findings import (
     reliability,
     wrong_label_rows,
 )
+from sharcs.report.record import (
+    Evidence,
+    Example,
+    HarmBy,
+    ListedInput,
+    Overthinking,
+    Report,
+    Scores,
+    WidthAnswer,
+    WrongLabels,
+)
 from sharcs.tasks.base import require_one_label
 
 if TYPE_CHECKING:
@@ -30,6 +42,7 @@ if TYPE_CHECKING:
     from sharcs.data.texts import TextData
     from sharcs.evaluation.answers import Routed
     from sharcs.inference.folder import TrainedModel
+    from sharcs.report.findings import Harm
 
 LISTED = 20  # inputs
 PER_WIDTH = 6  # examples
@@ -39,7 +52,7 @@ VALUE_LENGTH = 80  # of a class's name or a column's value
 
 # What HTML may not hold.
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-EVIDENCE = ("kind", "limit", "confidence", "per_class", "policy", "met", "rows", "rows_tested", "observed", "bound")
+EVIDENCE = ("kind", "limit", "confidence", "per_class", "met", "rows", "rows_tested", "observed", "bound")
 
 
 def build_report(
@@ -48,7 +61,7 @@ def build_report(
     name: str,
     group: tuple[str, Sequence[str]] | None = None,
     on_batch: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Measure a model on texts, and collect what a report shows.
 
     Args:
@@ -58,10 +71,6 @@ def build_report(
         group: A column's name and its value of each text.
         on_batch: Called with the number of inputs after each batch.
 
-    Returns:
-        Plain values. ``evaluation`` is the JSON of ``sharcs evaluate``; without labels the full network's answers
-        take the labels' place in it, so that its accuracies are agreement with the full network.
-
     Raises:
         InputError: If the model is no classifier with single labels, a label is unknown, or the configuration holds
             a calibration that can't be read.
@@ -70,7 +79,7 @@ def build_report(
     config = model.config
     names = [str(label) for _, label in sorted((config.id2label or {}).items())]
     require_one_label(model.problem_type, name)
-    calibration = _calibration(config.calibration, config.routing_policy, fingerprint(texts.texts, texts.pairs))
+    calibration = _evidence(config.calibration, config.routing_policy, fingerprint(texts.texts, texts.pairs))
     labelled = texts.labels is not None
     label2id = {label: index for index, label in enumerate(names)} if labelled else None
     rows = tokenise(texts, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
@@ -81,34 +90,35 @@ def build_report(
     class_of = answers.full_predictions if answers.labels is None else answers.labels
     listing = _Listing(texts, routed, names, config.keys)
     overthinking, wrong_labels = overthinking_rows(answers), wrong_label_rows(answers)
-    return {
-        "name": name,
-        "source": texts.source,
-        "data_sha256": fingerprint(texts.texts, texts.pairs, texts.labels),
-        "version": metadata.version("sharcs"),
-        "classes": [_short(label, VALUE_LENGTH) for label in names],
-        "labelled": labelled,
-        "policy": config.routing_policy.to_dict(),
-        "calibration": calibration,
-        "evaluation": accuracy_report(model, answers, class_of),
-        "agreement": agreement(routed),
-        "harm_by_class": _worst(harm_by(routed, [names[index] for index in class_of])),
-        "harm_by_group": None if group is None else {"column": group[0], **_worst(harm_by(routed, group[1]))},
-        "reliability": _reliability(routed),
-        "examples": [
-            {"width": width, "inputs": [listing.row(row) for row in example_rows(routed, index, PER_WIDTH)]}
+    by_class = "class" if labelled else "class named by the full network"
+    return Report(
+        name=name,
+        source=texts.source,
+        data_sha256=fingerprint(texts.texts, texts.pairs, texts.labels),
+        version=metadata.version("sharcs"),
+        classes=[_short(label, VALUE_LENGTH) for label in names],
+        labelled=labelled,
+        policy=config.routing_policy,
+        calibration=calibration,
+        evaluation=accuracy_report(model, answers, class_of),
+        agreement=agreement(routed),
+        harm_by_class=_worst(by_class, harm_by(routed, [names[index] for index in class_of])),
+        harm_by_group=None if group is None else _worst(group[0], harm_by(routed, group[1])),
+        reliability=_reliability(routed),
+        examples=[
+            Example(width, [listing.row(row) for row in example_rows(routed, index, PER_WIDTH)])
             for index, width in enumerate(config.keys)
         ],
-        "overthinking": {
-            "count": len(overthinking),
-            "routed_right": int(routed.right[overthinking].sum()),
-            "inputs": [listing.row(int(row)) for row in overthinking[:LISTED]],
-        },
-        "wrong_labels": {
-            "count": len(wrong_labels),
-            "inputs": [listing.row(int(row)) for row in wrong_labels[:LISTED]],
-        },
-    }
+        overthinking=Overthinking(
+            count=len(overthinking),
+            routed_right=int(routed.right[overthinking].sum()),
+            inputs=[listing.row(int(row)) for row in overthinking[:LISTED]],
+        ),
+        wrong_labels=WrongLabels(
+            count=len(wrong_labels),
+            inputs=[listing.row(int(row)) for row in wrong_labels[:LISTED]],
+        ),
+    )
 
 
 class _Listing:
@@ -118,30 +128,25 @@ class _Listing:
         self.texts, self.routed, self.widths = texts, routed, widths
         self.names = [_short(name, VALUE_LENGTH) for name in names]
 
-    def row(self, row: int) -> dict[str, Any]:
-        """Tell all about an input; rows are counted from 1 as in the source."""
+    def row(self, row: int) -> ListedInput:
+        """Tell all about an input."""
         texts, routed, names = self.texts, self.routed, self.names
         answers = routed.answers
-        by_width = [
-            {
-                "width": width,
-                "answer": names[answers.predictions[row, index]],
-                "score": float(answers.scores[row, index]),
-            }
-            for index, width in enumerate(self.widths)
-        ]
-        return {
-            "row": texts.row(row),
-            "text": _short(texts.texts[row], TEXT_LENGTH),
-            "pair": None if texts.pairs is None else _short(texts.pairs[row], TEXT_LENGTH),
-            "label": None if answers.labels is None else names[answers.labels[row]],
-            "answer": names[routed.answer[row]],
-            "right": None if answers.labels is None else bool(routed.right[row]),
-            "score": float(routed.score[row]),
-            "first": self.widths[routed.start[row]],
-            "last": self.widths[routed.answered_by[row]],
-            "by_width": by_width,
-        }
+        return ListedInput(
+            row=texts.row(row),
+            text=_short(texts.texts[row], TEXT_LENGTH),
+            pair=None if texts.pairs is None else _short(texts.pairs[row], TEXT_LENGTH),
+            label=None if answers.labels is None else names[answers.labels[row]],
+            answer=names[routed.answer[row]],
+            right=None if answers.labels is None else bool(routed.right[row]),
+            score=float(routed.score[row]),
+            first=self.widths[routed.start[row]],
+            last=self.widths[routed.answered_by[row]],
+            by_width=[
+                WidthAnswer(width, names[answers.predictions[row, index]], float(answers.scores[row, index]))
+                for index, width in enumerate(self.widths)
+            ],
+        )
 
 
 def _short(text: str, length: int) -> str:
@@ -150,34 +155,27 @@ def _short(text: str, length: int) -> str:
     return FORBIDDEN.sub("\ufffd", kept)
 
 
-def _worst(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    shown = [entry | {"value": _short(entry["value"], VALUE_LENGTH)} for entry in entries[:WORST]]
-    return {"total": len(entries), "entries": shown}
+def _worst(by: str, harms: list[Harm]) -> HarmBy:
+    return HarmBy(by, len(harms), [replace(harm, value=_short(harm.value, VALUE_LENGTH)) for harm in harms[:WORST]])
 
 
-def _reliability(routed: Routed) -> dict[str, Any] | None:
+def _reliability(routed: Routed) -> Scores | None:
     answers = routed.answers
     if answers.labels is None:
         return None
-    return {
-        "routed": reliability(routed.score, routed.right),
-        "full": reliability(answers.scores[:, -1], answers.full_right),
-    }
+    return Scores(reliability(routed.score, routed.right), reliability(answers.scores[:, -1], answers.full_right))
 
 
-def _calibration(found: dict[str, Any] | None, policy: RoutingPolicy, data_sha256: str) -> dict[str, Any] | None:
+def _evidence(found: dict[str, Any] | None, policy: RoutingPolicy, data_sha256: str) -> Evidence | None:
     """Take the evidence from the configuration, and tell whether it is of this policy and of other texts."""
     if found is None:
         return None
     try:
         evidence = {key: found[key] for key in EVIDENCE}
-        of_this_policy = RoutingPolicy.from_dict(evidence["policy"]) == policy
+        of_this_policy = RoutingPolicy.from_dict(found["policy"]) == policy
     except (KeyError, TypeError) as error:
         raise InputError(
             f"config.json: its calibration can't be read ({error}); run 'sharcs calibrate' again"
         ) from error
-    return evidence | {
-        "data": found.get("data"),
-        "of_this_policy": of_this_policy,
-        "of_these_texts": found.get("data_sha256") == data_sha256,
-    }
+    of_these_texts = found.get("data_sha256") == data_sha256
+    return Evidence(**evidence, data=found.get("data"), of_this_policy=of_this_policy, of_these_texts=of_these_texts)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
+    from sharcs.report.findings import Reliability
+
 ROW_HEIGHT, BAR_HEIGHT = 50.0, 14.0
 LABEL_LENGTH = 30  # characters that fit beside a bar's value on a telephone
 SWATCH = (34.0, 16.0)  # points
@@ -60,7 +62,7 @@ def bar_figure(rows: Sequence[tuple[str, float]], texts: Sequence[str], style: s
     return figure
 
 
-def reliability_figure(routed: dict[str, Any], full: dict[str, Any]) -> Figure:
+def reliability_figure(routed: Reliability, full: Reliability) -> Figure:
     """Draw two results of :func:`~sharcs.report.findings.reliability`; a mark grows with its bin's answers."""
     x_title, y_title = "Score: how sure an answer is, %", "Accuracy of answers with that score, %"
     figure = new_figure()
@@ -70,11 +72,13 @@ def reliability_figure(routed: dict[str, Any], full: dict[str, Any]) -> Figure:
         ("full network", "full", "s", full),
         ("routed answers", "routed", "o", routed),
     ):
-        bins = [entry for entry in result["bins"] if entry["rows"]]
-        places = [(100 * entry["score"], 100 * entry["accuracy"]) for entry in bins]
-        total = sum(entry["rows"] for entry in bins)
+        bins = [
+            (at.score, at.accuracy, at.rows) for at in result.bins if at.score is not None and at.accuracy is not None
+        ]
+        places = [(100 * score, 100 * accuracy) for score, accuracy, _ in bins]
+        total = sum(rows for _, _, rows in bins)
         plot(axes, style, name, places, marker=mark, markersize=6)
-        areas = [(6 + 14 * math.sqrt(entry["rows"] / total)) ** 2 for entry in bins]  # square points
+        areas = [(6 + 14 * math.sqrt(rows / total)) ** 2 for _, _, rows in bins]  # square points
         xs, ys = zip(*places, strict=True)
         color = STYLES[style]["color"]
         marks = axes.scatter(xs, ys, areas, color=color, marker=mark, edgecolors=COLORS["page"], linewidths=1.5)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharcs.calibration.calibrate import losses_by
+from sharcs.calibration.calibrate import Loss, losses_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,47 +20,120 @@ if TYPE_CHECKING:
 BINS = 10  # of scores
 
 
-def agreement(routed: Routed) -> dict[str, Any]:
-    """Count how the policy's answers compare with the full network's.
+@dataclass(frozen=True, slots=True)
+class Right:
+    """Who is right, fractions of the inputs that make up all of them.
 
-    Returns:
-        ``same`` and ``different``, fractions of the inputs; and, with labels, a dictionary ``right`` of what they
-        consist of: ``both``, ``neither_same`` (the same wrong answer), ``routed_only``, ``full_only`` and
-        ``neither_different``. Without labels it is None.
+    Attributes:
+        both: Routing and the full network.
+        neither_same: Neither, with the same wrong answer.
+        routed_only: Routing alone.
+        full_only: The full network alone.
+        neither_different: Neither, with different answers.
     """
+
+    both: float
+    neither_same: float
+    routed_only: float
+    full_only: float
+    neither_different: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How the policy's answers compare with the full network's.
+
+    Attributes:
+        same: Fraction of the inputs with the same answer.
+        different: The rest.
+        right: What these consist of, or None without labels.
+    """
+
+    same: float
+    different: float
+    right: Right | None
+
+
+@dataclass(frozen=True, slots=True)
+class Harm(Loss):
+    """What routing does to the answers of a class, or of a column's value.
+
+    Attributes:
+        accuracy: Of the policy there, or None without labels.
+        full_accuracy: Of the full network there, or None.
+    """
+
+    accuracy: float | None
+    full_accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Answers whose scores are alike.
+
+    Attributes:
+        low: The least score, left out of the bin but for 0.
+        high: The highest score, in it.
+        rows: How many answers there are.
+        score: Their mean score, or None where no answer is.
+        accuracy: Fraction of them that is right, or None.
+    """
+
+    low: float
+    high: float
+    rows: int
+    score: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How far scores are from what they say.
+
+    Attributes:
+        ece: The expected calibration error (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599): the mean over all
+            answers of their bin's difference between accuracy and mean score.
+        bins: Ten of equal width.
+    """
+
+    ece: float
+    bins: list[Bin]
+
+
+def agreement(routed: Routed) -> Agreement:
+    """Count how the policy's answers compare with the full network's."""
     different = routed.disagrees
     parts = None
     if routed.answers.labels is not None:
         neither = ~routed.right & ~routed.lost
-        parts = {
-            "both": float((routed.right & ~routed.gained).mean()),
-            "neither_same": float((neither & ~different).mean()),
-            "routed_only": float(routed.gained.mean()),
-            "full_only": float(routed.lost.mean()),
-            "neither_different": float((neither & different).mean()),
-        }
-    return {"same": float((~different).mean()), "different": float(different.mean()), "right": parts}
+        parts = Right(
+            both=float((routed.right & ~routed.gained).mean()),
+            neither_same=float((neither & ~different).mean()),
+            routed_only=float(routed.gained.mean()),
+            full_only=float(routed.lost.mean()),
+            neither_different=float((neither & different).mean()),
+        )
+    return Agreement(float((~different).mean()), float(different.mean()), parts)
 
 
-def harm_by(routed: Routed, values: Sequence[str]) -> list[dict[str, Any]]:
+def harm_by(routed: Routed, values: Sequence[str]) -> list[Harm]:
     """Break down by class, or by a column, what routing does to the answers; the worst first.
 
     Args:
         routed: Inputs as the policy routes them.
         values: The class, or the column's value, of each.
-
-    Returns:
-        What :func:`sharcs.calibration.calibrate.losses_by` tells, and ``accuracy`` and ``full_accuracy``, None
-        without labels.
     """
     labelled = routed.answers.labels is not None
     losses = losses_by(routed.disagrees, routed.lost.astype(int) - routed.gained if labelled else None, values)
     hits = Counter(value for value, right in zip(values, routed.right.tolist(), strict=True) if right)
-    for entry in losses:
-        accuracy = hits[entry["value"]] / entry["rows"]
-        entry["accuracy"] = accuracy if labelled else None
-        entry["full_accuracy"] = accuracy + entry["accuracy_drop"] if labelled else None
-    return losses
+    harms = []
+    for loss in losses:
+        accuracy = full_accuracy = None
+        if loss.accuracy_drop is not None:
+            accuracy = hits[loss.value] / loss.rows
+            full_accuracy = accuracy + loss.accuracy_drop
+        harms.append(Harm(loss.value, loss.rows, loss.disagreement, loss.accuracy_drop, accuracy, full_accuracy))
+    return harms
 
 
 def example_rows(routed: Routed, width_index: int, count: int) -> list[int]:
@@ -124,34 +198,21 @@ def wrong_label_rows(answers: AllAnswers) -> NDArray[np.int64]:
     return rows[np.argsort(-margins, kind="stable")]
 
 
-def reliability(scores: NDArray[np.floating], right: NDArray[np.bool_]) -> dict[str, Any]:
+def reliability(scores: NDArray[np.floating], right: NDArray[np.bool_]) -> Reliability:
     """Sort answers by score into ten bins of equal width, and compare mean score and accuracy in each.
 
     Args:
         scores: Probability of the class that each answer names, ``[answers]``, from 0 to 1.
         right: Whether it is the true one, ``[answers]``.
-
-    Returns:
-        ``ece``, the expected calibration error (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599): the mean
-        over all answers of their bin's difference between accuracy and mean score; and ``bins``, for each ``low``
-        (left out of the bin but for 0), ``high`` (in it), ``rows``, ``score`` and ``accuracy`` (None where no answer
-        is).
     """
     edges = np.arange(BINS + 1) / BINS
     index = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, BINS - 1)
     rows = np.bincount(index, minlength=BINS)
     total = np.bincount(index, weights=scores, minlength=BINS)
     hits = np.bincount(index, weights=right, minlength=BINS)
-    bins: list[dict[str, Any]] = []
+    bins = []
     for number in range(BINS):
         count = int(rows[number])
-        bins.append(
-            {
-                "low": number / BINS,
-                "high": (number + 1) / BINS,
-                "rows": count,
-                "score": float(total[number] / count) if count else None,
-                "accuracy": float(hits[number] / count) if count else None,
-            }
-        )
-    return {"ece": float(np.abs(hits - total).sum() / len(scores)), "bins": bins}
+        score, accuracy = (float(of[number] / count) if count else None for of in (total, hits))
+        bins.append(Bin(number / BINS, (number + 1) / BINS, count, score, accuracy))
+    return Reliability(float(np.abs(hits - total).sum() / len(scores)), bins)

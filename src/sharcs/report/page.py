@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jinja2
 
@@ -14,6 +14,9 @@ from sharcs.errors import InputError
 from sharcs.files import claimed, written
 from sharcs.report.drawings import SWATCH
 from sharcs.report.figures import KINDS, Chart, charts_of, percentage, points, threshold_text, width_name
+
+if TYPE_CHECKING:
+    from sharcs.report.record import Report
 
 SUFFIXES = (".html", ".htm")
 UNITS = {
@@ -24,26 +27,25 @@ UNITS = {
 }
 
 
-def headline(report: dict[str, Any]) -> str:
+def headline(report: Report) -> str:
     """Say in one sentence what the model does, and what routing saves."""
-    found, classes = report["evaluation"], len(report["classes"])
-    routed, full = found["routed"], found["full"]["accuracy"]
-    saved = round(1 - routed["flops_ratio"], 3)
+    routed, full = report.evaluation.routed, report.evaluation.full.accuracy
+    saved = round(1 - routed.flops_ratio, 3)
     if saved > 0:
         cost = f"saves {percentage(saved)} of the computation by routing"
     elif saved < 0:
         cost = f"takes {percentage(-saved)} more computation by routing"
     else:
         cost = "saves no computation by routing"
-    what = f"The model \u201c{report['name']}\u201d sorts texts into {classes:,} classes and {cost}"
-    if not report["labelled"]:
-        return f"{what}; {percentage(routed['accuracy'])} of its answers are the full network\u2019s."
-    gap = round(routed["accuracy"], 3) - round(full, 3)
+    what = f"The model \u201c{report.name}\u201d sorts texts into {len(report.classes):,} classes and {cost}"
+    if not report.labelled:
+        return f"{what}; {percentage(routed.accuracy)} of its answers are the full network\u2019s."
+    gap = round(routed.accuracy, 3) - round(full, 3)
     than = "that of" if abs(gap) < 5e-4 else f"{points(gap)} {'above' if gap > 0 else 'below'}"
-    return f"{what}, at {percentage(routed['accuracy'])} accuracy: {than} its full network."
+    return f"{what}, at {percentage(routed.accuracy)} accuracy: {than} its full network."
 
 
-def render_page(report: dict[str, Any]) -> str:
+def render_page(report: Report) -> str:
     """Render a report as HTML that needs nothing but itself.
 
     Args:
@@ -52,7 +54,7 @@ def render_page(report: dict[str, Any]) -> str:
     return _page(report, charts_of(report))
 
 
-def _page(report: dict[str, Any], charts: dict[str, Chart]) -> str:
+def _page(report: Report, charts: dict[str, Chart]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sharcs.report"),
         autoescape=True,  # whatever the template's name: texts are anybody's
@@ -91,7 +93,7 @@ def check_report_path(output: Path) -> None:
             raise InputError(f"`output` {output}: {picture.name} beside it is a directory; name another page")
 
 
-def write_report(report: dict[str, Any], path: Path) -> list[Path]:
+def write_report(report: Report, path: Path) -> list[Path]:
     """Write page and pictures, all of them or none.
 
     Pictures that an earlier report of the same name left and this one has not are removed.
