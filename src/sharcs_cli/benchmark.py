@@ -52,7 +52,8 @@ def benchmark(
     A random part of the texts is used, as many as take a few minutes. Labels are used if there are any.
     """
     from sharcs.benchmark.measure import run_benchmark
-    from sharcs.benchmark.plot import draw_benchmark
+    from sharcs.benchmark.plot import benchmark_figure
+    from sharcs.evaluation.plot import save_picture
     from sharcs.export.onnx import require_onnx
     from sharcs.files import write_json
     from sharcs.inference.folder import open_model
@@ -68,7 +69,7 @@ def benchmark(
     report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar, seconds=seconds)
     if json_file is not None and picture is not None:
         write_json(report.to_dict(), json_file)
-        draw_benchmark(report, picture, f"{data} on this machine")
+        save_picture(lambda: benchmark_figure(report), picture, f"{data} on this machine")
     _print_table(report, f"{data}: under 1 to 128, time of such a batch over that of full")
     if picture is not None:
         say(f"wrote {json_file} and {picture}")

@@ -73,7 +73,7 @@ def report_accuracy(
         width: Forces one width.
     """
     from sharcs.evaluation.accuracy import accuracy_report
-    from sharcs.evaluation.plot import draw_curve
+    from sharcs.evaluation.plot import curve_figure, save_picture
     from sharcs.files import write_json
     from sharcs.jobs.answers import all_answers
 
@@ -83,7 +83,8 @@ def report_accuracy(
     picture = None if json_file is None else json_file.with_suffix(".png")
     if json_file is not None and picture is not None:
         write_json(report.to_dict(), json_file)
-        draw_curve(report, picture, f"accuracy against cost, {report.samples:,} inputs")
+        title = f"accuracy against cost, {report.samples:,} inputs"
+        save_picture(lambda: curve_figure(report), picture, title)
     _print_report(report, data.source)  # after the files: who reads it may have gone
     if picture is not None:
         say(f"wrote {json_file} and {picture}")

@@ -11,7 +11,7 @@ import pytest
 from matplotlib import image
 from matplotlib.colors import to_rgb
 
-from sharcs.benchmark.plot import draw_benchmark
+from sharcs.benchmark.plot import benchmark_figure
 from sharcs.benchmark.results import BenchmarkReport, BenchmarkRow
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import (
@@ -23,7 +23,7 @@ from sharcs.evaluation.accuracy import (
     RoutedPoint,
     WidthPoint,
 )
-from sharcs.evaluation.plot import COLORS, curve_figure, draw_curve, drawing, png
+from sharcs.evaluation.plot import COLORS, curve_figure, drawing, png, save_picture
 
 
 def made_up(costs=(0.3, 0.5, 1.0), threshold=None):
@@ -144,8 +144,8 @@ def benchmark_report():
 
 
 def test_pictures_are_pictures_and_leave_no_more(tmp_path):
-    draw_curve(made_up(threshold=0.5), tmp_path / "curve.png", "accuracy, $x_1$")
-    draw_benchmark(benchmark_report(), tmp_path / "speed.png", "rows.csv")
+    save_picture(lambda: curve_figure(made_up(threshold=0.5)), tmp_path / "curve.png", "accuracy, $x_1$")
+    save_picture(lambda: benchmark_figure(benchmark_report()), tmp_path / "speed.png", "rows.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"curve.png", "speed.png"}
     for path in tmp_path.iterdir():
         pixels = image.imread(path)
@@ -153,17 +153,19 @@ def test_pictures_are_pictures_and_leave_no_more(tmp_path):
         assert pixels.std() > 0.05
 
 
-@pytest.mark.parametrize(("draw", "report"), [(draw_curve, made_up()), (draw_benchmark, benchmark_report())])
-def test_a_picture_that_cannot_be_written_is_one_line(tmp_path, draw, report, monkeypatch):
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     def full_disk(path, _):
         path.touch()
         raise OSError(28, "No space left on device")
 
+    def draw():
+        return curve_figure(made_up())
+
     with pytest.raises(InputError, match="can't be written"):
-        draw(report, tmp_path / "nowhere" / "x.png", "title")
+        save_picture(draw, tmp_path / "nowhere" / "x.png", "title")
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(InputError, match=r"x\.png: can't be written \(.*No space left.*\); make room"):
-        draw(report, tmp_path / "x.png", "title")
+        save_picture(draw, tmp_path / "x.png", "title")
     assert not list(tmp_path.iterdir())
 
 
@@ -200,12 +202,12 @@ def test_matplotlib_is_imported_to_draw_without_pyplot_and_without_complaints(tm
     program = """if True:
         import sys
         import sharcs.report.page
-        from sharcs.evaluation.plot import draw_curve
+        from sharcs.evaluation.plot import curve_figure, save_picture
         assert "matplotlib" not in sys.modules
         from types import SimpleNamespace
         at = SimpleNamespace(flops_ratio=0.5, accuracy=0.5, escalation_threshold=None, width=1.0)
         report = SimpleNamespace(curve=[at], widths=[at], routed=at, oracle=at, full=at)
-        draw_curve(report, sys.argv[1], "title")
+        save_picture(lambda: curve_figure(report), sys.argv[1], "title")
         assert "matplotlib.pyplot" not in sys.modules
     """
     # No directory can be made within a file, by nobody.

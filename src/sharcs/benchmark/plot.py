@@ -4,34 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sharcs.evaluation.plot import COLORS, new_figure, save_picture
+from sharcs.evaluation.plot import COLORS, new_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from matplotlib.figure import Figure
 
-    from sharcs.benchmark.results import BenchmarkReport, BenchmarkRow
+    from sharcs.benchmark.results import BenchmarkReport
 
 
-def draw_benchmark(report: BenchmarkReport, path: str | Path, title: str) -> None:
-    """Draw what ``sharcs benchmark`` measured: speed, and time at each batch size.
-
-    Args:
-        report: From :func:`sharcs.benchmark.measure.run_benchmark`.
-        path: The picture, .png; written beside and renamed.
-        title: Shown above.
-
-    Raises:
-        InputError: If the picture can't be written.
-    """
-    save_picture(lambda: _benchmark_figure(report.rows), path, title)
-
-
-def _benchmark_figure(rows: Sequence[BenchmarkRow]) -> Figure:
+def benchmark_figure(report: BenchmarkReport) -> Figure:
+    """Draw what was measured: speed, and time at each batch size."""
     import matplotlib as mpl
 
+    rows = report.rows
     sizes = list(rows[0].time_ratio)
     figure = new_figure(756, 32 * len(rows) + 110, layout="constrained")
     speed, ratio = figure.subplots(1, 2, sharey=True)

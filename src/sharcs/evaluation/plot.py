@@ -157,20 +157,6 @@ def curve_figure(report: AccuracyReport, measure: str = "Accuracy", limit: dict[
     return figure
 
 
-def draw_curve(report: AccuracyReport, path: str | Path, title: str) -> None:
-    """Draw the accuracy–cost curve of ``sharcs evaluate``.
-
-    Args:
-        report: From :func:`sharcs.evaluation.accuracy.accuracy_report`.
-        path: The picture, .png; written beside and renamed.
-        title: Shown above.
-
-    Raises:
-        InputError: If the picture can't be written.
-    """
-    save_picture(lambda: curve_figure(report), path, title)
-
-
 def save_picture(make: Callable[[], Figure], path: str | Path, title: str) -> None:
     """Draw a figure into a file, written beside and renamed; any number of threads may draw.
 
