@@ -24,7 +24,7 @@ import torch
 from common import RESULTS, collator, machine, save, test_file, tokenizer
 from sharcs import DriftMonitor, SharcsForSequenceClassification
 from sharcs.calibration.choice import Constraint, choose
-from sharcs.calibration.policies import policy_paths
+from sharcs.calibration.policies import all_policies
 from sharcs.config import BLEND, RoutingPolicy
 from sharcs.data.texts import load_texts
 from sharcs.data.tokens import tokenise
@@ -106,7 +106,7 @@ def truths(population: AllAnswers, policies: list[RoutingPolicy], classes: int, 
 
 def uncalibrated(answers: AllAnswers, kind: str, limit: float) -> RoutingPolicy:
     """Take the policy that looks the best on all rows, as one would without a test."""
-    policies = [policy for path in policy_paths(answers) for policy in path]
+    policies = all_policies(answers)
     routed = answers.route(policies)
     cost = routed.cost.sum(1) / answers.full_costs.sum()
     drop = routed.lost.mean(1) - routed.gained.mean(1)

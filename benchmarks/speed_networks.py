@@ -14,7 +14,7 @@ from common import MAX_LENGTH, collator, test_file, tokenizer
 from peers import ours
 from sharcs.benchmark.contestants import contestants, prepare
 from sharcs.calibration.frontier import build_frontier
-from sharcs.calibration.policies import policy_paths
+from sharcs.calibration.policies import all_policies
 from sharcs.config import SharcsConfig, policy_for_budget
 from sharcs.data.texts import Columns, load_texts
 from sharcs.data.tokens import tokenise
@@ -73,7 +73,7 @@ def route_to(model: SharcsForSequenceClassification, budget: float, rows: Any) -
 def route_within(model: SharcsForSequenceClassification, budget: float, rows: Any) -> float:
     """Set the policy that 'sharcs calibrate' on some rows would leave for a budget, and return its mean FLOPs."""
     answers = ours.answers_of(model, rows)
-    frontier = build_frontier(answers, [policy for path in policy_paths(answers) for policy in path])
+    frontier = build_frontier(answers, all_policies(answers))
     policy = policy_for_budget({"frontier": frontier}, budget)
     model.config.policy = asdict(policy)
     return float(answers.route([policy]).cost.sum() / answers.full_costs.sum())

@@ -22,7 +22,7 @@ from sharcs import (
     SharcsTrainingArguments,
 )
 from sharcs.calibration.frontier import build_frontier
-from sharcs.calibration.policies import policy_paths
+from sharcs.calibration.policies import all_policies
 from sharcs.config import BLEND, policy_of
 from sharcs.data.named import minilm_path
 from sharcs.evaluation.answers import AllAnswers, Routed
@@ -88,7 +88,7 @@ def measured(routed: Routed, name: str) -> tuple[float, float]:
 
 def policy_curve(dev: AllAnswers, test: AllAnswers, name: str) -> list[dict[str, float]]:
     """Each budget's policy as ``sharcs calibrate`` leaves them, from held-out rows, on the test rows."""
-    frontier = build_frontier(dev, [policy for path in policy_paths(dev) for policy in path])
+    frontier = build_frontier(dev, all_policies(dev))
     points = []
     for policy in map(policy_of, frontier):
         on_dev, on_test = (measured(part.route([policy])[0], name) for part in (dev, test))

@@ -115,9 +115,9 @@ def calibrate(
     record = found.record() | ({"ladder": ladder_record(steps)} if found.met and steps else {})
     record |= {"data": data, "data_sha256": fingerprint(texts.texts, texts.pairs)}
     if per_class:
-        record["classes"] = _worst(found, answers, [names[index] for index in classes_bounded(answers, constraint)])
+        record["classes"] = _worst(found, [names[index] for index in classes_bounded(answers, constraint)])
     if groups is not None:
-        record |= {"groups": _worst(found, answers, groups), "group_column": group_column}
+        record |= {"groups": _worst(found, groups), "group_column": group_column}
     _store(file, found, record)
     if not found.met:
         say(
@@ -186,12 +186,11 @@ def _store(file: Path, found: Calibration, record: dict[str, Any]) -> None:
     write_json(content | {"policy": found.policy.to_dict(), "calibration": record}, file)
 
 
-def _worst(found: Calibration, answers: AllAnswers, values: list[str]) -> list[dict[str, Any]]:
+def _worst(found: Calibration, values: list[str]) -> list[dict[str, Any]]:
     """Break the loss on the tested rows down by a value of each row, the worst first."""
     from sharcs.calibration.calibrate import losses_by
 
-    drops = None if answers.labels is None else found.routed.lost.astype(int) - found.routed.gained
-    losses = losses_by(found.routed.disagrees, drops, [values[index] for index in found.tested])
+    losses = losses_by(found.routed, [values[index] for index in found.tested])
     return [asdict(loss) for loss in losses[:WORST]]
 
 

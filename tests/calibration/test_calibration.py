@@ -15,7 +15,7 @@ from sharcs.calibration.calibrate import calibrate, losses_by
 from sharcs.calibration.choice import Constraint, classes_bounded
 from sharcs.calibration.frontier import build_frontier
 from sharcs.calibration.latency import measure_times
-from sharcs.calibration.policies import policy_paths
+from sharcs.calibration.policies import all_policies
 from sharcs.config import policy_for_budget, policy_of
 from sharcs.evaluation.widths import run_all_widths
 from sharcs_runtime.ways import sum_along_ways, ways_of
@@ -114,7 +114,7 @@ def test_what_can_not_be_calibrated(answers):
 def test_losses_by_value_equal_plain_loops(answers, found):
     values = [f"v{index % 4}" for index in found.tested]
     disagrees, lost, gained = (getattr(found.routed, name) for name in ("disagrees", "lost", "gained"))
-    table = [asdict(loss) for loss in losses_by(disagrees, lost.astype(int) - gained, values)]
+    table = [asdict(loss) for loss in losses_by(found.routed, values)]
     assert sum(entry["rows"] for entry in table) == len(found.tested)
     for entry in table:
         here = [number for number, value in enumerate(values) if value == entry["value"]]
@@ -123,7 +123,8 @@ def test_losses_by_value_equal_plain_loops(answers, found):
         assert entry["disagreement"] == pytest.approx(sum(disagrees[n] for n in here) / len(here))
     drops = [entry["accuracy_drop"] for entry in table]
     assert drops == sorted(drops, reverse=True)
-    assert losses_by(disagrees, None, values)[0].accuracy_drop is None
+    unlabelled = replace(found.routed.answers, labels=None).route([found.policy])[0]
+    assert losses_by(unlabelled, values)[0].accuracy_drop is None
 
 
 # Budgets from what is stored
@@ -158,7 +159,7 @@ def test_the_frontier_is_chosen_without_the_blend(answers):
     strange = answers.way_predictions.copy()
     strange[np.random.default_rng(0).random(len(answers)) < 0.4, -1] = 0  # narrow and then full
     blended = replace(answers, way_predictions=strange)
-    policies = [policy for path in policy_paths(answers) for policy in path]
+    policies = all_policies(answers)
     found, expected = (build_frontier(of, policies) for of in (blended, answers.unblended()))
     settings = ("cost_weight", "escalation_threshold", "blend", "cost_ratio")
     assert [[p[name] for name in settings] for p in found] == [[p[name] for name in settings] for p in expected]

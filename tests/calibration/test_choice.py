@@ -11,7 +11,7 @@ from helpers.toys import below_threshold
 from sharcs import InputError
 from sharcs.calibration import choice, policies
 from sharcs.calibration.choice import Constraint, choose
-from sharcs.calibration.policies import policy_paths
+from sharcs.calibration.policies import all_policies, policy_paths
 from sharcs.config import RoutingPolicy
 from sharcs_runtime.policy import choose_width
 from sharcs_runtime.ways import sum_along_ways, ways_of
@@ -68,7 +68,7 @@ def chosen_policies(population, rows, choose_one, resamples=RESAMPLES):
 @pytest.mark.parametrize("widths", [(0.35, 1.01), (0.3, 0.6, 1.02)])
 def test_policies_are_tried_as_the_network_routes(widths):
     answers = make_population(300, widths=widths)
-    tried = [policy for path in policy_paths(answers) for policy in path]
+    tried = all_policies(answers)
     assert len(tried) > 500
     routed = answers.route(tried)
     ways = ways_of(len(widths))
@@ -176,7 +176,7 @@ def test_the_cheapest_policy_that_looks_good_breaks_its_limit(population, coarse
     limit = 0.03
 
     def naive(answers, _):
-        tried = [policy for path in policy_paths(answers) for policy in path]
+        tried = all_policies(answers)
         routed = answers.route(tried)
         return tried[int(np.where(routed.disagrees.mean(1) <= limit, routed.spent.mean(1), np.inf).argmin())]
 

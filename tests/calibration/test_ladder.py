@@ -71,8 +71,8 @@ def test_limits_have_to_ascend(population, limits):
 def test_the_rows_that_test_have_no_part_in_the_policies(population, monkeypatch):
     rows = resample(population, 1000, np.random.default_rng(4))
     seen = []
-    paths = ladder.policy_paths
-    monkeypatch.setattr(ladder, "policy_paths", lambda answers: seen.append(answers) or paths(answers))
+    policies = ladder.all_policies
+    monkeypatch.setattr(ladder, "all_policies", lambda answers: seen.append(answers) or policies(answers))
     rungs = calibrate_ladder(rows, LIMITS, 3)
     (choosing,) = seen
     apart = np.setdiff1d(np.arange(1000), rungs[0].tested)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sharcs.calibration.policies import policy_paths
+from sharcs.calibration.policies import all_policies, policy_paths
 from sharcs.calibration.promise import CONFIDENCE, Promise, cheapest_without_loss, choose_default, halves, promise_of
 from sharcs.evaluation.record import record_answers
 from sharcs_runtime.policy import RoutingPolicy
@@ -60,7 +60,7 @@ def test_paths_from_the_front_begin_with_the_full_network_and_get_cheaper():
 def test_the_cheapest_policy_without_a_loss_is_that_of_a_search_through_all():
     answers = answers_of(300, 1)
     chosen = cheapest_without_loss(answers)
-    every = [policy for path in policy_paths(answers) for policy in path]
+    every = all_policies(answers)
     best = math.inf
     for policy in every:
         routed = answers.route([policy])[0]

@@ -165,14 +165,12 @@ class Loss:
     accuracy_drop: float | None
 
 
-def losses_by(disagrees: NDArray[np.bool_], drops: NDArray[np.int64] | None, values: Sequence[str]) -> list[Loss]:
+def losses_by(routed: Routed, values: Sequence[str]) -> list[Loss]:
     """Break a policy's loss down by class, or by a column, the worst first.
 
     Args:
-        disagrees: Whether the answer is another than the full network's, ``[rows]``.
-        drops: 1 where the full network is right and the answer wrong, −1 the other way round, else 0, ``[rows]``;
-            None without labels.
-        values: The class, or the column's value, of each of these rows.
+        routed: Rows as the policy routes them.
+        values: The class, or the column's value, of each.
     """
     names = sorted(set(values))
     number_of = {name: number for number, name in enumerate(names)}
@@ -182,9 +180,11 @@ def losses_by(disagrees: NDArray[np.bool_], drops: NDArray[np.int64] | None, val
     def share(of: NDArray[Any]) -> list[float]:
         return (np.bincount(group, weights=of, minlength=len(names)) / rows).tolist()  # type: ignore[no-any-return]
 
-    by_value = [None] * len(names) if drops is None else share(drops)
+    drops: list[Any] = [None] * len(names)
+    if routed.answers.labels is not None:
+        drops = share(routed.lost.astype(int) - routed.gained)
     found = [
         Loss(name, int(count), unlike, drop)
-        for name, count, unlike, drop in zip(names, rows, share(disagrees), by_value, strict=True)
+        for name, count, unlike, drop in zip(names, rows, share(routed.disagrees), drops, strict=True)
     ]
     return sorted(found, key=lambda loss: (loss.accuracy_drop or 0.0, loss.disagreement), reverse=True)

@@ -17,7 +17,7 @@ import numpy as np
 from sharcs.calibration.bounds import rate_p, rate_upper
 from sharcs.calibration.calibrate import Calibration, calibration_of, check_rows
 from sharcs.calibration.choice import Choice, Constraint, SequenceTest, split_rows
-from sharcs.calibration.policies import policy_paths
+from sharcs.calibration.policies import all_policies
 from sharcs.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def calibrate_ladder(
     answers = answers.unblended()  # an average with another answer is not the full network's
     chosen, tested = split_rows(len(answers), seed)
     choosing, rows = answers.take(chosen), answers.take(tested)
-    policies = [policy for path in policy_paths(choosing) for policy in path]
+    policies = all_policies(choosing)
     rungs: list[Calibration] = []
     for constraint, policy in zip(constraints, _cheapest(choosing, policies, constraints, len(rows)), strict=True):
         test = SequenceTest(choosing, rows, constraint, classes)

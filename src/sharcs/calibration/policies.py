@@ -53,6 +53,11 @@ def policy_paths(answers: AllAnswers) -> list[list[RoutingPolicy]]:
     return [paths[1], paths[0], *paths[2:]] if len(paths) > 1 else paths
 
 
+def all_policies(answers: AllAnswers) -> list[RoutingPolicy]:
+    """List the policies of all sequences."""
+    return [policy for path in policy_paths(answers) for policy in path]
+
+
 def _chains(answers: AllAnswers) -> list[Way]:
     """List the sub-networks that inputs may run before the full one, one after the other, the first in front."""
     ways = ways_of(len(answers.names))

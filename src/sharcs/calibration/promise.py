@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharcs.calibration.bounds import difference_upper, rate_upper
-from sharcs.calibration.policies import policy_paths
+from sharcs.calibration.policies import all_policies
 from sharcs.stored import Promise
 from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sharcs.calibration.choice import Constraint
     from sharcs.evaluation.answers import AllAnswers
 
@@ -48,10 +46,9 @@ def choose_default(answers: AllAnswers, seed: int = 0) -> Promise | None:
 def cheapest_without_loss(answers: AllAnswers) -> RoutingPolicy:
     """Choose the cheapest of all policies that are right as often as the full network; that one is among them."""
     full = RoutingPolicy(start=answers.names[-1])
-    tried: Sequence[RoutingPolicy] = [policy for path in policy_paths(answers) for policy in path]
     best, least = full, float(answers.full_costs.mean())
     wanted = int(answers.full_right.sum())
-    for piece in answers.in_pieces(tried):
+    for piece in answers.in_pieces(all_policies(answers)):
         routed = answers.route(piece)
         for policy, right, cost in zip(piece, routed.right.sum(axis=1), routed.cost.mean(axis=1), strict=True):
             if right >= wanted and cost < least:

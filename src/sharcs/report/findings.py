@@ -123,11 +123,9 @@ def harm_by(routed: Routed, values: Sequence[str]) -> list[Harm]:
         routed: Inputs as the policy routes them.
         values: The class, or the column's value, of each.
     """
-    labelled = routed.answers.labels is not None
-    losses = losses_by(routed.disagrees, routed.lost.astype(int) - routed.gained if labelled else None, values)
     hits = Counter(value for value, right in zip(values, routed.right.tolist(), strict=True) if right)
     harms = []
-    for loss in losses:
+    for loss in losses_by(routed, values):
         accuracy = full_accuracy = None
         if loss.accuracy_drop is not None:
             accuracy = hits[loss.value] / loss.rows
