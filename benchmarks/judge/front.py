@@ -15,7 +15,7 @@ from judge.families import BLENDS, quantiles, scores
 from judge.narrow import routed, trained
 from judge.networks import over
 from sharcs.calibration.policies import BENDS
-from sharcs.model.cost import flops
+from sharcs_runtime.policy import flops
 from sharcs_runtime.scores import blended
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from common import collator, processor_seconds, tokenizer
 from judge.answers import Answers
 from judge.networks import over
 from sharcs import SharcsForSequenceClassification, SharcsTrainer, SharcsTrainingArguments
-from sharcs.model.cost import flops
+from sharcs_runtime.policy import flops
 
 if TYPE_CHECKING:
     from judge.data import Parts, Rows

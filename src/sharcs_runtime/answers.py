@@ -9,7 +9,7 @@ import numpy as np
 
 from sharcs_runtime.policy import flops
 from sharcs_runtime.scores import softmax
-from sharcs_runtime.ways import Costs, Doubles, sum_along_ways, way_taken
+from sharcs_runtime.ways import Costs, Doubles, way_taken
 
 if TYPE_CHECKING:
     from sharcs_runtime.cascade import Cascade
@@ -140,15 +140,13 @@ class Answers:
 
 def _flops(cascade: Cascade, rows: Numbers, tokens: Numbers, costs: Costs, front: int) -> Doubles:
     """Sum what ran for each row, by the way that its policy took."""
-    *alone, plain = costs.alone
-    router = alone[-1] - plain
     spent = np.empty(len(rows))
     for policy, at in cascade.groups(rows):
         start, last = cascade.start[rows[at]], cascade.answered_by[rows[at]]
         of_group, found = tokens[at], np.empty(len(start))
         for first, end in set(zip(start.tolist(), last.tolist(), strict=True)):
             way = way_taken(policy, tuple(cascade.names), first, end)
-            cost = sum_along_ways(np.stack(alone), costs.continuation, [way], front, router)
+            cost = costs.along([way], front)
             same = (start == first) & (last == end)
             found[same] = flops(cost, of_group[same])[:, 0]
         spent[at] = found

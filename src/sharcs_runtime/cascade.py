@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from sharcs_runtime.policy import ROUTER, RoutingPolicy
 from sharcs_runtime.scores import blended, confidence
@@ -17,10 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sharcs_runtime.policy import Floats
-    from sharcs_runtime.ways import Costs
-
-Numbers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
+    from sharcs_runtime.ways import Costs, Flags, Numbers
 
 
 class Cascade:

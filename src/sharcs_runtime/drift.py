@@ -19,7 +19,7 @@ import numpy as np
 from sharcs_runtime.errors import InputError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -86,6 +86,14 @@ def _fraction(a: float, b: float, x: float) -> float:
         if abs(step - 1) < 1e-15:
             break
     return value
+
+
+def bisected(is_below: Callable[[float], bool], low: float, high: float) -> tuple[float, float]:
+    """Narrow an interval down to the point up to which ``is_below`` holds."""
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_below(middle) else (low, middle)
+    return low, high
 
 
 @dataclass(eq=False)
@@ -254,12 +262,9 @@ class DisagreementCounter:
         It is the bound of this moment; the alarm, which stays on, is that it was ever above the promise.
         """
         _, checked, disagreements = self._totals
-        low, high = 0.0, disagreements / checked if checked else 0.0
-        for _ in range(BISECTIONS if high else 0):
-            middle = (low + high) / 2
-            refuted = self._refutes(middle, disagreements, checked)
-            low, high = (middle, high) if refuted else (low, middle)
-        return low
+        if not disagreements:
+            return 0.0
+        return bisected(lambda rate: self._refutes(rate, disagreements, checked), 0.0, disagreements / checked)[0]
 
     def _add(self, key: str, seen: int, checked: int, disagreements: int) -> None:
         before, total = self._counts.get(key, (0, 0, 0)), self._totals

@@ -197,27 +197,27 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def flops(coefficients: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+def flops(coefficients: Array, lengths: Array) -> Array:
     """Evaluate polynomials c₀ + c₁·T + c₂·T², ``[polynomials, 3]``, for lengths T: ``[inputs, polynomials]``."""
-    powers = lengths.astype(np.float64)[:, None] ** np.arange(3)
-    values: NDArray[np.float64] = powers @ coefficients.T
-    return values
+    xp = namespace(coefficients)
+    tokens = xp.astype(lengths, coefficients.dtype)[:, None]  # [inputs, 1]
+    powers = xp.concat([xp.ones_like(tokens), tokens, tokens * tokens], axis=-1)  # [inputs, 3]
+    return powers @ coefficients.T
 
 
-def relative_cost(coefficients: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+def relative_cost(coefficients: Array, lengths: Array) -> Array:
     """Divide each width's FLOPs by those of the plain full network on an input of the same length.
 
     Args:
         coefficients: c₀, c₁ and c₂ of the cost c₀ + c₁·T + c₂·T² of each width, and of the plain network last:
-            ``[widths + 1, 3]``.
+            float64 ``[widths + 1, 3]``.
         lengths: Real tokens, ``[batch]``.
 
     Returns:
         ``[batch, widths]``.
     """
     cost = flops(coefficients, lengths)
-    ratio: NDArray[np.float64] = cost[:, :-1] / cost[:, -1:]
-    return ratio
+    return cost[:, :-1] / cost[:, -1:]
 
 
 def choose_width(

@@ -35,6 +35,11 @@ class Costs(NamedTuple):
     alone: Doubles
     continuation: Doubles
 
+    def along(self, ways: Sequence[Way], front: int) -> Doubles:
+        """Write the costs of ways as polynomials, ``[ways, 3]``; see :func:`sum_along_ways`."""
+        *alone, plain = self.alone
+        return sum_along_ways(np.stack(alone), self.continuation, ways, front, alone[-1] - plain)
+
 
 @cache
 def ways_of(count: int) -> tuple[Way, ...]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.encoders import WIDTHS, load_plain, load_routed, make_batch
-from sharcs.model.cost import flops, relative_cost
+from sharcs_runtime.policy import flops, relative_cost
 
 
 def counted(model, **inputs):

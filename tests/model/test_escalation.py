@@ -13,8 +13,8 @@ from helpers.encoders import NUM_LABELS, WIDTHS, load_plain, load_routed, make_b
 from helpers.toys import below_threshold
 from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification
 from sharcs.config import RoutingPolicy
-from sharcs.model.cost import flops
 from sharcs.model.layer_list import trunk_layers
+from sharcs_runtime.policy import flops
 from sharcs_runtime.scores import blended, confidence
 
 LENGTHS = [4, 9, 1, 6, 12]

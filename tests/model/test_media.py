@@ -38,8 +38,8 @@ from sharcs import (
     SharcsForImageClassification,
     SharcsForSequenceClassification,
 )
-from sharcs.model.cost import flops
 from sharcs.model.layer_list import trunk_layers
+from sharcs_runtime.policy import flops
 
 NARROW = range(len(WIDTHS) - 1)
 FULL = len(WIDTHS) - 1

@@ -31,9 +31,9 @@ from helpers.encoders import (
     save_plain,
 )
 from sharcs import InputError, SharcsConfig, SharcsForSequenceClassification, SharcsOutput
-from sharcs.model.cost import flops
 from sharcs.model.first_run import plain_answer, try_out
 from sharcs.model.layer_list import trunk_layers
+from sharcs_runtime.policy import flops
 
 NARROW = range(len(WIDTHS) - 1)
 # What a norm is called among the parameters.

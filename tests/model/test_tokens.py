@@ -33,8 +33,8 @@ from sharcs import (
     SharcsForTokenClassification,
     SharcsOutput,
 )
-from sharcs.model.cost import flops
 from sharcs.model.layer_list import trunk_layers
+from sharcs_runtime.policy import flops
 
 LENGTHS = [4, 9, 1, 6]
 MIXED = torch.tensor([1, 0, 2, 0])

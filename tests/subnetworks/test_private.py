@@ -12,9 +12,9 @@ from helpers.own import own_parameters, with_own_weights
 from helpers.tiny import CONFIGS, HEADS, HIDDEN, NEURONS, tiny_model, toy_rows, trainer_for
 from sharcs import SharcsForSequenceClassification
 from sharcs.errors import EncoderError, InputError
-from sharcs.model.cost import flops
 from sharcs.model.first_run import try_out_own
 from sharcs.training.importance import Importance
+from sharcs_runtime.policy import flops
 from training.test_importance import NAMES
 
 LENGTHS = [4, 9, 1, 6]

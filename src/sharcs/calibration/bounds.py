@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from sharcs_runtime.drift import bisected
+
 Floats = NDArray[np.float64]
 
 # Share of the error that pays for not knowing how often two networks differ, and the steps in which that is tried.
 NUISANCE_SHARE = 0.05
 NUISANCE_STEPS = 100
-BISECTIONS = 40
 
 
 def binomial_cdf(successes: Any, rows: Any, rate: Any) -> Floats:
@@ -108,14 +109,8 @@ def difference_upper(lost: int, gained: int, rows: int, confidence: float) -> fl
         rows: All rows.
         confidence: From 0 to 1.
     """
-    low, high = -1.0, 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if difference_p(lost, gained, rows, middle, confidence) > 1 - confidence:
-            low = middle
-        else:
-            high = middle
-    return high
+    error = 1 - confidence
+    return bisected(lambda limit: difference_p(lost, gained, rows, limit, confidence) > error, -1.0, 1.0)[1]
 
 
 def bet_size(costs: Floats, weights: Floats, limit: float, largest: float, rows: int, confidence: float) -> float:
@@ -161,10 +156,7 @@ def mean_upper(costs: Floats, weights: Floats, bet: float, confidence: float) ->
     low, high = 0.0, 1.0
     while _log_capital(costs, weights, bet, high) < goal:
         low, high = high, 2 * high
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if _log_capital(costs, weights, bet, middle) >= goal else (middle, high)
-    return high
+    return bisected(lambda mean: _log_capital(costs, weights, bet, mean) < goal, low, high)[1]
 
 
 def mean_is_below(costs: Floats, weights: Floats, bet: float, confidence: float, limit: float) -> bool:

@@ -109,17 +109,22 @@ class AllAnswers:
     @property
     def way_costs(self) -> Doubles:
         """FLOPs of each way, ``[inputs, ways]``."""
-        return flops(self.cost_coefficients[:-1], self.lengths)
+        return self._flops(slice(-1))
 
     @property
     def costs(self) -> Doubles:
         """FLOPs of each sub-network alone, ``[inputs, networks]``."""
-        return flops(self.cost_coefficients[: len(self.names)], self.lengths)
+        return self._flops(slice(len(self.names)))
 
     @property
     def full_costs(self) -> Doubles:
         """FLOPs of the plain full network, ``[inputs]``."""
-        return flops(self.cost_coefficients[-1:], self.lengths)[:, 0]
+        return self._flops(slice(-1, None))[:, 0]
+
+    def _flops(self, which: slice) -> Doubles:
+        """Evaluate some of the polynomials, ``[inputs, polynomials]``."""
+        found: Doubles = flops(self.cost_coefficients[which], self.lengths)
+        return found
 
     @property
     def relative_costs(self) -> Doubles:

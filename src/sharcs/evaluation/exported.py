@@ -9,7 +9,7 @@ import numpy as np
 from sharcs.errors import InputError
 from sharcs.evaluation.record import record_answers
 from sharcs_runtime.bundle import RUNTIME
-from sharcs_runtime.ways import sum_along_ways, ways_of
+from sharcs_runtime.ways import ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +92,4 @@ def check_comparable(config: Bundle) -> None:
 
 def export_coefficients(config: Bundle) -> Doubles:
     """Write the FLOPs of ways, and last of the plain full network, as polynomials: ``[ways + 1, 3]``."""
-    *alone, plain = config.costs.alone
-    continuation: Doubles | float = 0.0 if config.continuation is None else config.continuation
-    ways, router = ways_of(len(config.names)), alone[-1] - plain
-    return np.stack([*sum_along_ways(np.stack(alone), continuation, ways, config.front, router), plain])
+    return np.stack([*config.costs.along(ways_of(len(config.names)), config.front), config.costs.alone[-1]])

@@ -12,7 +12,7 @@ from sharcs.errors import InputError
 from sharcs.evaluation.inputs import model_inputs
 from sharcs.evaluation.record import record_answers
 from sharcs.tasks.base import MULTI_LABEL, SINGLE_LABEL
-from sharcs_runtime.ways import sum_along_ways, ways_of
+from sharcs_runtime.ways import ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Sized
@@ -106,7 +106,5 @@ def _batches(
 
 def way_coefficients(model: RoutedModel, ways: Sequence[Way]) -> Doubles:
     """Write the FLOPs of ways, and last of the plain full network, as polynomials: ``[ways + 1, 3]``."""
-    *alone, plain = model.cost_coefficients().cpu().numpy()
-    continuation, router = model.continuation_coefficients().cpu().numpy(), alone[-1] - plain
-    sums = sum_along_ways(np.stack(alone), continuation, ways, len(model.tail.front), router)
-    return np.stack([*sums, plain])
+    costs = model.costs()
+    return np.stack([*costs.along(ways, len(model.tail.front)), costs.alone[-1]])

@@ -10,13 +10,11 @@ from torch import Tensor
 
 from sharcs.data.tokens import encode, most_tokens, token_limit
 from sharcs.inference.pool import Pool
-from sharcs.model.cost import relative_cost
 from sharcs.tasks.base import require_one_label
 from sharcs_runtime.cascade import Routing
-from sharcs_runtime.policy import choose_width
+from sharcs_runtime.policy import choose_width, relative_cost
 from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine
 from sharcs_runtime.tokens import Tokens
-from sharcs_runtime.ways import Costs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from sharcs_runtime.pool import Flags, Numbers
     from sharcs_runtime.scheduler import Wanted
     from sharcs_runtime.tokens import Text
+    from sharcs_runtime.ways import Costs
 
 MODEL_INPUTS = ("input_ids", "token_type_ids")
 
@@ -111,8 +110,7 @@ class InferenceEngine(PooledEngine[Tensor]):
 
     @cached_property
     def _costs(self) -> Costs:
-        model = self.model
-        return Costs(model.cost_coefficients().cpu().numpy(), model.continuation_coefficients().cpu().numpy())
+        return self.model.costs()
 
     def _pool(self) -> Pool:
         return Pool()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sharcs.model.cost import relative_cost
 from sharcs.stored import Promise
+from sharcs_runtime.policy import relative_cost
 
 if TYPE_CHECKING:
     from sharcs.config import SharcsConfig

@@ -178,27 +178,6 @@ def _relative_positions(config: PreTrainedConfig) -> Tensor:
     return torch.tensor([projected, own + 2.0 * kinds * distances * heads, 0.0], dtype=torch.float64)
 
 
-def flops(coefficients: Tensor, lengths: Tensor) -> Tensor:
-    """Evaluate the polynomials.
-
-    Args:
-        coefficients: ``[widths + 1, 3]``, from :func:`cost_coefficients`.
-        lengths: Real tokens of each input, ``[batch]``.
-
-    Returns:
-        FLOPs, ``[batch, widths + 1]``; the last column is the plain full network.
-    """
-    tokens = lengths.to(coefficients.dtype).unsqueeze(-1)  # [batch, 1]
-    powers = torch.cat([torch.ones_like(tokens), tokens, tokens**2], dim=-1)  # [batch, 3]
-    return powers @ coefficients.T
-
-
-def relative_cost(coefficients: Tensor, lengths: Tensor) -> Tensor:
-    """Divide each width's cost by that of the plain full network on the same input: ``[batch, widths]``."""
-    cost = flops(coefficients, lengths)
-    return cost[:, :-1] / cost[:, -1:]
-
-
 def _linear(module: nn.Linear) -> float:
     return 2.0 * module.in_features * module.out_features
 

@@ -16,9 +16,8 @@ from sharcs.encoders.layers import find_layers, in_order, parts_of, refusal
 from sharcs.encoders.narrow import states_of
 from sharcs.encoders.units import masked
 from sharcs.errors import first_line
-from sharcs.model.cost import flops
 from sharcs.subnetworks.own import OwnSubnetwork
-from sharcs_runtime.policy import label_of
+from sharcs_runtime.policy import flops, label_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

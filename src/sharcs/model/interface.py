@@ -15,6 +15,7 @@ from sharcs.model.cost import continuation_coefficients, cost_coefficients
 from sharcs.model.tail import RoutedTail
 from sharcs.tasks.base import problem_type_of
 from sharcs_runtime.scores import blended, confidence
+from sharcs_runtime.ways import Costs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +64,10 @@ class RoutedNetwork(PreTrainedModel):
     def continuation_coefficients(self) -> Tensor:
         """FLOPs of escalation; see :func:`sharcs.model.cost.continuation_coefficients`."""
         return continuation_coefficients(self.encoder, self.tail, head_per_token=self.head_per_token)
+
+    def costs(self) -> Costs:
+        """Count both for who has no use of tensors."""
+        return Costs(self.cost_coefficients().cpu().numpy(), self.continuation_coefficients().cpu().numpy())
 
     # Answers
 

@@ -13,12 +13,11 @@ from transformers.utils.generic import can_return_tuple
 
 from sharcs.errors import InputError
 from sharcs.model.context import RoutingContext, TrunkDone, select_rows
-from sharcs.model.cost import relative_cost
 from sharcs.model.front import FrontPasses, Kept
 from sharcs.model.interface import present
 from sharcs.model.outputs import SharcsOutput, TrunkOutput
 from sharcs_runtime.cascade import Cascade
-from sharcs_runtime.policy import ROUTER, choose_width
+from sharcs_runtime.policy import ROUTER, choose_width, relative_cost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
