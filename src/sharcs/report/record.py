@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What speaks for the policy; the first nine are those of :class:`sharcs.calibration.calibrate.Calibration`.
+    """What speaks for the policy, of what :class:`sharcs.calibration.calibrate.Calibration` records.
 
     Attributes:
         kind: Of the constraint.

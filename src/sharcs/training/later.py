@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sharcs.model.outputs import SharcsOutput
 
 # Start narrow unless the router finds it hopeless, and let an unsure answer continue.
-PLUS_POLICY: dict[str, Any] = {"cost_weight": 1.0, "escalation_threshold": 0.9, "blend": BLEND}
+PLUS_POLICY = RoutingPolicy(cost_weight=1.0, escalation_threshold=0.9, blend=BLEND)
 
 
 class Learner(NamedTuple):
@@ -52,9 +52,9 @@ def set_policy(config: SharcsConfig) -> None:
     """
     if config.routing_policy != RoutingPolicy() or config.problem_type == REGRESSION:
         return
-    config.policy = dict(PLUS_POLICY)
+    config.policy = PLUS_POLICY.to_dict()
     if config.front_count:
-        limits = dict.fromkeys(config.names[:-1], PLUS_POLICY["escalation_threshold"])
+        limits = dict.fromkeys(config.names[:-1], PLUS_POLICY.escalation_threshold)
         config.policy = {"start": config.names[0], "escalation_threshold": limits, "blend": BLEND}
 
 
