@@ -11,13 +11,16 @@ from rich.text import Text
 
 from sharcs_cli.options import (
     DataOption,
+    DelimiterOption,
     EncodingOption,
     LabelOption,
     ModelArgument,
+    NoQuotesOption,
     PairOption,
     TextOption,
     claim_json,
     columns_of,
+    dialect_of,
     out,
     percent,
     progress_bar,
@@ -46,6 +49,8 @@ def benchmark(
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
     encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_quotes: NoQuotesOption = False,
 ) -> None:
     """Measure what routing saves in seconds here, against what else could run the network, and advise.
 
@@ -64,7 +69,8 @@ def benchmark(
     require_onnx()
     trained = open_model(folder)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    texts = texts_of(trained, data, columns, labelled=False, encoding=encoding)
+    dialect = dialect_of(encoding, delimiter, no_quotes)
+    texts = texts_of(trained, data, columns, labelled=False, dialect=dialect)
     given = list(texts.texts) if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
     report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar, seconds=seconds)
     if json_file is not None and picture is not None:

@@ -15,14 +15,17 @@ from sharcs_cli.options import (
     NOTHING_MEETS_IT,
     BudgetOption,
     DataOption,
+    DelimiterOption,
     DisagreementOption,
     DropOption,
     EncodingOption,
     LabelOption,
     NetworkArgument,
+    NoQuotesOption,
     PairOption,
     TextOption,
     columns_of,
+    dialect_of,
     groups_of,
     limit_of,
     opened,
@@ -79,6 +82,8 @@ def calibrate(
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
     encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_quotes: NoQuotesOption = False,
 ) -> None:
     """Choose the cheapest routing policy that keeps a limit, or the best within a budget, and store it in DIR.
 
@@ -106,7 +111,8 @@ def calibrate(
     context.with_resource(claimed(file))
     needs_labels = constraint.kind == "max_accuracy_drop"
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    texts = texts_of(trained, data, columns, labelled=needs_labels, encoding=encoding)
+    dialect = dialect_of(encoding, delimiter, no_quotes)
+    texts = texts_of(trained, data, columns, labelled=needs_labels, dialect=dialect)
     groups = None if group_column is None else groups_of(texts, group_column)
     answers = _answers(trained, texts, constraint, needs_labels)
     names = [str(name) for _, name in sorted((trained.model.config.id2label or {}).items())]

@@ -11,14 +11,17 @@ from rich.text import Text
 
 from sharcs_cli.options import (
     DataOption,
+    DelimiterOption,
     EncodingOption,
     LabelOption,
     NetworkArgument,
+    NoQuotesOption,
     PairOption,
     TextOption,
     WidthOption,
     claim_json,
     columns_of,
+    dialect_of,
     opened,
     out,
     percent,
@@ -49,6 +52,8 @@ def evaluate(
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
     encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_quotes: NoQuotesOption = False,
 ) -> None:
     """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
     claim_json(context, json_file)
@@ -57,7 +62,8 @@ def evaluate(
     if asked is not None:
         trained.model.config.index_of(asked)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    texts = texts_of(trained, data, columns, labelled=True, encoding=encoding)
+    dialect = dialect_of(encoding, delimiter, no_quotes)
+    texts = texts_of(trained, data, columns, labelled=True, dialect=dialect)
     report_accuracy(trained, texts, json_file, asked)
 
 

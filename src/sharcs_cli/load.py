@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from sharcs_cli.options import DataOption, EncodingOption, TextOption, claim_json, out, percent, say
+from sharcs_cli.options import (
+    DataOption,
+    DelimiterOption,
+    EncodingOption,
+    NoQuotesOption,
+    TextOption,
+    claim_json,
+    dialect_of,
+    out,
+    percent,
+    say,
+)
 from sharcs_runtime.errors import InputError
 
 
@@ -31,6 +42,8 @@ def load(
     ] = None,
     text_column: TextOption = None,
     encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_quotes: NoQuotesOption = False,
 ) -> None:
     """Put a service under load, and show latency and goodput at each rate."""
     from sharcs.data.texts import Columns, load_texts
@@ -43,7 +56,7 @@ def load(
         raise InputError("--p99-ms, --seconds: have to be above 0")
     picture = claim_json(context, json_path)
     columns = Columns(text=text_column) if text_column else Columns()
-    texts = list(load_texts(data, columns, labelled=False, encoding=encoding).texts)
+    texts = list(load_texts(data, columns, labelled=False, dialect=dialect_of(encoding, delimiter, no_quotes)).texts)
     loads = []
     table = Table("rate", "answered, %", "refused, %", "lost, %", "later rungs, %", "p50, ms", "p99, ms", "goodput")
     for number, rate in enumerate(wanted):

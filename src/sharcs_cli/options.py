@@ -15,6 +15,7 @@ from sharcs_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from sharcs.calibration.choice import Constraint
+    from sharcs.data.dialects import Dialect
     from sharcs.data.texts import Columns, TextData
     from sharcs.inference.exported import ExportedModel
     from sharcs.inference.folder import TrainedModel
@@ -29,6 +30,17 @@ DATA_HELP = (
 DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
 EncodingOption = Annotated[
     str | None, typer.Option("--encoding", help="Encoding of text files that are not UTF-8, like cp1252.")
+]
+DelimiterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--delimiter",
+        help="What separates the fields of .csv and .tsv files, like ';'.",
+        show_default="a comma in .csv, a tab in .tsv",
+    ),
+]
+NoQuotesOption = Annotated[
+    bool, typer.Option("--no-quotes", help="Quotes in .csv and .tsv files are letters like others.")
 ]
 TextOption = Annotated[str | None, typer.Option("--text-column", help="Column with the texts.")]
 PairOption = Annotated[
@@ -103,13 +115,20 @@ def columns_of(text: str | None, pair: str | None, label: str | None, trained: C
     return Columns(text or base.text, pair or base.text_pair, label or base.label)
 
 
+def dialect_of(encoding: str | None, delimiter: str | None, no_quotes: bool) -> Dialect:
+    """Take the options that say how text files are written."""
+    from sharcs.data.dialects import Dialect
+
+    return Dialect(encoding, delimiter, no_quotes)
+
+
 def texts_of(
-    trained: TrainedModel | ExportedModel, data: str, columns: Columns, labelled: bool, encoding: str | None = None
+    trained: TrainedModel | ExportedModel, data: str, columns: Columns, labelled: bool, dialect: Dialect
 ) -> TextData:
     """Read a command's data, and refuse text pairs where the model knows single texts."""
     from sharcs.data.texts import load_texts
 
-    texts = load_texts(data, columns, labelled=labelled, encoding=encoding)
+    texts = load_texts(data, columns, labelled=labelled, dialect=dialect)
     check_pairs(trained, data, texts.pairs is not None)
     return texts
 

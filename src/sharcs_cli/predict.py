@@ -9,14 +9,17 @@ import typer
 
 from sharcs_cli.options import (
     DataOption,
+    DelimiterOption,
     EncodingOption,
     LabelOption,
     NetworkArgument,
+    NoQuotesOption,
     PairOption,
     TextOption,
     WidthOption,
     check_pairs,
     columns_of,
+    dialect_of,
     opened,
     progress_bar,
     say,
@@ -37,6 +40,8 @@ def predict(
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
     encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_quotes: NoQuotesOption = False,
 ) -> None:
     """Classify every row: the input's columns, and prediction, score and width.
 
@@ -54,7 +59,7 @@ def predict(
     if asked is not None:
         trained.model.config.index_of(asked)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    stream = open_texts(data, columns, encoding)
+    stream = open_texts(data, columns, dialect_of(encoding, delimiter, no_quotes))
     check_pairs(trained, data, stream.pair is not None)
     rows = stream.check()
     try:

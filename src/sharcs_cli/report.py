@@ -10,19 +10,23 @@ import typer
 
 from sharcs_cli.options import (
     DataOption,
+    DelimiterOption,
     EncodingOption,
     LabelOption,
     ModelArgument,
+    NoQuotesOption,
     PairOption,
     TextOption,
     check_pairs,
     columns_of,
+    dialect_of,
     groups_of,
     progress_bar,
     say,
 )
 
 if TYPE_CHECKING:
+    from sharcs.data.dialects import Dialect
     from sharcs.data.texts import Columns, TextData
     from sharcs.inference.folder import TrainedModel
 
@@ -39,6 +43,8 @@ def report(
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
     encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_quotes: NoQuotesOption = False,
 ) -> None:
     """Write a page that a manager can read: what routing saves, whom it harms, and what to look at.
 
@@ -53,7 +59,7 @@ def report(
     context.with_resource(claimed(output, *picture_paths(output).values(), name=f"--output {output}"))
     trained = open_model(folder)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    texts = _texts(trained, data, columns, label_column is not None, encoding)
+    texts = _texts(trained, data, columns, label_column is not None, dialect_of(encoding, delimiter, no_quotes))
     check_pairs(trained, data, texts.pairs is not None)
     group = None if group_column is None else (group_column, groups_of(texts, group_column))
     with progress_bar("measuring", len(texts)) as advance:
@@ -64,12 +70,12 @@ def report(
     say(f"wrote {page} and {len(pictures)} pictures beside it")
 
 
-def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool, encoding: str | None) -> TextData:
+def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool, dialect: Dialect) -> TextData:
     """Read the data; its labels are missing if the column is, or holds nothing, and wrong if some of them are."""
     from sharcs.data.texts import load_texts
     from sharcs.data.values import python_values
 
-    texts = load_texts(data, columns, labelled=labelled, encoding=encoding)
+    texts = load_texts(data, columns, labelled=labelled, dialect=dialect)
     if columns.label in texts.table.column_names:
         values = python_values(texts.table.column(columns.label).unique())
         # -1 is how `datasets` says that a label is withheld.
@@ -77,5 +83,5 @@ def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool, e
         if all(str(value).strip() in nothing for value in values):
             return replace(texts, labels=None)
         if texts.labels is None:
-            return load_texts(data, columns, labelled=True, encoding=encoding)  # says which row is wrong
+            return load_texts(data, columns, labelled=True, dialect=dialect)  # says which row is wrong
     return texts

@@ -13,13 +13,16 @@ from sharcs_cli.options import (
     NOTHING_MEETS_IT,
     BudgetOption,
     DataOption,
+    DelimiterOption,
     DisagreementOption,
     DropOption,
     EncodingOption,
     LabelOption,
+    NoQuotesOption,
     PairOption,
     TextOption,
     columns_of,
+    dialect_of,
     err,
     limit_of,
     say,
@@ -38,6 +41,8 @@ def train(
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
     encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_quotes: NoQuotesOption = False,
     sub_networks: Annotated[
         str,
         typer.Option(
@@ -144,7 +149,7 @@ def train(
         max_length=max_length,
         max_train_samples=max_train_samples,
         seed=seed,
-        encoding=encoding,
+        dialect=dialect_of(encoding, delimiter, no_quotes),
         resume=resume,
     )
     context.with_resource(claimed_folder(output))
@@ -160,7 +165,7 @@ def train(
         for line in Promise(**trained.model.config.promise).lines():
             say(line)
     if eval_data:
-        texts = texts_of(trained, eval_data, job.columns, labelled=True, encoding=encoding)
+        texts = texts_of(trained, eval_data, job.columns, labelled=True, dialect=job.dialect)
         report_accuracy(trained, texts, output / "evaluation.json", None)
     if not (trained.model.config.calibration or {"met": True})["met"]:
         raise typer.Exit(NOTHING_MEETS_IT)

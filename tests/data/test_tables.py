@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharcs.data import tables
+from sharcs.data.dialects import Dialect
 from sharcs.data.tables import check_output_path, open_table, read_table, table_writer, write_table
 from sharcs.errors import InputError
 
@@ -131,23 +132,23 @@ def test_other_encodings_are_refused_and_never_guessed(tmp_path, suffix, rows, p
 def test_an_encoding_that_is_given_is_used(tmp_path, encoding, text, suffix):
     content = f"text\n{text}\n" if suffix == ".csv" else json.dumps({"text": text}, ensure_ascii=False)
     source = write(tmp_path / f"t{suffix}", content.encode(encoding))
-    assert read_table(source, encoding=encoding).to_pydict() == {"text": [text]}
+    assert read_table(source, Dialect(encoding)).to_pydict() == {"text": [text]}
 
 
 def test_a_mark_is_skipped_where_its_encoding_is_given(tmp_path):
     source = write(tmp_path / "t.csv", codecs.BOM_UTF8 + "text\né\n".encode())
-    assert read_table(source, encoding="utf-8").to_pydict() == {"text": ["é"]}
+    assert read_table(source, Dialect("utf-8")).to_pydict() == {"text": ["é"]}
     source = write(tmp_path / "u.csv", codecs.BOM_UTF16_LE + "text\né\n".encode("utf-16-le"))
-    assert read_table(source, encoding="utf_16_le").to_pydict() == {"text": ["é"]}
+    assert read_table(source, Dialect("utf_16_le")).to_pydict() == {"text": ["é"]}
 
 
 @pytest.mark.parametrize("encoding", ["no-such", "base64", "a\0"])
 def test_unknown_encodings(tmp_path, encoding):
     source = write(tmp_path / "t.csv", b"text\na\n")
     with pytest.raises(InputError, match=r"t\.csv: .* is no encoding; give the file's encoding, like cp1252"):
-        read_table(source, encoding=encoding)
+        read_table(source, Dialect(encoding))
     with pytest.raises(InputError, match="line 2: the byte 0xe9 is not valid ASCII"):
-        read_table(write(tmp_path / "u.csv", b"text\n\xe9\n"), encoding="ascii")
+        read_table(write(tmp_path / "u.csv", b"text\n\xe9\n"), Dialect("ascii"))
 
 
 def test_broken_utf16_and_nul_are_refused(tmp_path):

@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharcs.data.delimited import delimited_batches, delimited_schema, write_delimited, write_header
+from sharcs.data.dialects import DELIMITERS, USUAL, Dialect
 from sharcs.data.jsonlines import as_strings, json_batches, json_schema, schema_as_strings, write_jsonl
 from sharcs.data.named import DATASETS, builtin_table, hub_table
 from sharcs.data.textfiles import CHUNK_ROWS, TextFile, open_bytes
 from sharcs.errors import InputError, first_line
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FORMATS = (*DELIMITERS, ".jsonl", ".parquet")
 SUPPORTED = f"{', '.join(FORMATS)}, each also with .gz"
 
@@ -44,15 +44,17 @@ class TableStream:
     Attributes:
         source: Where it is from, for messages.
         schema: Its columns. Those of JSON lines hold JSON texts; see :mod:`sharcs.data.jsonlines`.
+        dialect: How text files are written, if that was said.
         batches: Starts at the first row, each time that it is called. Malformed rows raise ``InputError``.
     """
 
     source: str
     schema: pa.Schema
     batches: Callable[[], Iterator[pa.RecordBatch]]
+    dialect: Dialect = USUAL
 
 
-def open_table(source: str | Path, encoding: str | None = None) -> TableStream:
+def open_table(source: str | Path, dialect: Dialect = USUAL) -> TableStream:
     """Open a file, a built-in data set or one of the Hugging Face hub; a file's rows are not kept in memory.
 
     Arguments and errors are those of :func:`read_table`, but rows of CSV and TSV are checked when they are read, and
@@ -61,7 +63,7 @@ def open_table(source: str | Path, encoding: str | None = None) -> TableStream:
     source = os.fspath(source)
     # A data set's name is looked up only after the local file system: a file wins over a data set.
     if os.path.isfile(source):
-        stream = _open_file(source, encoding)
+        stream = _open_file(source, dialect)
     elif os.path.isdir(source):
         raise InputError(f"{source}: a directory; give one file ({SUPPORTED})")
     elif os.path.exists(source):
@@ -78,10 +80,10 @@ def open_table(source: str | Path, encoding: str | None = None) -> TableStream:
         )
     if repeated:
         raise InputError(f"{source}: the column {repeated[0]!r} is there more than once; rename one of them")
-    return stream
+    return replace(stream, dialect=dialect)
 
 
-def read_table(source: str | Path, encoding: str | None = None) -> pa.Table:
+def read_table(source: str | Path, dialect: Dialect = USUAL) -> pa.Table:
     """Read a table from a file, a built-in data set or the Hugging Face hub.
 
     A file that exists is read as a file, whatever else its name could mean. CSV and TSV columns are read as
@@ -92,8 +94,7 @@ def read_table(source: str | Path, encoding: str | None = None) -> pa.Table:
         source: A path to a .csv, .tsv, .jsonl or .parquet file (also with .gz), a built-in data set such as
             ``reuters-r8:train``, or a data set of the hub as ``owner/name:split`` or
             ``owner/name@config:split``.
-        encoding: That of a text file, by a name that Python knows. By default UTF-8 or, with a byte-order mark,
-            UTF-16; it is never guessed.
+        dialect: How a text file is written.
 
     Returns:
         All columns of the table, at least one row. Hub tables keep the schema metadata of ``datasets``.
@@ -101,7 +102,7 @@ def read_table(source: str | Path, encoding: str | None = None) -> pa.Table:
     Raises:
         InputError: If the source is not there, malformed, in another encoding, empty, or cannot be reached.
     """
-    return as_strings(read_rows(open_table(source, encoding)))
+    return as_strings(read_rows(open_table(source, dialect)))
 
 
 def read_rows(stream: TableStream) -> pa.Table:
@@ -124,7 +125,7 @@ def write_table(table: pa.Table, path: str | Path) -> None:
 
 @contextmanager
 def table_writer(
-    path: str | Path, schema: pa.Schema, temporary: Path | None = None
+    path: str | Path, schema: pa.Schema, temporary: Path | None = None, dialect: Dialect = USUAL
 ) -> Iterator[Callable[[pa.Table], None]]:
     """Write a table to a file, some rows at a time; the extension chooses the format.
 
@@ -137,12 +138,14 @@ def table_writer(
         path: A .csv, .tsv, .jsonl or .parquet path, also with .gz.
         schema: The table's columns.
         temporary: The other name, on the same file system; it is overwritten.
+        dialect: What separates the fields of CSV and TSV, and whether they stand in quotes.
 
     Yields:
         A function that writes the next rows.
 
     Raises:
-        InputError: If the extension is unknown, or the file cannot be written.
+        InputError: If the extension is unknown, the file cannot be written, or a field needs quotes that there are
+            not to be.
     """
     check_output_path(path)
     suffix, gzipped = _format_of(path)
@@ -154,11 +157,11 @@ def table_writer(
                 # No name and time in the gzip header: the same table gives the same bytes.
                 with (
                     gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as compressed,
-                    _rows_writer(compressed, suffix, schema) as write,
+                    _rows_writer(compressed, suffix, schema, dialect) as write,
                 ):
                     yield write
             else:
-                with _rows_writer(file, suffix, schema) as write:
+                with _rows_writer(file, suffix, schema, dialect) as write:
                     yield write
             file.flush()
             os.fsync(file.fileno())
@@ -202,17 +205,17 @@ def _format_of(path: str | Path) -> tuple[str, bool]:
     return suffix, name.endswith(".gz")
 
 
-def _open_file(path: str, encoding: str | None) -> TableStream:
+def _open_file(path: str, dialect: Dialect) -> TableStream:
     suffix, gzipped = _format_of(path)
     if suffix == ".parquet":
         return _open_parquet(path, gzipped)
-    file = TextFile(path, gzipped, encoding)
+    file = TextFile(path, gzipped, dialect.encoding)
     if suffix == ".jsonl":
         schema = json_schema(file)
         return TableStream(path, schema, lambda: json_batches(file, schema))
-    delimiter = DELIMITERS[suffix]
-    schema = delimited_schema(file, delimiter)
-    return TableStream(path, schema, lambda: delimited_batches(file, delimiter, schema))
+    dialect = dialect.of_suffix(suffix)
+    schema = delimited_schema(file, dialect)
+    return TableStream(path, schema, lambda: delimited_batches(file, dialect, schema))
 
 
 def _open_parquet(path: str, gzipped: bool) -> TableStream:
@@ -261,7 +264,9 @@ def _read_named(source: str) -> pa.Table:
 
 
 @contextmanager
-def _rows_writer(stream: Any, suffix: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+def _rows_writer(
+    stream: Any, suffix: str, schema: pa.Schema, dialect: Dialect
+) -> Iterator[Callable[[pa.Table], None]]:
     """Write rows of one format to an open stream, and what belongs at the end."""
     if suffix == ".parquet":
         waiting: list[pa.Table] = []
@@ -285,6 +290,7 @@ def _rows_writer(stream: Any, suffix: str, schema: pa.Schema) -> Iterator[Callab
     if suffix == ".jsonl":
         yield lambda table: write_jsonl(table, text)
     else:
-        write_header(schema, text, DELIMITERS[suffix])
-        yield lambda table: write_delimited(as_strings(table), text, DELIMITERS[suffix])
+        dialect = dialect.of_suffix(suffix)
+        write_header(schema, text, dialect)
+        yield lambda table: write_delimited(as_strings(table), text, dialect)
     text.detach()  # flushes, and leaves the stream open

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sharcs.data.dialects import USUAL, Dialect
 from sharcs.data.jsonlines import MISSING, as_strings, is_json, string_of
 from sharcs.data.sampling import sampled_rows
 from sharcs.data.tables import open_table, read_rows
@@ -72,7 +73,7 @@ def load_texts(
     labelled: bool = True,
     max_samples: int | None = None,
     seed: int = 0,
-    encoding: str | None = None,
+    dialect: Dialect = USUAL,
 ) -> TextData:
     """Read texts and labels, and check every row.
 
@@ -84,7 +85,7 @@ def load_texts(
             each class, and at least one row of it where there are as many rows as classes. Classes that get none are
             named in a warning.
         seed: The seed of that random choice.
-        encoding: That of a text file, as for ``read_table``.
+        dialect: How a text file is written.
 
     Returns:
         The texts. Labels that are integers, booleans or whole floats are given as strings; class numbers of
@@ -96,7 +97,7 @@ def load_texts(
     """
     if max_samples is not None and max_samples < 1:
         raise InputError(f"max_samples is {max_samples}; it must be at least 1")
-    table = read_rows(open_table(source, encoding))
+    table = read_rows(open_table(source, dialect))
     texts = checked_texts(table, columns.text, "text", source)
     pair = pair_column(table.schema, columns)
     pairs = None if pair is None else checked_texts(table, pair, "text pair", source)

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from sharcs.data.delimited import check_unquoted
+from sharcs.data.dialects import DELIMITERS, USUAL, Dialect
+from sharcs.data.jsonlines import as_strings
 from sharcs.data.tables import TableStream, open_table, table_writer
 from sharcs.data.textfiles import CHUNK_ROWS
 from sharcs.data.texts import Columns, checked_texts, pair_column
@@ -88,18 +91,18 @@ def _windows_of(table: TableStream, size: int) -> Iterator[pa.Table]:
         yield waiting
 
 
-def open_texts(source: str, columns: Columns, encoding: str | None = None) -> TextStream:
+def open_texts(source: str, columns: Columns, dialect: Dialect = USUAL) -> TextStream:
     """Open a table and find its texts.
 
     Args:
         source: What ``read_table`` takes: a file, a built-in data set or one of the hub.
         columns: The names of the columns to use.
-        encoding: That of a text file, as for ``read_table``.
+        dialect: How a text file is written.
 
     Raises:
         InputError: If the source can't be read, or a column is missing or holds no texts.
     """
-    table = open_table(source, encoding)
+    table = open_table(source, dialect)
     stream = TextStream(table, columns.text, pair_column(table.schema, columns))
     checked_texts(table.schema.empty_table(), stream.text, "text", source)
     if stream.pair is not None:
@@ -149,6 +152,7 @@ def predict_table(
     steady: AbstractContextManager[None] = nullcontext()
     if not isinstance(trained, ExportedModel):
         steady = without_shape_cache(trained.model.device, trained.model.dtype)
+    _check_unquoted(stream, engine.config, output, added)
     with written(f"{output}", again), recorded(output) as record, steady:
         reused = _answer(engine, settings, record, stream, on_rows or (lambda _: None), added)
         _join(engine, settings, record, stream, output, added)
@@ -209,6 +213,18 @@ def _columns_of(answers: Answers, config: SharcsConfig | Bundle) -> dict[str, li
     return columns | {f"score_{name}": scores for name, scores in zip(names, of_classes, strict=True)}
 
 
+def _check_unquoted(stream: TextStream, config: SharcsConfig | Bundle, output: Path, added: pa.Schema) -> None:
+    """Refuse what can't be written without quotes, if there are to be none, before the work."""
+    suffix = Path(output.name.lower().removesuffix(".gz")).suffix
+    if suffix not in DELIMITERS or not stream.table.dialect.no_quotes:
+        return
+    dialect = stream.table.dialect.of_suffix(suffix)
+    names = [*stream.table.schema.names, *added.names, *class_names(config)]
+    check_unquoted(pa.table({"name": names}), dialect, f"{output}: the name")
+    for rows, _ in stream.windows(CHUNK_ROWS):
+        check_unquoted(as_strings(rows), dialect, f"{output}: a row of {stream.table.source}")
+
+
 def _join(
     engine: InferenceEngine | OnnxRunner,
     settings: str,
@@ -225,7 +241,7 @@ def _join(
         fields.append(field.with_name(free_name(field.name, taken)))
         taken.append(fields[-1].name)
     schema = pa.schema([*columns, *fields], metadata=columns.metadata)
-    with table_writer(output, schema, record.folder / "output") as write:
+    with table_writer(output, schema, record.folder / "output", stream.table.dialect) as write:
         for number, (rows, texts) in enumerate(stream.windows(engine.window)):
             answers = record.read(number, _fingerprint(settings, texts))
             if answers is None:

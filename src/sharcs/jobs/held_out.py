@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from sharcs.calibration.choice import Constraint
+    from sharcs.data.dialects import Dialect
     from sharcs.evaluation.answers import AllAnswers
     from sharcs.inference.folder import TrainedModel
     from sharcs.stored import Promise
@@ -140,7 +141,7 @@ def check_unlabelled(unlabelled: str | None, front: Sequence[str]) -> None:
 
 
 def unlabelled_rows(
-    source: str | None, columns: Columns, encoding: str | None, train: TextData, tokenizer: PreTrainedTokenizerBase
+    source: str | None, columns: Columns, dialect: Dialect, train: TextData, tokenizer: PreTrainedTokenizerBase
 ) -> Any:
     """Read and tokenise texts without labels, like those of training; None where there are none.
 
@@ -149,7 +150,7 @@ def unlabelled_rows(
     """
     if source is None:
         return None
-    texts = load_texts(source, columns, labelled=False, encoding=encoding)
+    texts = load_texts(source, columns, labelled=False, dialect=dialect)
     check_same_shape(train, texts)
     return tokenise(texts, tokenizer, max_length=tokenizer.model_max_length)
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, DataCollatorWithPadding, PrinterCallback
 
 from sharcs.config import SharcsConfig
+from sharcs.data.dialects import Dialect
 from sharcs.data.named import MINILM, encoder_location
 from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, fingerprint, label_names, load_texts
 from sharcs.data.tokens import most_tokens, tokenise
@@ -69,7 +70,7 @@ class TrainingJob:
     max_length: int = 128
     max_train_samples: int | None = None
     seed: int = 0
-    encoding: str | None = None
+    dialect: Dialect = field(default_factory=Dialect)
     resume: bool = False
 
 
@@ -102,16 +103,16 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifacts.Trai
         learning_rate=usual[1] if job.learning_rate is None else job.learning_rate,
     )
     check_numbers(job)
-    train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed, encoding=job.encoding)
+    train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed, dialect=job.dialect)
     names = label_names(train)
     check_unlabelled(job.unlabelled, job.front)
-    validation = load_texts(job.validation, job.columns, encoding=job.encoding) if job.validation else None
+    validation = load_texts(job.validation, job.columns, dialect=job.dialect) if job.validation else None
     if validation is not None:
         _check_held_out(validation, train, names)
     elif job.front or job.limit:
         train, validation = split(train, job.seed)
     check_limit(job.limit, validation, len(job.front) + len(job.widths))
-    held_out = load_texts(job.eval_data, job.columns, encoding=job.encoding) if job.eval_data else None
+    held_out = load_texts(job.eval_data, job.columns, dialect=job.dialect) if job.eval_data else None
     encoder_path = encoder_location(job.model)
     if job.epochs == 0:
         names = _classes_of_fine_tuned(encoder_path, names, job)
@@ -123,7 +124,7 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifacts.Trai
         _check_held_out(held_out, train, names)
         tokenise(_head(held_out), tokenizer, max_length=max_length)
     rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
-    more = unlabelled_rows(job.unlabelled, job.columns, job.encoding, train, tokenizer)
+    more = unlabelled_rows(job.unlabelled, job.columns, job.dialect, train, tokenizer)
     columns = replace(job.columns, text_pair=job.columns.text_pair or (PAIR_COLUMN if train.pairs else None))
     judging = None if validation is None else judging_rows(validation, tokenizer, label2id, job.seed)
 
@@ -268,7 +269,10 @@ def _head(data: TextData) -> TextData:
 
 def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, Any]:
     """Collect what decides the result, the training rows' fingerprint included."""
-    fields = {name: value for name, value in asdict(job).items() if name not in ("output", "resume", "columns")}
+    left_out = ("output", "resume", "columns", "dialect")
+    fields = {name: value for name, value in asdict(job).items() if name not in left_out}
+    # What is not given is not written, as by versions that don't know it.
+    fields |= {name: value for name, value in asdict(job.dialect).items() if value}
     return {
         "format": artifacts.FORMAT,
         **fields,
