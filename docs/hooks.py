@@ -86,5 +86,7 @@ def command_line() -> str:
 
 
 def _row(param: Any) -> str:
-    default = "" if param.default is None or param.is_flag else f"`{param.default}`"
+    default = "" if param.is_flag else param.show_default
+    if default is True:
+        default = f"`{param.default}`"
     return f"| `{', '.join(param.opts)}` | {param.help or ''} | {'required' if param.required else default} |"

@@ -38,8 +38,18 @@ app = typer.Typer(
 )
 
 
+NOTHING = "none"  # shown as the default of an option without one
+
+
 class Command(TyperCommand):
-    """A subcommand that refuses a repeated option."""
+    """A subcommand whose help says of each option what holds without it, and that refuses a repeated option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for parameter in self.params:
+            says_nothing = parameter.default is None and not parameter.required
+            if isinstance(parameter, TyperOption) and says_nothing and parameter.show_default is True:
+                parameter.show_default = NOTHING
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; of an option that is given twice, the parser alone would keep the last value."""

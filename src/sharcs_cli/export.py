@@ -19,7 +19,11 @@ def export(
     ] = False,
     width: Annotated[
         str | None,
-        typer.Option("--width", help="Write this width, or the sub-network of this name, alone, as one dense model."),
+        typer.Option(
+            "--width",
+            help="Write this width, or the sub-network of this name, alone, as one dense model.",
+            show_default="all",
+        ),
     ] = None,
 ) -> None:
     """Write the network as ONNX: for sharcs_runtime.OnnxRunner, which needs no PyTorch.

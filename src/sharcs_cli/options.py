@@ -29,7 +29,12 @@ DATA_HELP = (
 )
 DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
 EncodingOption = Annotated[
-    str | None, typer.Option("--encoding", help="Encoding of text files that are not UTF-8, like cp1252.")
+    str | None,
+    typer.Option(
+        "--encoding",
+        help="Encoding of text files, like cp1252.",
+        show_default="UTF-8; with a byte-order mark, UTF-16",
+    ),
 ]
 DelimiterOption = Annotated[
     str | None,
@@ -42,13 +47,29 @@ DelimiterOption = Annotated[
 NoQuotesOption = Annotated[
     bool, typer.Option("--no-quotes", help="Quotes in .csv and .tsv files are letters like others.")
 ]
-TextOption = Annotated[str | None, typer.Option("--text-column", help="Column with the texts.")]
-PairOption = Annotated[
-    str | None, typer.Option("--text-pair-column", help="Column with the second texts of text pairs.")
+TextOption = Annotated[
+    str | None,
+    typer.Option("--text-column", help="Column with the texts.", show_default="text; of a model, its training's"),
 ]
-LabelOption = Annotated[str | None, typer.Option("--label-column", help="Column with the classes.")]
+PairOption = Annotated[
+    str | None,
+    typer.Option(
+        "--text-pair-column",
+        help="Column with the second texts of text pairs.",
+        show_default="text_pair, if there is one; of a model, its training's",
+    ),
+]
+LabelOption = Annotated[
+    str | None,
+    typer.Option("--label-column", help="Column with the classes.", show_default="label; of a model, its training's"),
+]
 WidthOption = Annotated[
-    str | None, typer.Option("--width", help="Run every input at this width, or by the sub-network of this name.")
+    str | None,
+    typer.Option(
+        "--width",
+        help="Run every input at this width, or by the sub-network of this name.",
+        show_default="what the policy chooses",
+    ),
 ]
 BudgetOption = Annotated[float | None, typer.Option("--budget", help="Mean FLOPs over the full network's, like 0.5.")]
 DropOption = Annotated[

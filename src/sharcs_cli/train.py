@@ -89,7 +89,11 @@ def train(
     ] = None,
     bands: Annotated[
         list[str] | None,
-        typer.Option("--band", help="Recipe paper: confidence band of a width, 0.25=0.8,1.0; repeatable."),
+        typer.Option(
+            "--band",
+            help="Recipe paper: confidence band of a width, 0.25=0.8,1.0; repeatable.",
+            show_default="narrow widths share 0.5 to 1, the full one has the rest",
+        ),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -110,7 +114,8 @@ def train(
     ] = None,
     max_length: Annotated[int, typer.Option("--max-length", help="Tokens kept of a text.")] = 128,
     max_train_samples: Annotated[
-        int | None, typer.Option("--max-train-samples", help="Train on this many rows only.")
+        int | None,
+        typer.Option("--max-train-samples", help="Train on this many rows only.", show_default="all"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed and data, same model.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,

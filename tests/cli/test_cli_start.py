@@ -1,20 +1,23 @@
 """The start of the command: help without heavy packages, the version, options that stand twice."""
 
+import re
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import typer
+from typer import rich_utils
 
 from helpers.cli import error_message, sharcs, succeeds
 from sharcs import InputError
 from sharcs.calibration.choice import Constraint
 from sharcs.jobs.train import FRONT_EPOCHS, FRONT_RATE
 from sharcs.training.arguments import PAPER, PLUS, RECIPES
-from sharcs_cli.app import main
+from sharcs_cli.app import app, main
 
-COMMANDS = ("train", "evaluate", "predict", "calibrate", "export", "benchmark", "report")
+COMMANDS = ("train", "evaluate", "predict", "calibrate", "export", "benchmark", "report", "load", "serve")
 HEAVY = ("torch", "transformers", "datasets", "pyarrow", "sklearn", "scipy", "matplotlib", "onnxruntime", "sharcs")
 
 HELP = """
@@ -39,6 +42,7 @@ def test_help_loads_nothing_heavy(command):
 
 
 def test_the_version_is_that_of_the_distribution():
+    assert "--version" in succeeds("--help").out
     assert succeeds("--version").out == f"sharcs {metadata.version('sharcs')}\n"
 
 
@@ -53,6 +57,20 @@ def test_help_shows_the_defaults_of_the_recipes():
     assert (plus.router_layer(12), paper.router_layer(12)) == (2, 3)
     assert "before the router. [default: (a sixth; paper: a quarter)]" in shown
     assert f"hardness label. [default: ({paper.window})]" in shown
+
+
+def test_help_shows_the_default_of_every_option_of_every_command(monkeypatch):
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", 1000)
+    commands = typer.main.get_command(app).commands
+    assert set(commands) == set(COMMANDS)
+    for name, command in commands.items():
+        lines = [line.strip("│ \n") for line in succeeds(name, "--help").out.splitlines()]
+        for option in command.params:
+            if option.opts[0].startswith("--") and not option.is_flag:
+                (line,) = [line for line in lines if re.search(rf"^(\* *)?{option.opts[0]}[ ,]", line)]
+                assert line.endswith("[required]") or re.search(r"\[default: \S.*\]$", line), line
+                if option.default is not None:
+                    assert line.endswith(f"[default: {option.default}]")
 
 
 @pytest.mark.parametrize(
