@@ -26,7 +26,8 @@ PREDICT = """
 import json, sys, time
 from pathlib import Path
 from sharcs.inference.folder import open_model
-from sharcs.inference.predict import open_texts, predict_table
+from sharcs.inference.predict import predict_table
+from sharcs.inference.stream import open_texts
 folder, data, output = map(Path, sys.argv[1:])
 trained = open_model(folder)
 stream = open_texts(str(data), trained.columns)

@@ -60,6 +60,7 @@ class SharcsConfig(PreTrainedConfig):
         calibration: What ``sharcs calibrate`` found: the constraint, its evidence, and the policy of each budget.
         promise: What held-out rows say of the policy that a training has ended with; see
             :class:`~sharcs.stored.Promise`.
+        label_type: What the labels of the training were: ``integer`` or ``boolean``; None for text.
         format: The version of the file's form.
 
     Raises:
@@ -91,6 +92,7 @@ class SharcsConfig(PreTrainedConfig):
     policy: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     promise: dict[str, Any] | None = None
+    label_type: str | None = None
     format: int = FORMAT
 
     def __post_init__(self, **kwargs: Any) -> None:

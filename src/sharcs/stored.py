@@ -8,6 +8,8 @@ from typing import Any
 
 from sharcs.errors import InputError
 
+CLEARLY = 0.05  # better by so much is no chance
+
 
 def class_names(given: Any) -> dict[int, str]:
     """Bring class names by index into the form of configurations.
@@ -114,6 +116,9 @@ class Promise:
     def _advice(self) -> str:
         if self.full_accuracy <= self.majority:
             return "the network has not learned: it is right no more often than the most frequent class"
+        best = max(range(len(self.accuracies)), key=self.accuracies.__getitem__)
+        if self.accuracies[best] > self.full_accuracy + CLEARLY:
+            return f"{self.names[best]} is right more often than the full network, which has not learned enough"
         if self.cost_ratio > 0.5:
             return "little is saved; unlabelled texts like those to come (--unlabelled) would help most"
         return "for another trade, run 'sharcs calibrate' on rows like those to come"

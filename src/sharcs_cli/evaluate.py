@@ -21,6 +21,7 @@ from sharcs_cli.options import (
     WidthOption,
     claim_json,
     columns_of,
+    cut_texts,
     dialect_of,
     opened,
     out,
@@ -81,17 +82,20 @@ def report_accuracy(
     from sharcs.evaluation.accuracy import accuracy_report
     from sharcs.evaluation.plot import curve_figure, save_picture
     from sharcs.files import write_json
-    from sharcs.jobs.answers import all_answers
+    from sharcs.jobs.answers import all_answers, count_cut
 
     with progress_bar("evaluating", len(data)) as advance:
         answers = all_answers(trained, data, labelled=True, on_batch=advance)
     report = accuracy_report(trained.model, answers, cast("Numbers", answers.labels), width=width)
+    report |= {"cut": count_cut(trained, data, answers), "max_length": answers.max_length}
     picture = None if json_file is None else json_file.with_suffix(".png")
     if json_file is not None and picture is not None:
         write_json(report.to_dict(), json_file)
         title = f"accuracy against cost, {report.samples:,} inputs"
         save_picture(lambda: curve_figure(report), picture, title)
     _print_report(report, data.source)  # after the files: who reads it may have gone
+    if report["cut"]:
+        say(f"sharcs: note: {cut_texts(report['cut'], report['samples'], report['max_length'])}")
     if picture is not None:
         say(f"wrote {json_file} and {picture}")
 

@@ -123,6 +123,11 @@ def say(message: str) -> None:
     err.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
+def cut_texts(cut: int, rows: int, max_length: int) -> str:
+    """Say how many of some texts were read in part only."""
+    return f"{cut:,} of {rows:,} texts have more than {max_length:,} tokens, and were cut there"
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """Write a fraction as a percentage for a table; nothing where there is none."""
     return "" if value is None else f"{100 * value:.{digits}f}"

@@ -19,6 +19,7 @@ from sharcs_cli.options import (
     WidthOption,
     check_pairs,
     columns_of,
+    cut_texts,
     dialect_of,
     opened,
     progress_bar,
@@ -50,7 +51,8 @@ def predict(
     """
     from sharcs.data.tables import check_output_path
     from sharcs.files import claimed
-    from sharcs.inference.predict import open_texts, predict_table
+    from sharcs.inference.predict import predict_table
+    from sharcs.inference.stream import open_texts
 
     check_output_path(output)
     context.with_resource(claimed(output))
@@ -64,8 +66,10 @@ def predict(
     rows = stream.check()
     try:
         with progress_bar("predicting", rows) as advance:
-            reused = predict_table(trained, folder, stream, output, asked, on_rows=advance, scores=scores)
+            done = predict_table(trained, folder, stream, output, asked, on_rows=advance, scores=scores)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the rows that are answered")
         raise typer.Exit(130) from None
-    say(f"{rows:,} rows are in {output}" + (f"; {reused:,} of them were answered before" if reused else ""))
+    if done.cut:
+        say(f"sharcs: note: {cut_texts(done.cut, rows, done.max_length)}")
+    say(f"{rows:,} rows are in {output}" + (f"; {done.reused:,} of them were answered before" if done.reused else ""))

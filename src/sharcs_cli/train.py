@@ -161,7 +161,7 @@ def train(
     say(f"training on {data}; model and checkpoints go to {output}")
     try:
         with closing(EpochProgress(err)) as progress:
-            trained = run_training(job, [progress])
+            trained = run_training(job, [progress], say)
     except KeyboardInterrupt:
         say(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
         raise typer.Exit(130) from None

@@ -44,6 +44,7 @@ class Bundle:
         columns: Names of the columns of the training data, by what they hold; None where they are not known.
         promise: What held-out rows of the training say of its policy, or None.
         calibration: What a calibration found, or None.
+        label_type: What the labels of the training were: ``integer`` or ``boolean``; None for text.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Bundle:
     columns: dict[str, str | None] | None = None
     promise: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+    label_type: str | None = None
 
     @property
     def routing_policy(self) -> RoutingPolicy:
@@ -183,6 +185,7 @@ class Bundle:
             columns=content.get("columns"),
             promise=content.get("promise"),
             calibration=content.get("calibration"),
+            label_type=content.get("label_type"),
         )
 
 

@@ -187,6 +187,11 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         policy = self.policy if self._index is None else RoutingPolicy(start=names[self._index])
         return Routing(policy, self.config.problem_type, names, self.config.front, self.config.costs)
 
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text that are read."""
+        return self.config.max_length
+
     def _tokenise(self, window: list[Text]) -> Tokens:
         limit, pairs = self.config.max_length, any(isinstance(text, tuple) for text in window)
         check_limit(limit, self._tokenizer.num_special_tokens_to_add(pairs), pairs)
@@ -194,7 +199,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         values: dict[str, list[list[int]]] = {"input_ids": [row.ids for row in encoded]}
         if "token_type_ids" in self.config.padding:
             values["token_type_ids"] = [row.type_ids for row in encoded]
-        return Tokens(values, self.config.padding)
+        return Tokens(values, self.config.padding, [bool(row.overflowing) for row in encoded])
 
     def _cut(self, text: Text) -> Text:
         if self._tokenizer.truncation is not None and self._tokenizer.truncation["direction"] != "right":

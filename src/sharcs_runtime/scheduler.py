@@ -141,6 +141,22 @@ class PooledEngine(ABC, Generic[Array]):
             for read in ahead:
                 yield self._answer(read)
 
+    def count_cut(self, texts: Sequence[Text], tokens: Numbers) -> int:
+        """Count texts that have more tokens than are read, so that a part of them had no say.
+
+        Args:
+            texts: All strings, or all pairs of strings.
+            tokens: How many tokens of each were read, ``[texts]``.
+        """
+        filled = [texts[row] for row in np.flatnonzero(tokens >= self.max_length).tolist()]
+        parts = [filled[start : start + self.window] for start in range(0, len(filled), self.window)]
+        return sum(int(self._tokenise(part).cut.sum()) for part in parts)
+
+    @property
+    @abstractmethod
+    def max_length(self) -> int:
+        """The most tokens of a text that are read."""
+
     def _windows(self, texts: Iterable[Text]) -> Generator[Answers, None, None]:
         if isinstance(texts, str):
             raise InputError("texts: is one text, whose letters would be answered one by one; give a list")

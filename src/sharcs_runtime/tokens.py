@@ -24,15 +24,20 @@ class Tokens:
     Args:
         encoded: For each of the network's inputs, a list of numbers for each text.
         padding: What each of the inputs is padded with.
+        cut: Whether a text has more tokens, which are left out; by default none has.
 
     Attributes:
         lengths: Tokens of each text, ``[texts]``.
+        cut: Which texts have more, ``[texts]``.
     """
 
-    def __init__(self, encoded: dict[str, list[list[int]]], padding: dict[str, int]) -> None:
+    def __init__(
+        self, encoded: dict[str, list[list[int]]], padding: dict[str, int], cut: Sequence[bool] | None = None
+    ) -> None:
         """Lay them out."""
         rows = encoded["input_ids"]
         self.lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        self.cut = np.zeros(len(rows), np.bool_) if cut is None else np.array(cut, np.bool_)
         self._starts = np.cumsum(self.lengths) - self.lengths
         total = int(self.lengths.sum())
         self._flat = {

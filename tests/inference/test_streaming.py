@@ -315,11 +315,11 @@ def test_few_rows_are_in_memory_however_slow_the_network_is(toys, tmp_path, smal
             read[0] += len(texts)
             yield rows, texts
 
-    def slow(self, window, fingerprint, answers):
+    def slow(self, window, fingerprint, answers, cut):
         time.sleep(0.002)
         most[0] = max(most[0], read[0] - answered[0])
         answered[0] += len(answers)
-        write_part(self, window, fingerprint, answers)
+        write_part(self, window, fingerprint, answers, cut)
 
     monkeypatch.setattr(prediction.TextStream, "check", lambda self: 400)
     monkeypatch.setattr(prediction.TextStream, "windows", counted)

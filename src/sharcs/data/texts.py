@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import reprlib
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from sharcs.data.columns import find_column, is_string, json_string
 from sharcs.data.dialects import USUAL, Dialect
-from sharcs.data.jsonlines import MISSING, as_strings, is_json, string_of
+from sharcs.data.jsonlines import as_strings, is_json
+from sharcs.data.labels import read_labels
 from sharcs.data.sampling import sampled_rows
 from sharcs.data.tables import open_table, read_rows
 from sharcs.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PAIR_COLUMN = "text_pair"
 
@@ -47,6 +51,7 @@ class TextData:
         pairs: The second texts, or None if the task has one text per row.
         labels: The classes as strings, or None if they are not known.
         source: Where the table is from, for messages.
+        label_type: ``integer`` or ``boolean``, where the labels were such; None for text.
         rows: The 1-based row of each text in the source if only some rows were taken, else None.
     """
 
@@ -56,6 +61,7 @@ class TextData:
     labels: list[str] | None
     source: str
     rows: list[int] | None = None
+    label_type: str | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -102,12 +108,13 @@ def load_texts(
     pair = pair_column(table.schema, columns)
     pairs = None if pair is None else checked_texts(table, pair, "text pair", source)
     labels: list[str] | None = None
+    label_type = None
     try:
-        labels = _labels(table, columns.label, source)
+        labels, label_type = read_labels(table, columns.label, source)
     except InputError:
         if labelled:
             raise
-    data = TextData(as_strings(table), texts, pairs, labels, source)
+    data = TextData(as_strings(table), texts, pairs, labels, source, label_type=label_type)
     return data if max_samples is None or max_samples >= len(data) else _sample(data, max_samples, seed)
 
 
@@ -152,35 +159,6 @@ def pair_column(schema: pa.Schema, columns: Columns) -> str | None:
     return PAIR_COLUMN if PAIR_COLUMN in schema.names and PAIR_COLUMN not in (columns.text, columns.label) else None
 
 
-def is_string(kind: pa.DataType) -> bool:
-    """Tell whether a column holds text."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def find_column(table: pa.Table, name: str, kind: str, source: str) -> pa.ChunkedArray:
-    """Take a column, categories decoded to their values.
-
-    Args:
-        table: All rows of a source, or some in a row.
-        name: The column's name.
-        kind: What it is for: ``text``, ``text pair`` or ``label``.
-        source: Where the table is from, for messages.
-
-    Raises:
-        InputError: If there is no such column.
-    """
-    columns = table.column_names
-    if name not in columns:
-        names = ", ".join(map(repr, columns[:20]))
-        more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
-        argument = f"`{kind.replace(' ', '_')}_column`"
-        raise InputError(
-            f"{source}: no column {name!r}; it has {names}{more}; name the {kind} column with {argument}"
-        )
-    column = table.column(name)
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
 def checked_texts(table: pa.Table, name: str, kind: str, source: str, rows_before: int = 0) -> list[str]:
     """Take a column of texts, none of them empty.
 
@@ -202,83 +180,11 @@ def checked_texts(table: pa.Table, name: str, kind: str, source: str, rows_befor
     for index, text in enumerate(texts):
         where = f"{source}: row {rows_before + index + 1}"
         if json_texts:
-            text = texts[index] = _json_string(text, kind, name, where)
+            text = texts[index] = json_string(text, kind, name, where)
         if text is None or not text.strip():
             state = "missing" if text is None else "empty"
             raise InputError(f"{where}: the {kind} is {state} (column {name!r}); fill it in or drop the row")
     return texts  # type: ignore[return-value]  # none is missing
-
-
-def _json_string(value: str | None, kind: str, name: str, where: str) -> str | None:
-    """Decode a JSON text that has to be a string or missing."""
-    text = None if value in MISSING else string_of(value)
-    if text is None and value not in MISSING:
-        raise InputError(
-            f"{where}: the {kind} {reprlib.repr(value)} is no string (column {name!r}); correct it or drop the row"
-        )
-    return text
-
-
-def _labels(table: pa.Table, name: str, source: str) -> list[str]:
-    column = find_column(table, name, "label", source)
-    kind = column.type
-    json_texts = is_json(table.schema.field(name))
-    classes = _class_names(table, name) if pa.types.is_integer(kind) else None
-    plain = (pa.types.is_integer, is_string, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
-    if not any(is_so(kind) for is_so in plain):
-        raise InputError(
-            f"{source}: the label column {name!r} holds {kind}; labels must be strings, integers or booleans"
-        )
-    values: list[Any] = column.to_pylist()
-    if classes is not None:
-        # -1 is how `datasets` says that a label is withheld.
-        values = [None if v is None or not 0 <= v < len(classes) else classes[v] for v in values]
-    labels = []
-    for row, value in enumerate(values, start=1):
-        where = f"{source}: row {row}"
-        label = _label(_json_label(value, name, where) if json_texts else value, name, where)
-        if not label.strip():
-            raise InputError(f"{where}: the label is missing (column {name!r}); fill it in or drop the row")
-        labels.append(label)
-    return labels
-
-
-def _label(value: Any, name: str, where: str) -> str:
-    """Write a label as a string; the empty one stands for a missing label."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if not isinstance(value, float):
-        return str(value)
-    # Whole numbers become floats in tools that have no missing integers.
-    if not value.is_integer():
-        raise InputError(
-            f"{where}: the label {value} (column {name!r}) is not a class; regression is not supported here"
-        )
-    return str(int(value))
-
-
-def _json_label(value: str | None, name: str, where: str) -> str | float | bool | None:
-    """Decode the JSON text of a label; integers of any length stay their digits."""
-    if value is None or value in MISSING:
-        return None
-    if value in ("true", "false"):
-        return value == "true"
-    if re.fullmatch("-?[0-9]+", value):
-        return value
-    if value[0] in '"[{':
-        return _json_string(value, "label", name, where)
-    return float(value)
-
-
-def _class_names(table: pa.Table, name: str) -> list[str] | None:
-    """Return the classes' names that `datasets` left in the schema's metadata, if it did."""
-    schema = pa.schema([table.schema.field(name)], metadata=table.schema.metadata)
-    if b"huggingface" not in (schema.metadata or {}):
-        return None
-    import datasets  # here, because it takes seconds to import, and most tables don't need it
-
-    feature = datasets.Features.from_arrow_schema(schema)[name]
-    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
 def _sample(data: TextData, count: int, seed: int) -> TextData:
@@ -289,11 +195,16 @@ def _sample(data: TextData, count: int, seed: int) -> TextData:
         names = ", ".join(map(reprlib.repr, without_row[:5]))
         more = f" and {len(without_row) - 5} more" if len(without_row) > 5 else ""
         warnings.warn(f"{data.source}: no row of the classes {names}{more} is among the {count} taken", stacklevel=3)
-    return TextData(
-        table=data.table.take(chosen),
-        texts=[data.texts[i] for i in chosen],
-        pairs=None if data.pairs is None else [data.pairs[i] for i in chosen],
-        labels=labels,
-        source=data.source,
-        rows=[i + 1 for i in chosen],
+    return take_rows(data, chosen)
+
+
+def take_rows(data: TextData, rows: Sequence[int]) -> TextData:
+    """Select rows, which keep their numbers in the source."""
+    return replace(
+        data,
+        table=data.table.take(list(rows)),
+        texts=[data.texts[row] for row in rows],
+        pairs=None if data.pairs is None else [data.pairs[row] for row in rows],
+        labels=None if data.labels is None else [data.labels[row] for row in rows],
+        rows=[data.row(row) for row in rows],
     )

@@ -59,7 +59,7 @@ def tokenise(
     lengths: list[int] = []
     for start in range(0, len(data), TOKENISER_BATCH):
         batch = slice(start, start + TOKENISER_BATCH)
-        encoded = encode(tokenizer, data.texts[batch], None if data.pairs is None else data.pairs[batch], limit)
+        encoded, _ = encode(tokenizer, data.texts[batch], None if data.pairs is None else data.pairs[batch], limit)
         for name, values in encoded.items():
             # Arrow arrays per batch: Python lists of a million rows' tokens would take gigabytes.
             chunks.setdefault(name, []).append(pa.array(values, pa.list_(pa.int32())))
@@ -91,16 +91,28 @@ def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int, with_pairs:
 
 def encode(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, limit: int
-) -> dict[str, list[list[int]]]:
-    """Tokenise some texts, truncated to ``limit`` tokens but not padded; in what the tokenizer calls its outputs.
+) -> tuple[dict[str, list[list[int]]], list[bool]]:
+    """Tokenise some texts, truncated to ``limit`` tokens but not padded.
 
     Truncation is a state of a tokenizer, which others may set in other threads: so copies do the work, one for each
     setting.
+
+    Returns:
+        What the tokenizer makes, by the names of its outputs, and which texts were truncated.
     """
     measuring, cutting = _copies(tokenizer, limit)
     texts = [_shorten(text, measuring, limit) for text in texts]
     pairs = None if pairs is None else [_shorten(text, measuring, limit) for text in pairs]
-    return dict(cutting(texts, pairs, truncation="longest_first", max_length=limit))
+    encoded = cutting(texts, pairs, truncation="longest_first", max_length=limit)
+    if encoded.encodings is not None:
+        return dict(encoded), [bool(row.overflowing) for row in encoded.encodings]
+    # A tokenizer in Python, whose truncation is no state.
+    cut = []
+    for row, ids in enumerate(encoded["input_ids"]):
+        pair = None if pairs is None else pairs[row]
+        whole = cutting(texts[row], pair, truncation="longest_first", max_length=limit + 1)
+        cut.append(len(ids) == limit < len(whole["input_ids"]))
+    return dict(encoded), cut
 
 
 def _copies(

@@ -219,6 +219,7 @@ def _write_description(
         "sharcs": metadata.version("sharcs"),
         "int8": False,
         "labels": [str(name) for name in names.values()],
+        "label_type": config.label_type,
         "problem_type": config.problem_type,
         "policy": (config.routing_policy if index is None else RoutingPolicy()).to_dict(),
         # With what they were tested with. A dense model routes nothing.

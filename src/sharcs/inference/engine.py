@@ -43,9 +43,9 @@ def tokens_of(window: list[Text], tokenizer: PreTrainedTokenizerBase, most: int)
     texts = [text[0] if isinstance(text, tuple) else text for text in window]
     pairs = [text[1] for text in window if isinstance(text, tuple)] or None
     limit = token_limit(tokenizer, most, with_pairs=pairs is not None)
-    encoded = encode(tokenizer, texts, pairs, limit)
+    encoded, cut = encode(tokenizer, texts, pairs, limit)
     padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    return Tokens({name: encoded[name] for name in MODEL_INPUTS if name in encoded}, padding)
+    return Tokens({name: encoded[name] for name in MODEL_INPUTS if name in encoded}, padding, cut)
 
 
 class InferenceEngine(PooledEngine[Tensor]):
@@ -91,8 +91,13 @@ class InferenceEngine(PooledEngine[Tensor]):
         """The model's configuration."""
         return self.model.config
 
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text that are read."""
+        return most_tokens(self.tokenizer, self.model.config.encoder)
+
     def _tokenise(self, window: list[Text]) -> Tokens:
-        return tokens_of(window, self.tokenizer, most_tokens(self.tokenizer, self.model.config.encoder))
+        return tokens_of(window, self.tokenizer, self.max_length)
 
     @torch.inference_mode()
     def _steps(

@@ -6,24 +6,24 @@ import hashlib
 import json
 from collections import deque
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from sharcs.data.delimited import check_unquoted
-from sharcs.data.dialects import DELIMITERS, USUAL, Dialect
+from sharcs.data.dialects import DELIMITERS
 from sharcs.data.jsonlines import as_strings
-from sharcs.data.tables import TableStream, open_table, table_writer
+from sharcs.data.labels import label_values
+from sharcs.data.tables import table_writer
 from sharcs.data.textfiles import CHUNK_ROWS
-from sharcs.data.texts import Columns, checked_texts, pair_column
 from sharcs.errors import InputError
 from sharcs.files import is_lock, written
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.exported import ExportedModel
-from sharcs.inference.record import AnswerRecord, recorded
+from sharcs.inference.record import CUT, AnswerRecord, recorded
+from sharcs.inference.stream import TextStream
 from sharcs.subnetworks.onednn import without_shape_cache
 
 if TYPE_CHECKING:
@@ -37,77 +37,18 @@ if TYPE_CHECKING:
     from sharcs_runtime.tokens import Text
 
 
-@dataclass(frozen=True, slots=True)
-class TextStream:
-    """The texts of a table of any size.
+class Predicted(NamedTuple):
+    """What became of a table's rows.
 
     Attributes:
-        table: All columns.
-        text: The column with the texts.
-        pair: The column with the second texts, or None.
+        reused: How many of them a run before had answered.
+        cut: How many texts have more tokens than are read.
+        max_length: How many tokens are read, at most.
     """
 
-    table: TableStream
-    text: str
-    pair: str | None
-
-    def windows(self, size: int) -> Iterator[tuple[pa.Table, list[Text]]]:
-        """Read all rows from the beginning: ``size`` of them at a time, and their texts or pairs of texts.
-
-        Raises:
-            InputError: If a row is malformed or has no text.
-        """
-        count = 0
-        source = self.table.source
-        for rows in _windows_of(self.table, size):
-            texts: list[Text] = list(checked_texts(rows, self.text, "text", source, count))
-            if self.pair is not None:
-                seconds = checked_texts(rows, self.pair, "text pair", source, count)
-                texts = list(zip(texts, seconds, strict=True))  # type: ignore[arg-type]
-            count += rows.num_rows
-            yield rows, texts
-
-    def check(self) -> int:
-        """Read all rows and return their number, so that a wrong one is found before the work on the others.
-
-        Raises:
-            InputError: If a row is malformed or has no text, or there is none.
-        """
-        count = sum(len(texts) for _, texts in self.windows(CHUNK_ROWS))
-        if not count:
-            raise InputError(f"{self.table.source}: the table has no rows")
-        return count
-
-
-def _windows_of(table: TableStream, size: int) -> Iterator[pa.Table]:
-    """Cut a table into parts of ``size`` rows, the last one shorter, whatever its batches are."""
-    waiting = table.schema.empty_table()
-    for batch in table.batches():
-        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch], table.schema)])
-        while waiting.num_rows >= size:
-            yield waiting.slice(0, size)
-            waiting = waiting.slice(size)
-    if waiting.num_rows:
-        yield waiting
-
-
-def open_texts(source: str, columns: Columns, dialect: Dialect = USUAL) -> TextStream:
-    """Open a table and find its texts.
-
-    Args:
-        source: What ``read_table`` takes: a file, a built-in data set or one of the hub.
-        columns: The names of the columns to use.
-        dialect: How a text file is written.
-
-    Raises:
-        InputError: If the source can't be read, or a column is missing or holds no texts.
-    """
-    table = open_table(source, dialect)
-    stream = TextStream(table, columns.text, pair_column(table.schema, columns))
-    checked_texts(table.schema.empty_table(), stream.text, "text", source)
-    if stream.pair is not None:
-        checked_texts(table.schema.empty_table(), stream.pair, "text pair", source)
-    return stream
+    reused: int
+    cut: int
+    max_length: int
 
 
 def predict_table(
@@ -118,10 +59,11 @@ def predict_table(
     width: float | str | None = None,
     on_rows: Callable[[int], None] | None = None,
     scores: bool = False,
-) -> int:
+) -> Predicted:
     """Write a table with the input's columns and rows as they are, then ``prediction``, ``score`` and ``width``.
 
-    ``prediction`` is the class's name, ``score`` its probability, ``score_NAME`` that of each class. A new column
+    ``prediction`` is the class, of the type of the training's labels, ``score`` its probability, ``score_NAME`` that
+    of each class. A new column
     whose name is taken gets a number behind it. Memory doesn't grow with the number of rows. Answers are
     recorded, window by window, in a hidden folder beside the output, and joined with the rows at the end. A run
     that ends early leaves the folder there, unless that is a window of texts or less, and the next one takes from
@@ -140,7 +82,7 @@ def predict_table(
             windows that a run before has answered.
 
     Returns:
-        How many rows a run before had answered.
+        How many rows a run before had answered, and how many texts were cut.
 
     Raises:
         InputError: If the input is malformed, or the output can't be written, or another process is writing it.
@@ -155,8 +97,8 @@ def predict_table(
     _check_unquoted(stream, engine.config, output, added)
     with written(f"{output}", again), recorded(output) as record, steady:
         reused = _answer(engine, settings, record, stream, on_rows or (lambda _: None), added)
-        _join(engine, settings, record, stream, output, added)
-    return reused
+        cut = _join(engine, settings, record, stream, output, added)
+    return Predicted(reused, cut, engine.max_length)
 
 
 def _engine(trained: TrainedModel | ExportedModel, width: float | str | None) -> InferenceEngine | OnnxRunner:
@@ -176,7 +118,7 @@ def _answer(
 ) -> int:
     """Answer the windows that the record has no answers to; return how many rows of the others there are."""
     # Windows that wait for their answers: the engine reads ahead.
-    waiting: deque[tuple[int, str]] = deque()
+    waiting: deque[tuple[int, str, list[Text]]] = deque()
     reused = 0
 
     def unanswered() -> Iterator[list[Text]]:
@@ -184,7 +126,7 @@ def _answer(
         for number, (_, texts) in enumerate(stream.windows(engine.window)):
             fingerprint = _fingerprint(settings, texts)
             if record.read(number, fingerprint) is None:
-                waiting.append((number, fingerprint))
+                waiting.append((number, fingerprint, texts))
                 yield texts
             else:
                 reused += len(texts)
@@ -194,7 +136,9 @@ def _answer(
         for answers in windows:
             columns = _columns_of(answers, engine.config)
             written = {name: columns[name] for name in added.names}
-            record.write(*waiting.popleft(), pa.Table.from_pydict(written, schema=added))
+            number, fingerprint, texts = waiting.popleft()
+            cut = engine.count_cut(texts, answers.tokens)
+            record.write(number, fingerprint, pa.Table.from_pydict(written, schema=added), cut)
             on_rows(len(answers))
     return reused
 
@@ -202,9 +146,10 @@ def _answer(
 def _columns_of(answers: Answers, config: SharcsConfig | Bundle) -> dict[str, list[Any]]:
     """Write answers as columns, all that there may be."""
     names = class_names(config)
+    values, _ = label_values(names, config.label_type)
     predictions = answers.predictions()
     columns: dict[str, list[Any]] = {
-        "prediction": [names[answer.class_index] for answer in predictions],
+        "prediction": [values[answer.class_index] for answer in predictions],
         "score": [answer.score for answer in predictions],
         "width": [config.widths[answer.width_index] for answer in predictions],
         "sub_network": [config.names[answer.width_index] for answer in predictions],
@@ -232,8 +177,9 @@ def _join(
     stream: TextStream,
     output: Path,
     added: pa.Schema,
-) -> None:
-    """Write the output: all rows as they were, with their answers."""
+) -> int:
+    """Write the output: all rows as they were, with their answers; return how many texts were cut."""
+    cut = 0
     columns = stream.table.schema
     taken = list(columns.names)
     fields = []
@@ -246,10 +192,9 @@ def _join(
             answers = record.read(number, _fingerprint(settings, texts))
             if answers is None:
                 raise InputError(f"{stream.table.source}: has changed while its rows were answered; run it again")
+            cut += int((answers.schema.metadata or {}).get(CUT, 0))
             write(pa.Table.from_arrays([*rows.columns, *answers.columns], schema=schema))
-
-
-ADDED_COLUMNS = pa.schema([("prediction", pa.string()), ("score", pa.float64()), ("width", pa.float64())])
+    return cut
 
 
 def class_names(config: SharcsConfig | Bundle) -> list[str]:
@@ -259,7 +204,10 @@ def class_names(config: SharcsConfig | Bundle) -> list[str]:
 
 def added_columns(config: SharcsConfig | Bundle, scores: bool = False) -> pa.Schema:
     """List the columns of an answer; a width says nothing of what stands in front of the encoder, and a name does."""
-    fields = list(ADDED_COLUMNS) + ([pa.field("sub_network", pa.string())] if config.front_count else [])
+    _, kind = label_values(class_names(config), config.label_type)
+    fields = [pa.field("prediction", kind), pa.field("score", pa.float64()), pa.field("width", pa.float64())]
+    if config.front_count:
+        fields.append(pa.field("sub_network", pa.string()))
     if scores:
         fields += [pa.field(f"score_{name}", pa.float64()) for name in class_names(config)]
     return pa.schema(fields)

@@ -17,7 +17,7 @@ from sharcs.files import claimed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FINGERPRINT = b"fingerprint"
+FINGERPRINT, CUT = b"fingerprint", b"cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class AnswerRecord:
             return None
         return part if (part.schema.metadata or {}).get(FINGERPRINT) == fingerprint.encode() else None
 
-    def write(self, window: int, fingerprint: str, answers: pa.Table) -> None:
-        """Write down the answers to a window, on the disk before anything else happens.
+    def write(self, window: int, fingerprint: str, answers: pa.Table, cut: int = 0) -> None:
+        """Write down the answers to a window and how many of its texts were cut, before anything else happens.
 
         Raises:
             OSError: If the disk is full.
@@ -49,7 +49,7 @@ class AnswerRecord:
         path = self._path(window)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            pq.write_table(answers.replace_schema_metadata({FINGERPRINT: fingerprint}), file)
+            pq.write_table(answers.replace_schema_metadata({FINGERPRINT: fingerprint, CUT: str(cut)}), file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

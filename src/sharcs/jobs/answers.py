@@ -11,15 +11,33 @@ from sharcs.calibration.latency import measure_export_times, measure_times
 from sharcs.data.tokens import label_ids, tokenise
 from sharcs.evaluation.exported import run_export
 from sharcs.evaluation.widths import run_all_widths
+from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.exported import ExportedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from sharcs.data.texts import TextData
     from sharcs.evaluation.answers import AllAnswers
     from sharcs.inference.folder import TrainedModel
     from sharcs_runtime.tokens import Text
+
+
+def count_cut(network: TrainedModel | ExportedModel, data: TextData, answers: AllAnswers) -> int:
+    """Count texts that have more tokens than the network read of them.
+
+    Args:
+        network: A trained model, or an export.
+        data: The texts.
+        answers: From :func:`all_answers`.
+    """
+    if isinstance(network, ExportedModel):
+        return network.model.count_cut(_texts(data), answers.lengths)
+    return InferenceEngine(network.model, network.tokenizer).count_cut(_texts(data), answers.lengths)
+
+
+def _texts(data: TextData) -> list[Text]:
+    return list(data.texts) if data.pairs is None else list(zip(data.texts, data.pairs, strict=True))
 
 
 def all_answers(
@@ -47,7 +65,7 @@ def all_answers(
     known = network.model.config.class_indices
     if isinstance(network, ExportedModel):
         labels = label_ids(data, known) if labelled else None
-        texts: Sequence[Text] = data.texts if data.pairs is None else list(zip(data.texts, data.pairs, strict=True))
+        texts = _texts(data)
         answers = run_export(network.model, texts, on_batch, blend, labels)
         return replace(answers, way_milliseconds=measure_export_times(network.model, texts)) if timed else answers
     model, tokenizer = network.model, network.tokenizer

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sharcs.calibration.calibrate import calibrate
 from sharcs.calibration.promise import LEAST_ROWS, choose_default, halves, promise_of
 from sharcs.data.sampling import sampled_rows
-from sharcs.data.texts import Columns, TextData, load_texts
+from sharcs.data.texts import Columns, TextData, load_texts, take_rows
 from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.jobs.answers import all_answers
@@ -46,18 +45,7 @@ def split(data: TextData, seed: int) -> tuple[TextData, TextData | None]:
         count = max(LEAST, count)
     held = sampled_rows(data.labels or [], count, seed)
     chosen = set(held)
-    return _take(data, [row for row in range(len(data)) if row not in chosen]), _take(data, held)
-
-
-def _take(data: TextData, rows: Sequence[int]) -> TextData:
-    return replace(
-        data,
-        table=data.table.take(list(rows)),
-        texts=[data.texts[row] for row in rows],
-        pairs=None if data.pairs is None else [data.pairs[row] for row in rows],
-        labels=None if data.labels is None else [data.labels[row] for row in rows],
-        rows=[data.row(row) for row in rows],
-    )
+    return take_rows(data, [row for row in range(len(data)) if row not in chosen]), take_rows(data, held)
 
 
 def judging_rows(held_out: TextData, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int], seed: int) -> Any:
@@ -66,7 +54,7 @@ def judging_rows(held_out: TextData, tokenizer: PreTrainedTokenizerBase, label2i
     if len(chosen_on) < LEAST_ROWS:
         return None
     return tokenise(
-        _take(held_out, chosen_on.tolist()), tokenizer, max_length=tokenizer.model_max_length, label2id=label2id
+        take_rows(held_out, chosen_on.tolist()), tokenizer, max_length=tokenizer.model_max_length, label2id=label2id
     )
 
 

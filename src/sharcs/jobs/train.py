@@ -28,6 +28,7 @@ from sharcs.jobs.held_out import (
     split,
     unlabelled_rows,
 )
+from sharcs.jobs.remarks import learned, rows_and_classes, warn_of_rows
 from sharcs.jobs.trial import Trial, accuracy_of
 from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.spec import FIRST
@@ -36,6 +37,8 @@ from sharcs.training.arguments import RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
     from sharcs.calibration.choice import Constraint
@@ -74,12 +77,15 @@ class TrainingJob:
     resume: bool = False
 
 
-def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifacts.TrainedModel:
+def run_training(
+    job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[str], None] | None = None
+) -> artifacts.TrainedModel:
     """Train a routed classifier from a data file, or go on with a training that was interrupted.
 
     Args:
         job: Data, encoder and settings.
         callbacks: For progress.
+        say: Takes lines on the rows, and on what was learned. What is probably wrong with them is a warning.
 
     Returns:
         The finished model; it is in ``job.output``, too.
@@ -90,10 +96,10 @@ def run_training(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifact
     """
     again = "make room, and `resume` goes on from the last checkpoint"
     with artifacts.claimed_folder(job.output), written(f"`output` {job.output}", again):
-        return _train(job, callbacks)
+        return _train(job, callbacks, say or (lambda _: None))
 
 
-def _train(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifacts.TrainedModel:
+def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[str], None]) -> artifacts.TrainedModel:
     recipe, given = recipe_of(job.recipe, job.window, job.bands), job
     usual = (FRONT_EPOCHS, FRONT_RATE) if job.front else (RECIPES[recipe].epochs, RECIPES[recipe].learning_rate)
     job = replace(
@@ -131,8 +137,12 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifacts.Trai
     def load(readout: str, widths: tuple[float, ...], front: tuple[str, ...]) -> SharcsForSequenceClassification:
         transformers.set_seed(job.seed)
         of = replace(job, readout=readout, widths=widths, front=front)
-        return _load_model(of, encoder_path, names, train.source, train.pairs is not None)
+        model = _load_model(of, encoder_path, names, train.source, train.pairs is not None)
+        model.config.label_type = train.label_type
+        return model
 
+    say(rows_and_classes(train))
+    warn_of_rows(train, (validation, held_out))
     model = load(job.readout or FIRST, job.widths, job.front)
     # Everything that the job names has been found right: from here on the directory is in use.
     checkpoints = artifacts.begin(job.output, _settings(given, train, columns), job.resume)
@@ -169,6 +179,8 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback]) -> artifacts.Trai
     trained = artifacts.TrainedModel(model.train(False), tokenizer, columns)
     if validation is not None:
         choose_policy(trained, validation, job.seed, job.limit)
+    if model.config.promise is None:
+        say(learned(trained, train, job.seed))
     artifacts.finish(job.output, model, tokenizer)
     return trained
 

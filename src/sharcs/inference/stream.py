@@ -1,0 +1,92 @@
+"""The texts of a table of any size, a window at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from sharcs.data.dialects import USUAL, Dialect
+from sharcs.data.tables import TableStream, open_table
+from sharcs.data.textfiles import CHUNK_ROWS
+from sharcs.data.texts import Columns, checked_texts, pair_column
+from sharcs.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sharcs_runtime.tokens import Text
+
+
+@dataclass(frozen=True, slots=True)
+class TextStream:
+    """The texts of a table of any size.
+
+    Attributes:
+        table: All columns.
+        text: The column with the texts.
+        pair: The column with the second texts, or None.
+    """
+
+    table: TableStream
+    text: str
+    pair: str | None
+
+    def windows(self, size: int) -> Iterator[tuple[pa.Table, list[Text]]]:
+        """Read all rows from the beginning: ``size`` of them at a time, and their texts or pairs of texts.
+
+        Raises:
+            InputError: If a row is malformed or has no text.
+        """
+        count = 0
+        source = self.table.source
+        for rows in _windows_of(self.table, size):
+            texts: list[Text] = list(checked_texts(rows, self.text, "text", source, count))
+            if self.pair is not None:
+                seconds = checked_texts(rows, self.pair, "text pair", source, count)
+                texts = list(zip(texts, seconds, strict=True))  # type: ignore[arg-type]
+            count += rows.num_rows
+            yield rows, texts
+
+    def check(self) -> int:
+        """Read all rows and return their number, so that a wrong one is found before the work on the others.
+
+        Raises:
+            InputError: If a row is malformed or has no text, or there is none.
+        """
+        count = sum(len(texts) for _, texts in self.windows(CHUNK_ROWS))
+        if not count:
+            raise InputError(f"{self.table.source}: the table has no rows")
+        return count
+
+
+def _windows_of(table: TableStream, size: int) -> Iterator[pa.Table]:
+    """Cut a table into parts of ``size`` rows, the last one shorter, whatever its batches are."""
+    waiting = table.schema.empty_table()
+    for batch in table.batches():
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch], table.schema)])
+        while waiting.num_rows >= size:
+            yield waiting.slice(0, size)
+            waiting = waiting.slice(size)
+    if waiting.num_rows:
+        yield waiting
+
+
+def open_texts(source: str, columns: Columns, dialect: Dialect = USUAL) -> TextStream:
+    """Open a table and find its texts.
+
+    Args:
+        source: What ``read_table`` takes: a file, a built-in data set or one of the hub.
+        columns: The names of the columns to use.
+        dialect: How a text file is written.
+
+    Raises:
+        InputError: If the source can't be read, or a column is missing or holds no texts.
+    """
+    table = open_table(source, dialect)
+    stream = TextStream(table, columns.text, pair_column(table.schema, columns))
+    checked_texts(table.schema.empty_table(), stream.text, "text", source)
+    if stream.pair is not None:
+        checked_texts(table.schema.empty_table(), stream.pair, "text pair", source)
+    return stream
