@@ -21,12 +21,14 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from sharcs.inference.engine import InferenceEngine
     from sharcs.inference.monitor import DriftMonitor
+    from sharcs.jobs.classifier import Classifier
     from sharcs.training.arguments import PaperTrainingArguments, SharcsTrainingArguments
     from sharcs.training.paper import PaperTrainer
     from sharcs.training.trainer import SharcsTrainer
 
 __all__ = [
     "Architecture",
+    "Classifier",
     "DriftMonitor",
     "InferenceEngine",
     "InputError",
@@ -49,6 +51,7 @@ __version__ = metadata.version("sharcs")
 
 # Imported on use, since they need more than a model does.
 _MODULES = {
+    "Classifier": "sharcs.jobs.classifier",
     "DriftMonitor": "sharcs.inference.monitor",
     "InferenceEngine": "sharcs.inference.engine",
     "PaperTrainer": "sharcs.training.paper",

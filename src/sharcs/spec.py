@@ -82,6 +82,26 @@ class SubnetworkSpec:
         return asdict(self)
 
 
+def sub_networks_of(names: Iterable[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Divide sub-networks into names of those in front of the encoder, and widths.
+
+    Args:
+        names: The cheapest first: ``recurrent``, ``compact``, ascending widths, and ``full``, which is 1.0.
+
+    Raises:
+        InputError: If one is no name and no number, or one in front stands behind a width.
+    """
+    parts = [name.strip() if isinstance(name, str) else name for name in names]
+    what = f"`sub_networks` {','.join(map(str, parts))}"
+    front = tuple(str(part) for part in parts if part in FRONT_READOUTS)
+    if parts[: len(front)] != list(front):
+        raise InputError(f"{what}: name the cheapest first, full last: recurrent,compact,full")
+    try:
+        return front, tuple(1.0 if part == FULL else float(part) for part in parts[len(front) :])
+    except (TypeError, ValueError):
+        raise InputError(f"{what}: is no list of numbers; write it like 0.25,1.0") from None
+
+
 def spec_of_width(encoder_config: PreTrainedConfig, width: float, weights: str, router_layer: int) -> SubnetworkSpec:
     """Describe the sub-network of a width of an encoder.
 

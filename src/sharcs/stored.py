@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sharcs.errors import InputError
+from sharcs_runtime.policy import RoutingPolicy
+
+# Of a promise, what stands for the limit of which kind.
+BOUNDS = {"max_accuracy_drop": "loss_bound", "max_disagreement": "disagreement_bound", "budget": "cost_bound"}
 
 CLEARLY = 0.05  # better by so much is no chance
 
@@ -122,3 +126,42 @@ class Promise:
         if self.cost_ratio > 0.5:
             return "little is saved; unlabelled texts like those to come (--unlabelled) would help most"
         return "for another trade, run 'sharcs calibrate' on rows like those to come"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of the policy that routes now, from rows that it was not trained on.
+
+    Attributes:
+        policy: The policy.
+        rows: How many rows speak for it; 0 where none do.
+        bounds: What is bounded, by the name of its limit, at ``confidence`` each: what is lost in accuracy, what
+            disagrees with the full network, what is spent. Empty where no row was held out.
+        confidence: Of each bound.
+        cost_ratio: Mean FLOPs over the full network's on these rows; None where there are none.
+        met: Whether the limit that was given is kept; if not, every input goes through the full network.
+    """
+
+    policy: RoutingPolicy
+    rows: int
+    bounds: dict[str, float]
+    confidence: float | None
+    cost_ratio: float | None
+    met: bool
+
+
+def evidence_of(
+    policy: RoutingPolicy, calibration: dict[str, Any] | None, promise: dict[str, Any] | None
+) -> Evidence:
+    """Look up what speaks for a policy: a calibration's record, or what a training promises, if they are of it."""
+    for record in (calibration, promise):
+        if record is None or RoutingPolicy.from_dict(record["policy"]) != policy:
+            continue
+        if "kind" in record:
+            rows, met = record["rows_tested"], record["met"]
+            bounds = {record["kind"]: record["bound"]} if met else {}
+        else:
+            rows, met = record["rows"], True
+            bounds = {kind: record[name] for kind, name in BOUNDS.items() if record.get(name) is not None}
+        return Evidence(policy, rows, bounds, record["confidence"], record["cost_ratio"], met)
+    return Evidence(policy, 0, {}, None, None, True)

@@ -27,7 +27,6 @@ from sharcs_cli.options import (
     columns_of,
     dialect_of,
     groups_of,
-    limit_of,
     opened,
     out,
     percent,
@@ -90,7 +89,7 @@ def calibrate(
     Exactly one limit is given. Exit code 3: no policy meets it, and every input goes through the full network.
     """
     from sharcs.calibration.calibrate import calibrate as choose_policy
-    from sharcs.calibration.choice import classes_bounded
+    from sharcs.calibration.choice import classes_bounded, constraint_of
     from sharcs.calibration.ladder import calibrate_ladder, ladder_record
     from sharcs.data.texts import fingerprint
     from sharcs.files import claimed
@@ -102,7 +101,7 @@ def calibrate(
         "max_disagreement": max_disagreement,
     }
     rungs = _rungs(ladder, limits, per_class)
-    constraint = limit_of(limits | {"max_disagreement": rungs[0]} if rungs else limits, confidence, per_class)
+    constraint = constraint_of(limits | {"max_disagreement": rungs[0]} if rungs else limits, confidence, per_class)
     if constraint is None:
         options = ", ".join(f"--{kind.replace('_', '-')}" for kind in limits)
         raise InputError(f"none of {options} given; give exactly one")

@@ -87,15 +87,15 @@ def report_accuracy(
     with progress_bar("evaluating", len(data)) as advance:
         answers = all_answers(trained, data, labelled=True, on_batch=advance)
     report = accuracy_report(trained.model, answers, cast("Numbers", answers.labels), width=width)
-    report |= {"cut": count_cut(trained, data, answers), "max_length": answers.max_length}
+    cut, longest = count_cut(trained, data, answers), answers.max_length
     picture = None if json_file is None else json_file.with_suffix(".png")
     if json_file is not None and picture is not None:
-        write_json(report.to_dict(), json_file)
+        write_json(report.to_dict() | {"cut": cut, "max_length": longest}, json_file)
         title = f"accuracy against cost, {report.samples:,} inputs"
         save_picture(lambda: curve_figure(report), picture, title)
     _print_report(report, data.source)  # after the files: who reads it may have gone
-    if report["cut"]:
-        say(f"sharcs: note: {cut_texts(report['cut'], report['samples'], report['max_length'])}")
+    if cut:
+        say(f"sharcs: note: {cut_texts(cut, report.samples, longest)}")
     if picture is not None:
         say(f"wrote {json_file} and {picture}")
 

@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sharcs_runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from sharcs.calibration.choice import Constraint
     from sharcs.data.dialects import Dialect
     from sharcs.data.texts import Columns, TextData
     from sharcs.inference.exported import ExportedModel
@@ -97,17 +96,6 @@ def opened(folder: Path) -> TrainedModel | ExportedModel:
 
 
 NOTHING_MEETS_IT = 3  # exit code
-
-
-def limit_of(limits: dict[str, float | None], confidence: float = 0.95, per_class: bool = False) -> Constraint | None:
-    """Read the limit that a policy has to keep, of which one is given at most: by kind, None where it is not."""
-    from sharcs.calibration.choice import Constraint
-
-    given = {kind: limit for kind, limit in limits.items() if limit is not None}
-    if len(given) > 1:
-        options = ", ".join(f"--{kind.replace('_', '-')}" for kind in given)
-        raise InputError(f"{len(given)} of {options} given; give one at most")
-    return next((Constraint(kind, limit, confidence, per_class) for kind, limit in given.items()), None)
 
 
 def width_of(text: str | None) -> float | str | None:

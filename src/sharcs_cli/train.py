@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,6 @@ from sharcs_cli.options import (
     columns_of,
     dialect_of,
     err,
-    limit_of,
     say,
     texts_of,
 )
@@ -124,12 +123,13 @@ def train(
 
     Exit code 3: no policy keeps the limit on held-out rows, and every input goes through the full network.
     """
+    from sharcs.calibration.choice import constraint_of
     from sharcs.inference.folder import claimed_folder
     from sharcs.jobs.train import TrainingJob, run_training
-    from sharcs.stored import Promise
+    from sharcs.spec import sub_networks_of
     from sharcs_cli.progress import EpochProgress
 
-    front, widths = _sub_networks(sub_networks)
+    front, widths = sub_networks_of(sub_networks.split(","))
     job = TrainingJob(
         data=data,
         output=output,
@@ -140,7 +140,7 @@ def train(
         front=front,
         unlabelled=unlabelled,
         validation=validation,
-        limit=limit_of(
+        limit=constraint_of(
             {"budget": budget, "max_accuracy_drop": max_accuracy_drop, "max_disagreement": max_disagreement}
         ),
         readout=readout,
@@ -166,9 +166,7 @@ def train(
         say(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
         raise typer.Exit(130) from None
     say(f"the model is in {output}")
-    if trained.model.config.promise is not None:
-        for line in Promise(**trained.model.config.promise).lines():
-            say(line)
+    _say_promise(trained.model.config.promise)
     if eval_data:
         texts = texts_of(trained, eval_data, job.columns, labelled=True, dialect=job.dialect)
         report_accuracy(trained, texts, output / "evaluation.json", None)
@@ -176,16 +174,12 @@ def train(
         raise typer.Exit(NOTHING_MEETS_IT)
 
 
-def _sub_networks(option: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Divide the sub-networks into names of those in front of the encoder, and widths."""
-    from sharcs.spec import FRONT_READOUTS
+def _say_promise(promise: dict[str, Any] | None) -> None:
+    """Say what held-out rows show, if there were any."""
+    from sharcs.stored import Promise
 
-    parts = [part.strip() for part in option.split(",")]
-    front = tuple(part for part in parts if part in FRONT_READOUTS)
-    numbers = ",".join("1.0" if part == "full" else part for part in parts if part not in FRONT_READOUTS)
-    if parts[: len(front)] != list(front):
-        raise InputError(f"--sub-networks {option}: name the cheapest first, full last: recurrent,compact,full")
-    return front, tuple(_numbers("--sub-networks" if front else "--widths", numbers))
+    for line in [] if promise is None else Promise(**promise).lines():
+        say(line)
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -103,7 +103,9 @@ def test_an_export_says_what_its_promise_was_tested_with(exports, tmp_path):
     assert "sharcs: note" not in (exports / "plain.said").read_text()
     evidence = json.loads((exports / "int8" / "sharcs.json").read_text())["calibration"]
     assert (evidence["numbers"], evidence["runtime"]) == ("float32", "torch")
-    assert evidence == json.loads((exports / "model" / "config.json").read_text())["calibration"]
+    stored = json.loads((exports / "model" / "config.json").read_text())["calibration"]
+    assert {"kind", "limit", "confidence", "policy", "bound", "frontier"} < evidence.keys()
+    assert evidence == {name: stored[name] for name in evidence}
     for name in ("int8", "plain"):
         run = succeeds("predict", exports / name, "--data", exports / "few.csv", "--output", tmp_path / "out.csv")
         assert (says in run.err) == (name == "int8")

@@ -87,6 +87,7 @@ def prepare(home):
     ]
     return {
         "texts": texts,
+        "labels": [row["label"] for row in table[:8]],
         "rows": rows,
         "collator": DataCollatorWithPadding(tokenizer),
         "batch": dict(tokenizer(texts, padding=True, return_tensors="pt")),

@@ -34,7 +34,7 @@ from sharcs.calibration.policies import policy_paths
 from sharcs.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -97,6 +97,25 @@ class Constraint:
         if self.kind not in LOSSES:
             return 0
         return math.ceil(math.log(1 - self.confidence) / math.log(1 - self.limit) / (1 - choosing_share))
+
+
+def constraint_of(
+    limits: Mapping[str, float | None], confidence: float = 0.95, per_class: bool = False
+) -> Constraint | None:
+    """Read the limit that a policy has to keep, of which one is given at most.
+
+    Args:
+        limits: By their kinds; None where a limit is not given.
+        confidence: See :class:`Constraint`.
+        per_class: See there.
+
+    Raises:
+        InputError: If several are given, or the number is out of range.
+    """
+    given = {kind: limit for kind, limit in limits.items() if limit is not None}
+    if len(given) > 1:
+        raise InputError(f"{len(given)} of {', '.join(f'`{kind}`' for kind in given)} given; give one at most")
+    return next((Constraint(kind, limit, confidence, per_class) for kind, limit in given.items()), None)
 
 
 @dataclass(frozen=True, slots=True)

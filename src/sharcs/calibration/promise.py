@@ -8,7 +8,7 @@ import numpy as np
 
 from sharcs.calibration.bounds import difference_upper, rate_upper
 from sharcs.calibration.policies import all_policies
-from sharcs.stored import Promise
+from sharcs.stored import BOUNDS, Promise
 from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sharcs.evaluation.answers import AllAnswers
 
 CONFIDENCE = 0.95
-BOUNDS = {"max_accuracy_drop": "loss_bound", "max_disagreement": "disagreement_bound", "budget": "cost_bound"}
 LEAST_ROWS = 50  # in each half: fewer say nothing
 
 

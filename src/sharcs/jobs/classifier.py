@@ -1,0 +1,213 @@
+"""A classifier of texts with ``fit`` and ``predict``, as scikit-learn has them: a layer over the training job."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from sharcs.calibration.choice import constraint_of
+from sharcs.data.named import MINILM
+from sharcs.inference import folder as artifacts
+from sharcs.jobs.given import rows_table, texts_table
+from sharcs.jobs.policy import RoutedAnswers
+from sharcs.jobs.train import TrainingJob, run_training
+from sharcs.spec import sub_networks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+    from transformers import TrainerCallback
+
+
+class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Fine-tunes an encoder on texts, and answers each with as much of it as it needs.
+
+    What is trained, held out and promised is what ``sharcs train`` does with the same rows and settings.
+
+    Args:
+        encoder: A local directory, a name on the hub, or ``minilm``.
+        sub_networks: Cheapest first: ``recurrent``, ``compact``, ascending widths, and ``full``.
+        budget: Mean FLOPs over the full network's that the policy may spend.
+        max_accuracy_drop: What it may lose against the full network.
+        max_disagreement: Share of answers that may be others than the full network's. Of these three limits one is
+            given at most.
+        epochs: Passes over the texts; None for the default of the sub-networks.
+        learning_rate: Peak learning rate; None for the same.
+        batch_size: Texts a training step.
+        max_length: Tokens kept of a text.
+        seed: Same seed and texts, same classifier.
+
+    Attributes:
+        classes_: The classes, ascending, in the type of the labels, ``[classes]``.
+        trained_: Model and tokenizer.
+    """
+
+    def __init__(
+        self,
+        encoder: str = MINILM,
+        sub_networks: Sequence[str | float] = ("recurrent", "compact", "full"),
+        *,
+        budget: float | None = None,
+        max_accuracy_drop: float | None = None,
+        max_disagreement: float | None = None,
+        epochs: int | None = None,
+        learning_rate: float | None = None,
+        batch_size: int = 32,
+        max_length: int = 128,
+        seed: int = 0,
+    ) -> None:
+        self.encoder = encoder
+        self.sub_networks = sub_networks
+        self.budget = budget
+        self.max_accuracy_drop = max_accuracy_drop
+        self.max_disagreement = max_disagreement
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.seed = seed
+
+    def fit(
+        self,
+        texts: Any,
+        labels: Any,
+        *,
+        validation: tuple[Any, Any] | None = None,
+        unlabelled: Any = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> Classifier:
+        """Train.
+
+        Args:
+            texts: Strings or pairs of strings: a list, an array, a pandas, Arrow, polars or ``datasets`` column, or a
+                table with a column ``text`` and for pairs ``text_pair``.
+            labels: A class for each: strings, whole numbers or booleans.
+            validation: Texts and labels like those to come, which choose the policy; by default a tenth of the rows.
+            unlabelled: More texts like those to come, for ``recurrent`` and ``compact`` to learn from.
+            callbacks: Of ``transformers``, to watch the training.
+
+        Raises:
+            InputError: If texts, labels or settings are not right, before anything is trained.
+        """
+        front, widths = sub_networks_of(self.sub_networks)
+        limits = {name: getattr(self, name) for name in ("budget", "max_accuracy_drop", "max_disagreement")}
+        rows, classes = rows_table(texts, labels)
+        names = {str(label) for label in classes.tolist()}
+        tables = {"data": rows}
+        if validation is not None:
+            tables["validation"], _ = rows_table(*validation, known=names)
+        if unlabelled is not None:
+            tables["unlabelled"] = texts_table(unlabelled)
+        job = TrainingJob(
+            data="",
+            output=Path(),
+            model=self.encoder,
+            widths=widths,
+            front=front,
+            limit=constraint_of(limits),
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            seed=self.seed,
+        )
+        with tempfile.TemporaryDirectory(prefix="sharcs-") as work:
+            files = {name: _written(table, Path(work) / f"{name}.parquet") for name, table in tables.items()}
+            job = replace(
+                job,
+                data=files["data"],
+                output=Path(work) / "model",
+                validation=files.get("validation"),
+                unlabelled=files.get("unlabelled"),
+            )
+            return self._take(run_training(job, list(callbacks)), classes)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a new directory that every command reads, and :meth:`load`.
+
+        Raises:
+            NotFittedError: Before :meth:`fit`.
+            InputError: If it exists, or can't be written.
+        """
+        trained, folder = self._fitted(), Path(folder)
+        columns = trained.columns
+        settings = {
+            "format": artifacts.FORMAT,
+            "text_column": columns.text,
+            "text_pair_column": columns.text_pair,
+            "label_column": columns.label,
+            "classifier": {"classes": self.classes_.tolist(), "parameters": self.get_params()},
+        }
+        with artifacts.claimed_folder(folder):
+            artifacts.begin(folder, json.loads(json.dumps(settings)), resume=False)
+            artifacts.finish(folder, trained.model, trained.tokenizer)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Classifier:
+        """Read what :meth:`save` or ``sharcs train`` wrote; classes of the latter are strings.
+
+        Raises:
+            InputError: If there is no such thing.
+        """
+        trained = artifacts.open_model(folder)
+        file = Path(folder) / artifacts.SETTINGS_FILE
+        saved = json.loads(file.read_text(encoding="utf-8")).get("classifier", {}) if file.is_file() else {}
+        classes = np.array(saved.get("classes", sorted(trained.model.config.class_indices)))
+        return cls(**saved.get("parameters", {}))._take(trained, classes)
+
+    def export(self, folder: str | Path, *, int8: bool = False, width: float | str | None = None) -> None:
+        """Write an export, which runs without torch; see :func:`sharcs.export.bundle.export_model`."""
+        from sharcs.export.bundle import export_model
+
+        trained = self._fitted()
+        export_model(trained.model, trained.tokenizer, Path(folder), width=width, int8=int8, columns=trained.columns)
+
+    def push_to_hub(self, name: str, **options: Any) -> None:
+        """Put model, card and tokenizer on the hub.
+
+        Args:
+            name: The repository.
+            **options: Of ``transformers``' ``push_to_hub``, such as ``private``.
+        """
+        trained = self._fitted()
+        model: Any = trained.model  # its decorator hides the types
+        model.push_to_hub(name, **options)
+        trained.tokenizer.push_to_hub(name, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hold settings, and of a fitted one the files that :meth:`save` writes."""
+        state: dict[str, Any] = {"parameters": self.get_params(deep=False)}
+        if self.__sklearn_is_fitted__():
+            with tempfile.TemporaryDirectory(prefix="sharcs-") as work:
+                self.save(Path(work) / "model")
+                state["files"] = {file.name: file.read_bytes() for file in (Path(work) / "model").iterdir()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read them."""
+        self.__dict__.update(state["parameters"])
+        if "files" in state:
+            with tempfile.TemporaryDirectory(prefix="sharcs-") as work:
+                for name, content in state["files"].items():
+                    (Path(work) / name).write_bytes(content)
+                loaded = type(self).load(work)
+            self._take(loaded.trained_, loaded.classes_)
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that inputs are texts."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        return tags
+
+
+def _written(table: pa.Table, file: Path) -> str:
+    pyarrow.parquet.write_table(table, file)
+    return str(file)

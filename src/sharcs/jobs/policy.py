@@ -1,0 +1,147 @@
+"""What a fitted classifier does: answers texts by its policy, and takes another policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.exceptions import NotFittedError
+
+from sharcs.calibration.calibrate import calibrate
+from sharcs.calibration.choice import constraint_of
+from sharcs.config import BLEND, policy_for_budget
+from sharcs.data.given import texts_given
+from sharcs.errors import InputError
+from sharcs.inference.engine import InferenceEngine
+from sharcs.jobs.answers import all_answers
+from sharcs.jobs.given import rows_table, text_data, texts_table
+from sharcs.stored import evidence_of
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from sharcs.inference.folder import TrainedModel
+    from sharcs.stored import Evidence
+    from sharcs_runtime.answers import Answers
+
+
+class RoutedAnswers:
+    """Answers of a trained model, in the type of the labels.
+
+    Attributes:
+        classes_: The classes, ascending, ``[classes]``.
+        trained_: Model and tokenizer.
+    """
+
+    trained_: TrainedModel
+    classes_: NDArray[Any]
+
+    def _take(self, trained: TrainedModel, classes: NDArray[Any]) -> Self:
+        """Answer by a trained model from here on."""
+        self.trained_ = trained
+        self.classes_ = classes
+        indices = trained.model.config.class_indices
+        self._order = np.array([indices[str(label)] for label in classes.tolist()])
+        self._engine = InferenceEngine(trained.model, trained.tokenizer)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there is something to answer by."""
+        return hasattr(self, "trained_")
+
+    def _fitted(self) -> TrainedModel:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError("this Classifier is not fitted yet; call fit first, or load a saved one")
+        return self.trained_
+
+    def _answers(self, texts: Any) -> list[Answers]:
+        self._fitted()
+        given, window = texts_given(texts), self._engine.window
+        windows = (given[start : start + window] for start in range(0, len(given), window))
+        return list(self._engine.answer_windows(windows))
+
+    def predict_proba(self, texts: Any) -> NDArray[np.float32]:
+        """Say how probable each class is, by the sub-network that answers.
+
+        Args:
+            texts: As for :meth:`fit`.
+
+        Returns:
+            ``[texts, classes]``, in the order of ``classes_``.
+
+        Raises:
+            NotFittedError: Before :meth:`fit`.
+            InputError: If a text is none; the message counts from 1.
+        """
+        found = [answers.probabilities for answers in self._answers(texts)]
+        none = np.zeros((0, len(self.classes_)), np.float32)
+        return np.concatenate([none, *(part[:, self._order] for part in found)])
+
+    def predict(self, texts: Any) -> NDArray[Any]:
+        """Name the class of each text, in the type of the labels; see :meth:`predict_proba`."""
+        best = self.predict_proba(texts).argmax(axis=1)
+        chosen: NDArray[Any] = self.classes_[best]
+        return chosen
+
+    def costs(self, texts: Any) -> NDArray[np.float64]:
+        """Say what each text takes: FLOPs over the full network's, ``[texts]``; see :meth:`predict_proba`."""
+        return np.concatenate([np.zeros(0), *(answers.cost for answers in self._answers(texts))])
+
+    def calibrate(
+        self,
+        texts: Any,
+        labels: Any = None,
+        *,
+        budget: float | None = None,
+        max_accuracy_drop: float | None = None,
+        max_disagreement: float | None = None,
+        confidence: float = 0.95,
+    ) -> Self:
+        """Choose another policy, as ``sharcs calibrate`` does: on texts that nothing was trained on.
+
+        Args:
+            texts: As for :meth:`fit`, like those to come.
+            labels: Their classes, which ``max_accuracy_drop`` needs.
+            budget: See the class; one of these three is given.
+            max_accuracy_drop: The same.
+            max_disagreement: The same.
+            confidence: Probability that a policy that is chosen keeps the limit.
+
+        Raises:
+            NotFittedError: Before :meth:`fit`.
+            InputError: If no limit is given, or several, or texts or labels are not right.
+        """
+        trained = self._fitted()
+        limits = {"budget": budget, "max_accuracy_drop": max_accuracy_drop, "max_disagreement": max_disagreement}
+        constraint = constraint_of(limits, confidence)
+        if constraint is None:
+            raise InputError(f"none of {', '.join(limits)} given; give exactly one")
+        known = trained.model.config.class_indices
+        table = texts_table(texts) if labels is None else rows_table(texts, labels, known)[0]
+        data = text_data(table)
+        answers = all_answers(trained, data, labelled=labels is not None, blend=BLEND)
+        found = calibrate(answers, constraint, len(self.classes_))
+        trained.model.config.policy, trained.model.config.calibration = found.policy.to_dict(), found.record()
+        return self
+
+    def set_budget(self, budget: float) -> Self:
+        """Route by the policy that the last calibration found for a budget, without a new one.
+
+        Args:
+            budget: Mean FLOPs over the full network's.
+
+        Raises:
+            NotFittedError: Before :meth:`fit`.
+            InputError: If nothing was calibrated, or the cheapest policy costs more.
+        """
+        config = self._fitted().model.config
+        config.policy = policy_for_budget(config.calibration, budget).to_dict()
+        return self
+
+    @property
+    def calibration_(self) -> Evidence:
+        """What is known of the policy that routes now."""
+        config = self._fitted().model.config
+        return evidence_of(config.routing_policy, config.calibration, config.promise)

@@ -1,0 +1,261 @@
+"""The classifier of scikit-learn's form: the training job's own numbers, and what scikit-learn asks of it."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from helpers.cli import read_csv, save_encoder, sharcs, succeeds, toy_rows, write_csv
+from sharcs import Classifier, InputError
+from sharcs.calibration.choice import Constraint
+from sharcs.calibration.promise import halves
+from sharcs_runtime import OnnxRunner
+
+QUICK = {"sub_networks": ("recurrent", "full"), "epochs": 1, "learning_rate": 3e-3, "max_length": 16}
+
+
+def texts_and_labels(count, seed=0):
+    rows = toy_rows(count, seed)
+    return [row["text"] for row in rows], [row["label"] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return str(save_encoder(tmp_path_factory.mktemp("encoder"), layers=2))
+
+
+@pytest.fixture(scope="module")
+def fitted(encoder):
+    texts, labels = texts_and_labels(300)
+    return Classifier(encoder, **QUICK).fit(texts, labels)
+
+
+@pytest.fixture
+def copied(fitted):
+    """A copy that a test may change."""
+    return pickle.loads(pickle.dumps(fitted))
+
+
+def test_it_is_what_the_command_trains(fitted, encoder, tmp_path):
+    write_csv(tmp_path / "train.csv", toy_rows(300))
+    write_csv(tmp_path / "new.csv", toy_rows(50, seed=1))
+    succeeds(
+        "train", "--data", tmp_path / "train.csv", "--model", encoder, "--output", tmp_path / "model", "--epochs", 1,
+        "--learning-rate", 3e-3, "--max-length", 16, "--sub-networks", "recurrent,full",
+    )  # fmt: skip
+    succeeds("predict", tmp_path / "model", "--data", tmp_path / "new.csv", "--output", tmp_path / "out.csv")
+    rows = read_csv(tmp_path / "out.csv")
+    texts, _ = texts_and_labels(50, seed=1)
+    assert fitted.predict(texts).tolist() == [row["prediction"] for row in rows]
+    assert fitted.predict_proba(texts).max(axis=1) == pytest.approx([float(row["score"]) for row in rows], abs=1e-6)
+    loaded = Classifier.load(tmp_path / "model")
+    assert loaded.calibration_ == fitted.calibration_
+    assert np.array_equal(loaded.predict_proba(texts), fitted.predict_proba(texts))
+
+
+def test_classes_come_out_in_their_own_type_and_order(encoder):
+    texts, labels = texts_and_labels(120)
+    senses = sorted(set(labels))
+    numbers = dict(zip(senses, (30, 4, 5, 6), strict=False))
+    found = Classifier(encoder, **QUICK).fit(pd.Series(texts), pd.Series(labels).map(numbers))
+    assert found.classes_.tolist() == sorted(numbers.values())
+    assert found.classes_.dtype == np.int64
+    scores = found.predict_proba(texts[:20])
+    assert scores.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
+    names = found.trained_.model.config.id2label
+    top = [max(entry.scores) for entry in found._engine.answers(texts[:20])]
+    classes = [int(names[entry.classes[0]]) for entry in found._engine.answers(texts[:20])]
+    assert found.predict(texts[:20]).tolist() == classes
+    assert scores.max(axis=1) == pytest.approx(top)
+
+
+def test_answers_of_one_text_and_of_none(fitted):
+    texts, _ = texts_and_labels(10, seed=3)
+    together = fitted.predict_proba(texts)
+    for number, text in enumerate(texts):
+        assert fitted.predict_proba([text])[0] == pytest.approx(together[number], abs=1e-5)
+    assert fitted.predict([]).shape == (0,)
+    assert fitted.predict_proba([]).shape == (0, len(fitted.classes_))
+    assert fitted.costs([]).shape == (0,)
+
+
+def test_costs_are_those_of_the_policy(copied):
+    texts, labels = texts_and_labels(60, seed=4)
+    config = copied.trained_.model.config
+    config.policy = {"start": "recurrent"}
+    assert (copied.costs(texts) < 0.9).all()
+    narrow = copied.costs(texts)
+    middle = float(np.median(copied.predict_proba(texts).max(axis=1)))
+    config.policy = {"start": "recurrent", "escalation_threshold": middle}
+    found = copied.costs(texts)
+    escalated = [answer.width_index != answer.first_width_index for answer in copied._engine.predict(texts)]
+    assert 0 < sum(escalated) < len(texts)
+    assert ((found > narrow) == escalated).all()
+    assert found.tolist() == pytest.approx([float(copied.costs([text])[0]) for text in texts])
+    assert copied.score(texts, labels) == np.mean(copied.predict(texts) == np.array(labels))
+
+
+def test_saved_loaded_pickled_and_exported_it_answers_the_same(fitted, copied, tmp_path):
+    texts, _ = texts_and_labels(40, seed=5)
+    expected = fitted.predict_proba(texts)
+    fitted.save(tmp_path / "saved")
+    loaded = Classifier.load(tmp_path / "saved")
+    assert loaded.get_params() == {**fitted.get_params(), "sub_networks": ["recurrent", "full"]}
+    for other in (loaded, copied):
+        assert np.array_equal(other.predict_proba(texts), expected)
+        assert other.classes_.tolist() == fitted.classes_.tolist()
+    with pytest.raises(InputError, match="is in use"):
+        fitted.save(tmp_path / "saved")
+    succeeds("predict", tmp_path / "saved", "--data", write_csv(tmp_path / "t.csv", [{"text": t} for t in texts]),
+             "--output", tmp_path / "out.csv")  # fmt: skip
+    assert [row["prediction"] for row in read_csv(tmp_path / "out.csv")] == fitted.predict(texts).tolist()
+
+
+@pytest.mark.extended
+def test_an_export_answers_the_same(fitted, tmp_path):
+    texts, _ = texts_and_labels(40, seed=5)
+    fitted.export(tmp_path / "export")
+    runner = OnnxRunner(tmp_path / "export")
+    assert [runner.labels[each.class_index] for each in runner.predict(texts)] == fitted.predict(texts).tolist()
+
+
+def test_it_is_calibrated_like_the_command(copied, tmp_path):
+    texts, labels = texts_and_labels(400, seed=6)
+    copied.save(tmp_path / "model")
+    assert copied.calibrate(texts, labels, max_accuracy_drop=0.2) is copied
+    rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    run = sharcs("calibrate", tmp_path / "model", "--data", write_csv(tmp_path / "rows.csv", rows),
+                 "--max-accuracy-drop", 0.2)  # fmt: skip
+    loaded = Classifier.load(tmp_path / "model")
+    assert loaded.calibration_ == copied.calibration_
+    found = copied.calibration_
+    assert found.met == (run.code == 0)
+    assert found.rows == 320
+    assert set(found.bounds) == ({"max_accuracy_drop"} if found.met else set())
+    cheapest = copied.trained_.model.config.calibration["frontier"][0]["cost_ratio"]
+    copied.set_budget(cheapest + 0.01)
+    assert copied.costs(texts).mean() <= cheapest + 0.01
+    with pytest.raises(InputError, match="the cheapest policy costs"):
+        copied.set_budget(cheapest / 2)
+    assert copied.calibrate(texts, max_disagreement=0.5).calibration_.rows == 320
+
+
+def test_what_stands_in_calibration_is_the_trainings_promise(fitted):
+    found = fitted.calibration_
+    assert (found.rows, found.met) == (0, True)  # a tenth of 300 rows is too few to promise anything
+
+
+def test_a_validation_set_promises(encoder):
+    texts, labels = texts_and_labels(100)
+    held_out = texts_and_labels(240, seed=1)
+    found = Classifier(encoder, **QUICK).fit(
+        texts, labels, validation=held_out, unlabelled=texts_and_labels(50, 2)[0]
+    )
+    assert found.calibration_.rows == len(halves(240, 0)[1])
+    assert set(found.calibration_.bounds) == {"max_accuracy_drop", "max_disagreement"}
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda c, t, y: c.fit(t, y[:-1]), "labels: are 39, and there are 40 texts"),
+        (lambda c, t, y: c.fit([*t[:-1], " "], y), "texts: number 40 is empty"),
+        (
+            lambda c, t, y: c.fit(t, y, validation=(t, ["other"] * 40)),
+            "labels: number 1 is 'other', which is no class",
+        ),
+        (lambda c, t, y: c.fit(t, ["one"] * 40), "one class only"),
+        (
+            lambda c, t, y: c.set_params(budget=0.5, max_disagreement=0.1).fit(t, y),
+            "2 of `budget`, `max_disagreement`",
+        ),
+        (lambda c, t, y: c.set_params(sub_networks=("full", "lstm")).fit(t, y), "is no list of numbers"),
+        (lambda c, t, y: c.set_params(max_accuracy_drop=0.1).fit(t, y), "held-out rows"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_training(encoder, call, says, monkeypatch):
+    monkeypatch.setattr("transformers.Trainer.train", lambda *_, **__: pytest.fail("trains"))
+    texts, labels = texts_and_labels(40)
+    with pytest.raises(InputError, match=says) as refusal:
+        call(Classifier(encoder, **QUICK), texts, labels)
+    assert "\n" not in str(refusal.value)
+
+
+def test_limits_of_a_calibration(fitted):
+    texts, labels = texts_and_labels(20)
+    with pytest.raises(InputError, match="none of budget, max_accuracy_drop, max_disagreement given"):
+        fitted.calibrate(texts, labels)
+    with pytest.raises(InputError, match="needs labels"):
+        fitted.calibrate(texts, max_accuracy_drop=0.1)
+    assert Constraint("budget", 0.5).kind == "budget"
+
+
+def test_before_fitting(encoder):
+    plain = Classifier(encoder, **QUICK)
+    texts, labels = texts_and_labels(4)
+    for call in (
+        lambda: plain.predict(texts),
+        lambda: plain.predict_proba(texts),
+        lambda: plain.score(texts, labels),
+        lambda: plain.calibrate(texts, budget=0.5),
+        lambda: plain.set_budget(0.5),
+        lambda: plain.calibration_,
+        lambda: plain.save("nowhere"),
+        lambda: plain.export("nowhere"),
+        lambda: plain.push_to_hub("nobody/nothing"),
+    ):
+        with pytest.raises(NotFittedError):
+            call()
+
+
+def test_parameters_are_what_scikit_learn_expects(encoder):
+    plain = Classifier(encoder, **QUICK, budget=0.5, seed=7)
+    again = clone(plain)
+    assert again.get_params() == plain.get_params()
+    assert again is not plain
+    assert again.set_params(budget=0.2).budget == 0.2
+    assert plain.budget == 0.5
+    assert pickle.loads(pickle.dumps(plain)).get_params() == plain.get_params()
+    assert not hasattr(clone(plain), "trained_")
+
+
+def test_fitting_twice_forgets_the_first(encoder):
+    texts, labels = texts_and_labels(60)
+    found = Classifier(encoder, **QUICK)
+    found.fit(texts, [f"{label}!" for label in labels])
+    found.fit(texts, labels)
+    once = Classifier(encoder, **QUICK).fit(texts, labels)
+    assert found.classes_.tolist() == sorted(set(labels))
+    assert np.array_equal(found.predict_proba(texts), once.predict_proba(texts))
+
+
+@pytest.mark.extended
+def test_it_stands_in_a_pipeline_a_search_and_a_calibration(encoder):
+    texts, labels = texts_and_labels(90)
+    plain = Classifier(encoder, **QUICK)
+    lower = FunctionTransformer(lambda given: [text.lower() for text in given])
+    pipeline = make_pipeline(lower, plain).fit(texts, labels)
+    assert pipeline.predict([text.upper() for text in texts[:5]]).tolist() == pipeline.predict(texts[:5]).tolist()
+    search = GridSearchCV(plain, {"learning_rate": [1e-3, 3e-3]}, cv=2).fit(texts, labels)
+    assert search.best_params_["learning_rate"] in (1e-3, 3e-3)
+    calibrated = CalibratedClassifierCV(plain, cv=2, ensemble=False).fit(texts, labels)
+    assert calibrated.predict_proba(texts[:5]).sum(axis=1) == pytest.approx(1.0)
+
+
+def test_the_hub_is_given_model_and_tokenizer(copied, monkeypatch):
+    sent = []
+    monkeypatch.setattr(
+        type(copied.trained_.model), "push_to_hub", lambda _, name, **options: sent.append((name, options))
+    )
+    monkeypatch.setattr(
+        type(copied.trained_.tokenizer), "push_to_hub", lambda _, name, **options: sent.append((name, options))
+    )
+    copied.push_to_hub("me/mine", private=True)
+    assert sent == [("me/mine", {"private": True})] * 2
