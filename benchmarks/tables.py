@@ -7,7 +7,7 @@ them, and tools/docs_tables.py writes them into README and docs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +251,48 @@ def _own_full() -> str:
 
 
 # What a place in README or docs is named, and what is written there.
+def code_size(content: dict[str, Any]) -> str:
+    """Compare checkouts of the code: a column each."""
+    found = content["checkouts"]
+
+    def row(what: str, tell: Callable[[dict[str, Any]], str]) -> list[str]:
+        return [what, *(tell(of) for of in found.values())]
+
+    def longest(what: str) -> Callable[[dict[str, Any]], str]:
+        return lambda of: "{1} (`{0}`)".format(*of["src"][what])
+
+    def count(what: str) -> Callable[[dict[str, Any]], str]:
+        return lambda of: f"{of['src'][what]:,}"
+
+    rows = [
+        row("files of `src`", count("files")),
+        row("folders that hold them", count("folders")),
+        row("most files in a folder", count("most_files_in_a_folder")),
+        row("lines of `src`", count("lines")),
+        row("without comments, docstrings, blank ones", count("lines_of_code")),
+        *(
+            row(
+                f"lines of `{package}`",
+                lambda of, package=package: f"{of['src']['lines_by_package'].get(package, 0):,}",
+            )
+            for package in list(found.values())[-1]["src"]["lines_by_package"]
+        ),
+        row("lines of the longest file", longest("longest_file")),
+        row("lines of code of the longest function", longest("longest_function")),
+        row(
+            "modules that `import sharcs` loads, over those of `PreTrainedModel`",
+            lambda of: f"{of['import_modules_ratio']:.2f}",
+        ),
+        row("seconds of the processor that it takes, over those", lambda of: f"{of['import_seconds_ratio']:.2f}"),
+        row("lines of the tests", lambda of: f"{of['test_lines']:,}"),
+    ]
+    if all(of["test_seconds"] is not None for of in found.values()):
+        rows.append(row("seconds of the tests", lambda of: f"{of['test_seconds']:.0f}"))
+    return table(["", *found], rows)
+
+
 TABLES = {
+    "code-size": lambda: code_size(read("code_size.json")),
     "own-full": _own_full,
     "quality-methods": lambda: quality_methods(read("quality.json")),
     "quality-ours": lambda: quality_ours(read("quality.json")),

@@ -103,3 +103,58 @@ def test_full_int8_is_compared_with_the_plain_network_of_the_same_run(tables):
     }
     (row,) = rows_of(tables.speed_claims({"parts": [accuracy | {"flops_ratio": {"routed": 0.4}}, trained]}))
     assert row == ["a", "0.40", "90.0", "1.0", "2.00", "1.25", "1.50", "2.50", "0.5", "4.00", "2.0"]
+
+
+SOURCE = '''"""Say what it is."""
+
+# why
+SIZE = 3
+
+
+def area(
+    side: int,
+) -> int:
+    """Say what it does.
+
+    Longer.
+    """
+    # why
+    return side * side
+'''
+
+
+def test_code_is_counted_without_comments_and_docstrings(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    (tmp_path / "one" / "two").mkdir(parents=True)
+    (tmp_path / "one" / "__init__.py").write_text("")
+    (tmp_path / "one" / "two" / "area.py").write_text(SOURCE)
+    assert script("benchmarks", "code_size").size_of(tmp_path) == {
+        "files": 2,
+        "folders": 1,
+        "most_files_in_a_folder": 1,
+        "lines": 15,
+        "lines_of_code": 5,
+        "lines_by_package": {"one": 15},
+        "longest_file": ["one/two/area.py", 15],
+        "longest_function": ["one/two/area.py area", 1],
+    }
+
+
+def test_code_size_has_a_column_a_checkout(tables):
+    def checkout(lines, seconds):
+        src = dict.fromkeys(("files", "folders", "most_files_in_a_folder", "lines_of_code"), 2)
+        src |= {"lines": lines, "lines_by_package": {"one": lines}, "longest_file": ["one/a.py", lines]}
+        ratios = {"import_modules_ratio": 1.5, "import_seconds_ratio": 1.25}
+        rest = {"test_files": 1, "test_lines": 1000, "test_seconds": seconds}
+        return {"src": src | {"longest_function": ["one/a.py f", 1]}, **ratios, **rest}
+
+    def rows_with(seconds):
+        content = {"checkouts": {"before": checkout(2500, 60.4), "after": checkout(1500, seconds)}}
+        return {row[0]: row[1:] for row in rows_of(tables.code_size(content))}
+
+    rows = rows_with(30.6)
+    assert rows["lines of `src`"] == rows["lines of `one`"] == ["2,500", "1,500"]
+    assert rows["lines of the longest file"] == ["2500 (`one/a.py`)", "1500 (`one/a.py`)"]
+    assert rows["seconds of the processor that it takes, over those"] == ["1.25", "1.25"]
+    assert rows["seconds of the tests"] == ["60", "31"]
+    assert "seconds of the tests" not in rows_with(None)
