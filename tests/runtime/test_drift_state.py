@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -33,6 +34,51 @@ def test_threads_lose_no_check(often):
         list(pool.map(work, range(8)))
     assert (monitor.seen, monitor.checked, monitor.disagreements) == (3200, 3200, 800)
     assert monitor.estimate == 0.25
+
+
+class Watched:
+    """A lock that tells when somebody has to wait for it."""
+
+    def __init__(self, waits):
+        self._lock, self._waits = threading.Lock(), waits
+
+    def __enter__(self):  # noqa: D105
+        if not self._lock.acquire(blocking=False):
+            self._waits()
+            self._lock.acquire()
+
+    def __exit__(self, *_):  # noqa: D105
+        self._lock.release()
+
+
+@pytest.mark.parametrize("act", ["record", "draw", "record a batch", "merge"])
+def test_a_thread_waits_while_another_one_counts(act):
+    """Between reading the counts and writing them back, another thread comes; it ends only after that."""
+    monitor, other = DisagreementCounter(0.5, check_share=1.0), DisagreementCounter(0.5)
+    other.record([True, False])
+    acts = {
+        "record": lambda: monitor.record([True, False]),
+        "draw": lambda: monitor.draw(2),
+        "record a batch": lambda: monitor.record([True, False], "name"),
+        "merge": lambda: monitor.merge(other),
+    }
+    come, threads = threading.Event(), []
+
+    class Counts(dict):
+        def __setitem__(self, key, value):
+            if not threads:
+                threads.append(threading.Thread(target=lambda: (acts[act](), come.set())))
+                threads[0].start()
+                assert come.wait(60)
+            super().__setitem__(key, value)
+
+    monitor._lock, monitor._counts = Watched(come.set), Counts()
+    monitor.record([True, False, False])
+    threads[0].join(60)
+    added = {"record": (0, 2, 1), "draw": (2, 0, 0), "record a batch": (2, 2, 1), "merge": (0, 2, 1)}[act]
+    expected = tuple(map(sum, zip((0, 3, 1), added, strict=True)))
+    assert (monitor.seen, monitor.checked, monitor.disagreements) == expected
+    assert tuple(map(sum, zip(*monitor._counts.values(), strict=True))) == expected
 
 
 def test_threads_draw_the_share_and_count_a_named_batch_once(often):
