@@ -146,8 +146,13 @@ class PlainEngine(PooledEngine[Any]):
         self.model = AutoModelForSequenceClassification.from_pretrained(folder).to(best_device()).train(False)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text that are read."""
+        return int(self.tokenizer.model_max_length)
+
     def _tokenise(self, window: list[Text]) -> Tokens:
-        return tokens_of(window, self.tokenizer, self.tokenizer.model_max_length)
+        return tokens_of(window, self.tokenizer, self.max_length)
 
     def _routing(self) -> Routing:
         return Routing(RoutingPolicy(), self.model.config.problem_type, ["full"])
