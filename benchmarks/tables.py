@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from serving import report
+
 RESULTS = Path(__file__).parent / "results"
 SETS = ("sst2", "sick", "banking77", "cola", "agnews", "mrpc", "rte")
 OURS, PLAIN, PAPER = "sharcs+", "plain", "paper"
@@ -250,6 +252,12 @@ def _own_full() -> str:
     return f"{own_full(content)}\n\n{machines(content['runs'])} Trained in {precisions}, measured in float32."
 
 
+def _serving(name: str) -> str:
+    if not (RESULTS / "serving.json").exists():
+        return "Not measured yet: `python benchmarks/serve_study.py`."
+    return report.serving(read("serving.json"), name)
+
+
 # What a place in README or docs is named, and what is written there.
 def code_size(content: dict[str, Any]) -> str:
     """Compare checkouts of the code: a column each."""
@@ -302,5 +310,7 @@ TABLES = {
     "speed-sizes": lambda: speed_sizes(read("speed.json")),
     "speed-claims": lambda: speed_claims(read("speed.json")),
     "speed-service": lambda: speed_service(read("speed.json")),
+    "serving-sst2": lambda: _serving("sst2"),
+    "serving-agnews": lambda: _serving("agnews"),
     "speed-machine": lambda: machines(read("speed.json")["parts"]),
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Of the deadline: where brown-out begins, and where the narrowest rung is reached.
-FIRST_ENTRY, LAST_ENTRY = 0.05, 0.2
+FIRST_ENTRY, LAST_ENTRY = 0.2, 0.5  # earlier ones degrade more answers, and keep no more of them in time
 CALM_SECONDS = 1.0  # below half of a rung's entry before it is left
 BATCH_SHARE = 20  # a micro-batch takes a twentieth of the deadline
 BATCH_TOKENS = 2048
@@ -76,13 +76,14 @@ class Queue:
         rung: That texts are answered by now.
         running: Seconds that what engine processes have taken is expected to take.
         lag: Seconds that something which is due waits for the front's event loop.
+        ready_at: When an engine process will be ready, in seconds of the caller's clock; 0 where one is.
     """
 
     def __init__(self, rung_costs: list[float], deadline: float, workers: int, max_tokens: float = 512) -> None:
         self.rung_costs, self.deadline, self.workers, self.max_tokens = rung_costs, deadline, workers, max_tokens
         self.rung = 0
         self.running = 0.0
-        self.lag = 0.0
+        self.lag = self.ready_at = 0.0
         self.seconds_per_token = 1e-4  # of the full network, as the last micro-batch lets expect
         self._paces: dict[int | None, float] = {}  # seconds a token as measured, by rung; None: a policy of their own
         self._heap: list[Waiting] = []
@@ -129,7 +130,7 @@ class Queue:
         work = sum(map(self._least, asked))
         # An old measurement of a rung that doesn't run any more would stand for ever: the fastest one counts.
         seconds = min(map(self.pace, range(len(self.rung_costs)))) / self._processes
-        done = self.running / self._processes + TURNS * self.lag
+        done = self.running / self._processes + TURNS * self.lag + max(0.0, self.ready_at - now)
         due = {**self._due, own: self._due.get(own, 0.0) + work}
         for part in sorted(due):
             done += due[part] * seconds

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+JSON = "Content-Type: application/json"
 OK, REFUSED = 200, 429
 PATIENCE = 60.0  # seconds until a request counts as lost
 GOOD_SHARE = 0.99  # of the offered requests that have to be in time
@@ -236,7 +237,7 @@ async def _ask(
     reader, writer = idle.pop() if idle else await asyncio.open_connection(*address)
     done = False
     try:
-        head = f"POST /predict HTTP/1.1\r\nHost: {address[0]}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /predict HTTP/1.1\r\nHost: {address[0]}\r\nContent-Length: {len(body)}\r\n{JSON}\r\n\r\n"
         writer.write(head.encode() + body)
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}

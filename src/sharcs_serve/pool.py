@@ -61,6 +61,7 @@ class Pool:
         self.info: Message = {}
         self.ready = 0
         self._place = folder
+        self._start_seconds = 0.0  # as the last start took
         self._idle = 0  # processes that wait for work
         self._work = asyncio.Event()
         self._closing = False
@@ -139,9 +140,12 @@ class Pool:
         return link
 
     async def _spawn(self) -> Link:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         link = await launch(self._place, self._processes)
         if "ready" in link.info:
             link.info = link.info["ready"]
+            self._start_seconds = loop.time() - began
             return link
         await self._bury(link)
         raise InputError(f"{self.folder}: can't be served ({link.info['refused']})")
@@ -159,12 +163,12 @@ class Pool:
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue
-                self.ready += 1
+                self._now_ready(1)
                 try:
                     await self._feed(link, slot)
                     pause = 0.1
                 finally:
-                    self.ready -= 1
+                    self._now_ready(-1)
                 if slot.next is not None:  # no step between the two, so that somebody is always ready
                     self._burials.add(burial := asyncio.create_task(self._bury(link)))
                     burial.add_done_callback(self._burials.discard)
@@ -177,6 +181,12 @@ class Pool:
             for left in (link, slot.next):
                 if left is not None:
                     left.writer.close()
+
+    def _now_ready(self, more: int) -> None:
+        """Count ready processes; while there is none, what waits has to wait for a start, too."""
+        self.ready += more
+        now = asyncio.get_running_loop().time()
+        self.queue.ready_at = 0.0 if self.ready else now + self._start_seconds
 
     async def _feed(self, link: Link, slot: Slot) -> None:
         """Give a process micro-batches, and checks, until it dies or gives its place to another."""

@@ -66,14 +66,14 @@ def test_who_left_is_dropped_and_who_was_beside_a_death_runs_alone():
 
 
 def test_rungs_go_up_at_once_and_down_slowly():
-    queue = filled(4)  # 30 ms of 1 s behind the first: 3%
+    queue = filled(16)  # 150 ms of 1 s behind the first
     assert queue.look(0.0) == 0
-    for number in range(3):
+    for number in range(10):
         queue.add(waiting(number))
-    assert queue.look(0.0) == 1  # 6%
-    for number in range(20):
+    assert queue.look(0.0) == 1  # 25%
+    for number in range(30):
         queue.add(waiting(number))
-    assert queue.look(0.1) == 2  # 26%
+    assert queue.look(0.1) == 2  # 55%
     while len(queue):
         through(queue, queue.take(0.2), None)
     assert queue.look(0.3) == 2
@@ -90,7 +90,7 @@ def test_a_text_that_can_run_at_once_is_no_load():
 
 
 def test_a_request_that_forbids_it_or_names_its_policy_is_answered_by_the_first_rung():
-    queue = filled(30)
+    queue = filled(60)
     queue.add(waiting(90, 0.1, degradable=False))
     queue.add(waiting(91, 0.2, policy={"start": "full"}))
     rungs = {each.number: rung for each, rung in queue.take(0.0)}
@@ -130,6 +130,14 @@ def test_the_lag_of_the_event_loop_is_part_of_the_wait():
     assert queue.refusal(0.0, [waiting(1, 0.2)]) is None
     queue.lag = 0.05
     assert queue.refusal(0.0, [waiting(1, 0.2)]) == 1
+
+
+def test_the_start_of_a_process_is_part_of_the_wait_where_there_is_none():
+    queue = filled(1, seconds_per_token=1e-6)
+    queue.ready_at = 10.5
+    assert queue.refusal(10.0, [waiting(1, 10.6)]) == 1
+    assert queue.refusal(10.0, [waiting(1, 11.0)]) is None
+    assert queue.refusal(11.0, [waiting(1, 11.1)]) is None
 
 
 def test_what_would_be_late_does_not_run_and_is_told_so():

@@ -1,0 +1,1 @@
+"""The service under load, beside other servers and schedulers on the same engine."""
