@@ -92,14 +92,15 @@ def sub_networks_of(names: Iterable[str | float]) -> tuple[tuple[str, ...], tupl
         InputError: If one is no name and no number, or one in front stands behind a width.
     """
     parts = [name.strip() if isinstance(name, str) else name for name in names]
-    what = f"`sub_networks` {','.join(map(str, parts))}"
+    given = ",".join(map(str, parts))
     front = tuple(str(part) for part in parts if part in FRONT_READOUTS)
     if parts[: len(front)] != list(front):
-        raise InputError(f"{what}: name the cheapest first, full last: recurrent,compact,full")
+        raise InputError(f"`sub_networks` {given}: name the cheapest first, full last: recurrent,compact,full")
     try:
         return front, tuple(1.0 if part == FULL else float(part) for part in parts[len(front) :])
     except (TypeError, ValueError):
-        raise InputError(f"{what}: is no list of numbers; write it like 0.25,1.0") from None
+        name = "sub_networks" if front else "widths"
+        raise InputError(f"`{name}` {given}: is no list of numbers; write it like 0.25,1.0") from None
 
 
 def spec_of_width(encoder_config: PreTrainedConfig, width: float, weights: str, router_layer: int) -> SubnetworkSpec:

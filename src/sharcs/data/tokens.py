@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sharcs.encoders.architectures import layers_config, position_count
+from sharcs.encoders.architectures import position_count
 from sharcs.errors import InputError
 from sharcs_runtime.truncation import check_limit, shortened
 
@@ -74,7 +74,7 @@ def tokenise(
 
 def most_tokens(tokenizer: PreTrainedTokenizerBase, encoder_config: Any) -> int:
     """Find the most tokens that an encoder takes: a tokenizer may know no limit, and say 10³⁰."""
-    positions = position_count(layers_config(encoder_config))
+    positions = position_count(encoder_config)
     return min(tokenizer.model_max_length, NO_LIMIT if positions is None else positions)
 
 
