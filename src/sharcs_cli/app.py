@@ -121,7 +121,11 @@ def _stop(message: str) -> None:
 def _with_options(message: str) -> str:
     """Write the arguments that a message of the library names, each in backticks, as the options of the command."""
     commands = vars(typer.main.get_command(app))["commands"].values()
-    options = {parameter.name: parameter.opts[0] for command in commands for parameter in command.params}
+    options: dict[str | None, str] = {}
+    for parameter in (parameter for command in commands for parameter in command.params):
+        # An option of two names is called by the one that the message has.
+        options |= {name.lstrip("-").replace("-", "_"): name for name in parameter.opts}
+        options[parameter.name] = parameter.opts[0]
     return re.sub(r"`(\w+)`", lambda quoted: options.get(quoted[1], quoted[0]), message)
 
 
