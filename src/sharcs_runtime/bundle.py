@@ -149,13 +149,14 @@ class Bundle:
                 )
             content = _of_format_1(content) if content["format"] == 1 else content
             bundle = cls._of(folder, content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
+            files = [folder / name for name in content["files"]]
+        except InputError:
+            raise
+        except Exception as error:  # whatever damaged values lead to
             raise InputError(f"{file}: is no description of an exported network ({first_line(error)})") from error
-        for name in content["files"]:
-            if not (folder / name).is_file():
-                raise InputError(f"{folder}: lacks {name}; export again")
+        for file in files:
+            if not file.is_file():
+                raise InputError(f"{folder}: lacks {file.name}; export again")
         return bundle
 
     @classmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.cli import ONE_EPOCH, error_message, files_in, sharcs, succeeds, toys_fixture, write_csv  # noqa: F401
+from sharcs.benchmark.measure import BATCH_SIZES
 
 FULL = "be written ("
 REMEDY = "make room"
@@ -40,17 +41,23 @@ def fill(folder, leave):
 
 
 # The command, the bytes that are left, and whether something of the output is to be kept.
-CASES = [("evaluate", 0), ("evaluate", 16384), ("predict", 0), ("predict", 8192), ("report", 65536), ("calibrate", 0)]
+CASES = [("benchmark", 0), ("benchmark", 16384), ("evaluate", 0), ("evaluate", 16384)]
+CASES += [("predict", 0), ("predict", 8192), ("report", 65536), ("calibrate", 0)]
 
 
 @pytest.mark.parametrize(("command", "leave"), CASES)
-def test_a_full_disk_is_one_line(command, leave, toys, disk):
+def test_a_full_disk_is_one_line(command, leave, toys, disk, monkeypatch):
+    row = {"name": "full", "batch": 1, "accuracy": None, "texts_per_second": 1.0, "p50_ms": 1.0, "p99_ms": 2.0}
+    row |= {"time_ratio": dict.fromkeys(map(str, BATCH_SIZES), 1.0), "flops_ratio": 1.0, "peak_mb": 1.0}
+    row["flops_ratio_at"] = row["time_ratio"]
+    monkeypatch.setattr("sharcs.benchmark.measure.run_benchmark", lambda *_, **__: {"rows": [row], "advice": "none"})
     folder = disk("16m")
     shutil.copytree(toys.model, folder / "model")
     texts = [{"text": f"it is fine and lovely {number}" * 9, "label": "good"} for number in range(200)]
     data = write_csv(toys.train.parent / "many.csv", texts)
     words = {
         "evaluate": ("evaluate", toys.model, "--data", data, "--json", folder / "numbers.json"),
+        "benchmark": ("benchmark", toys.model, "--data", data, "--json", folder / "numbers.json"),
         "predict": ("predict", toys.model, "--data", data, "--output", folder / "out.csv"),
         "report": ("report", toys.model, "--data", data, "--output", folder / "page.html"),
         "calibrate": ("calibrate", folder / "model", "--data", data, "--budget", 0.99),
@@ -60,7 +67,8 @@ def test_a_full_disk_is_one_line(command, leave, toys, disk):
     message = error_message(sharcs(*words))
     assert FULL in message
     assert "make room" in message or "name another place" in message
-    whole = {"numbers.json"} if command == "evaluate" and leave else set()  # written before the picture
+    before_the_picture = command in ("evaluate", "benchmark") and leave
+    whole = {"numbers.json"} if before_the_picture else set()
     assert set(files_in(folder)) - set(before) <= whole
     assert {name: content for name, content in files_in(folder).items() if name in before} == before
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from sharcs.data.texts import Columns
@@ -95,7 +94,9 @@ def open_model(folder: str | Path) -> TrainedModel:
         tokenizer = load_tokenizer(folder)
     except EncoderError as error:
         raise InputError(f"{folder}: {error}") from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # the libraries raise whatever a damaged configuration leads them to
         raise InputError(f"{folder}: the model can't be loaded ({first_line(error)}); train again") from error
     model: SharcsForSequenceClassification
     model, report = loaded
