@@ -135,7 +135,7 @@ def test_milliseconds_are_counted_where_times_were_measured():
 @pytest.mark.parametrize(
     ("kind", "limit", "rows", "resamples"),
     [
-        ("max_disagreement", 0.03, 400, RESAMPLES),
+        pytest.param("max_disagreement", 0.03, 400, RESAMPLES, marks=pytest.mark.extended),
         ("max_accuracy_drop", 0.02, 600, RESAMPLES),
         ("budget", 0.6, 300, RESAMPLES // 4),
     ],

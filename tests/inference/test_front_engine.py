@@ -92,7 +92,8 @@ def test_any_start_is_followed(served, start):
         model.config.policy = before
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Exporting takes seconds a sub-network, so CI does it for one.
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.extended] * (n != "compact")) for n in NAMES])
 def test_one_sub_network_alone(served, name, tmp_path):
     model, tokenizer, texts, export, _ = served
     expected = list(InferenceEngine(model, tokenizer, width=name).predict(texts))

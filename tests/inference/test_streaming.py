@@ -351,6 +351,7 @@ def test_a_file_that_changes_meanwhile_is_refused(stopped, tmp_path, monkeypatch
 # Two runs on one output
 
 
+@pytest.mark.extended  # test_cli_locks.py shows it for every command
 def test_a_second_run_on_one_output_is_refused_at_once(toys, tmp_path, monkeypatch):
     first, second = (write_csv(tmp_path / f"{name}.csv", rows_of(count)) for name, count in (("a", 1200), ("b", 9)))
     output = tmp_path / "out.csv"
@@ -373,6 +374,7 @@ def test_a_second_run_on_one_output_is_refused_at_once(toys, tmp_path, monkeypat
     assert set(os.listdir(tmp_path)) == {"a.csv", "b.csv", "out.csv", "other.csv"}
 
 
+@pytest.mark.extended  # the same
 def test_the_lock_of_a_dead_process_does_not_stay(toys, tmp_path, small_windows):
     data = write_csv(tmp_path / "data.csv", rows_of(400))
     command = predict_command(toys, data, tmp_path / "out.csv")

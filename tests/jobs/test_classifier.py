@@ -226,6 +226,7 @@ def test_parameters_are_what_scikit_learn_expects(encoder):
     assert not hasattr(clone(plain), "trained_")
 
 
+@pytest.mark.extended
 def test_fitting_twice_forgets_the_first(encoder):
     texts, labels = texts_and_labels(60)
     found = Classifier(encoder, **QUICK)

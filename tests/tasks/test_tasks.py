@@ -255,8 +255,15 @@ def right(task, logits, labels):
     return (1 - (logits - labels).square().mean(0) / labels.var(0, correction=0)).min().item()
 
 
-@pytest.mark.parametrize("recipe", ["sharcs+", "paper"])
-@pytest.mark.parametrize("task", ["labels", "numbers"])
+@pytest.mark.parametrize(
+    ("task", "recipe"),
+    [
+        ("labels", "sharcs+"),
+        ("numbers", "paper"),
+        pytest.param("labels", "paper", marks=pytest.mark.extended),
+        pytest.param("numbers", "sharcs+", marks=pytest.mark.extended),
+    ],
+)
 def test_other_problems_are_learnt(tmp_path, task, recipe):
     """One answer to all would be right for a third of the inputs, or explain nothing."""
     rows, model = task_rows(task, 96), task_model(task, weights=RECIPE_WEIGHTS[recipe])
