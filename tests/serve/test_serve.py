@@ -184,8 +184,10 @@ def test_keys_and_the_end(export, tmp_path):
 
 
 def test_what_can_not_be_served_is_refused(service, tmp_path):
-    taken = error_message(sharcs("serve", RECORD, "--port", service.port, "--workers", 1))
-    assert f"--port {service.port}: can't be listened at" in taken
+    command = [sys.executable, "-m", "sharcs_cli.app", "serve", RECORD, "--port", str(service.port), "--workers", "1"]
+    taken = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert taken.returncode == 2
+    assert f"--port {service.port}: can't be listened at" in taken.stderr
     (tmp_path / "empty").mkdir()
     assert "is no model" in error_message(sharcs("serve", tmp_path / "empty", "--port", 0))
     assert "--workers x: has to be auto" in error_message(sharcs("serve", RECORD, "--workers", "x"))
