@@ -270,7 +270,9 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
             f"`model` {job.model}: its tokenizer has {len(tokenizer)} tokens, but it has {embeddings} embeddings; "
             "save it with its own tokenizer"
         )
-    max_length = min(job.max_length, most_tokens(tokenizer, config))
+    # What is routed already is refused where it is loaded.
+    encoder = config.encoder if isinstance(config, SharcsConfig) else config
+    max_length = min(job.max_length, most_tokens(tokenizer, encoder))
     tokenizer.model_max_length = max_length
     return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
 
