@@ -3,12 +3,14 @@
 import os
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from helpers.cli import ONE_EPOCH, error_message, files_in, sharcs, succeeds, toys_fixture, write_csv  # noqa: F401
 from sharcs.benchmark.measure import BATCH_SIZES
+from sharcs.benchmark.results import BenchmarkReport, BenchmarkRow
 
 FULL = "be written ("
 REMEDY = "make room"
@@ -47,10 +49,11 @@ CASES += [("predict", 0), ("predict", 8192), ("report", 65536), ("calibrate", 0)
 
 @pytest.mark.parametrize(("command", "leave"), CASES)
 def test_a_full_disk_is_one_line(command, leave, toys, disk, monkeypatch):
-    row = {"name": "full", "batch": 1, "accuracy": None, "texts_per_second": 1.0, "p50_ms": 1.0, "p99_ms": 2.0}
-    row |= {"time_ratio": dict.fromkeys(map(str, BATCH_SIZES), 1.0), "flops_ratio": 1.0, "peak_mb": 1.0}
-    row["flops_ratio_at"] = row["time_ratio"]
-    monkeypatch.setattr("sharcs.benchmark.measure.run_benchmark", lambda *_, **__: {"rows": [row], "advice": "none"})
+    values = dict.fromkeys((field.name for field in fields(BenchmarkRow)), 1.0)
+    ratios = dict.fromkeys(BATCH_SIZES, 1.0)
+    row = BenchmarkRow(**values | {"name": "full", "time_ratio": ratios, "flops_ratio_at": ratios})
+    report = BenchmarkReport([row], "none")
+    monkeypatch.setattr("sharcs.benchmark.measure.run_benchmark", lambda *_, **__: report)
     folder = disk("16m")
     shutil.copytree(toys.model, folder / "model")
     texts = [{"text": f"it is fine and lovely {number}" * 9, "label": "good"} for number in range(200)]
