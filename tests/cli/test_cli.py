@@ -707,6 +707,7 @@ def test_very_long_texts(toys, tmp_path):
     assert_predictions(found[:2], one_by_one(toys.model, beginnings))
 
 
+@pytest.mark.extended
 def test_ten_thousand_classes(toys, tmp_path):
     rows = [{"text": f"{number % 10_000} it", "label": f"class {number % 10_000}"} for number in range(10_050)]
     data = write_csv(tmp_path / "many.csv", rows)
