@@ -82,8 +82,7 @@ def route_within(model: SharcsForSequenceClassification, budget: float, rows: An
 def test_texts(trained: TrainedModel, name: str) -> tuple[Any, list[int]]:
     texts = load_texts(test_file(name))
     assert texts.labels is not None
-    given: Any = texts.texts if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
-    return given, [trained.model.config.class_indices[label] for label in texts.labels]
+    return texts.inputs, [trained.model.config.class_indices[label] for label in texts.labels]
 
 
 def write(trained: TrainedModel, folder: Path) -> Path:

@@ -71,8 +71,7 @@ def benchmark(
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     dialect = dialect_of(encoding, delimiter, no_quotes)
     texts = texts_of(trained, data, columns, labelled=False, dialect=dialect)
-    given = list(texts.texts) if texts.pairs is None else list(zip(texts.texts, texts.pairs, strict=True))
-    report = run_benchmark(trained, folder, given, _classes(trained, texts), bar=progress_bar, seconds=seconds)
+    report = run_benchmark(trained, folder, texts.inputs, _classes(trained, texts), bar=progress_bar, seconds=seconds)
     if json_file is not None and picture is not None:
         write_json(report.to_dict(), json_file)
         save_picture(lambda: benchmark_figure(report), picture, f"{data} on this machine")

@@ -22,6 +22,8 @@ from sharcs.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sharcs_runtime.tokens import Text
+
 PAIR_COLUMN = "text_pair"
 
 
@@ -66,6 +68,11 @@ class TextData:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.texts)
+
+    @property
+    def inputs(self) -> list[Text]:
+        """The texts, or the pairs of them, as engines take them."""
+        return list(self.texts) if self.pairs is None else list(zip(self.texts, self.pairs, strict=True))
 
     def row(self, index: int) -> int:
         """Return the 1-based row in the source of the text at ``index``."""

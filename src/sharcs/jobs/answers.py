@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from sharcs.data.texts import TextData
     from sharcs.evaluation.answers import AllAnswers
     from sharcs.inference.folder import TrainedModel
-    from sharcs_runtime.tokens import Text
 
 
 def count_cut(network: TrainedModel | ExportedModel, data: TextData, answers: AllAnswers) -> int:
@@ -32,12 +31,8 @@ def count_cut(network: TrainedModel | ExportedModel, data: TextData, answers: Al
         answers: From :func:`all_answers`.
     """
     if isinstance(network, ExportedModel):
-        return network.model.count_cut(_texts(data), answers.lengths)
-    return InferenceEngine(network.model, network.tokenizer).count_cut(_texts(data), answers.lengths)
-
-
-def _texts(data: TextData) -> list[Text]:
-    return list(data.texts) if data.pairs is None else list(zip(data.texts, data.pairs, strict=True))
+        return network.model.count_cut(data.inputs, answers.lengths)
+    return InferenceEngine(network.model, network.tokenizer).count_cut(data.inputs, answers.lengths)
 
 
 def all_answers(
@@ -65,7 +60,7 @@ def all_answers(
     known = network.model.config.class_indices
     if isinstance(network, ExportedModel):
         labels = label_ids(data, known) if labelled else None
-        texts = _texts(data)
+        texts = data.inputs
         answers = run_export(network.model, texts, on_batch, blend, labels)
         return replace(answers, way_milliseconds=measure_export_times(network.model, texts)) if timed else answers
     model, tokenizer = network.model, network.tokenizer

@@ -53,9 +53,9 @@ def warn_of_rows(train: TextData, held_out: Iterable[TextData | None]) -> None:
                 "if they are one",
                 stacklevel=3,
             )
-    trained_on = set(_keys(train))
+    trained_on = set(train.inputs)
     for data in filter(None, held_out):
-        again = [row for row, key in enumerate(_keys(data)) if key in trained_on]
+        again = [row for row, text in enumerate(data.inputs) if text in trained_on]
         if again:
             warnings.warn(
                 f"{data.source}: {len(again):,} of the {len(data):,} rows held out, the first of them row "
@@ -98,8 +98,3 @@ def learned(trained: TrainedModel, train: TextData, seed: int) -> str:
 def _bare(name: str) -> str:
     """Write a class without blanks, case and Unicode form."""
     return unicodedata.normalize("NFKC", "".join(unicodedata.normalize("NFKC", name).casefold().split()))
-
-
-def _keys(data: TextData) -> Iterable[tuple[str, str | None]]:
-    pairs: list[str | None] = [None] * len(data) if data.pairs is None else [*data.pairs]
-    return zip(data.texts, pairs, strict=True)
