@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sharcs.errors import InputError
-from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.policy import RoutingPolicy, record_of
 
 # Of a promise, what stands for the limit of which kind.
 BOUNDS = {"max_accuracy_drop": "loss_bound", "max_disagreement": "disagreement_bound", "budget": "cost_bound"}
@@ -154,14 +154,13 @@ def evidence_of(
     policy: RoutingPolicy, calibration: dict[str, Any] | None, promise: dict[str, Any] | None
 ) -> Evidence:
     """Look up what speaks for a policy: a calibration's record, or what a training promises, if they are of it."""
-    for record in (calibration, promise):
-        if record is None or RoutingPolicy.from_dict(record["policy"]) != policy:
-            continue
-        if "kind" in record:
-            rows, met = record["rows_tested"], record["met"]
-            bounds = {record["kind"]: record["bound"]} if met else {}
-        else:
-            rows, met = record["rows"], True
-            bounds = {kind: record[name] for kind, name in BOUNDS.items() if record.get(name) is not None}
-        return Evidence(policy, rows, bounds, record["confidence"], record["cost_ratio"], met)
-    return Evidence(policy, 0, {}, None, None, True)
+    record = record_of(policy, calibration, promise)
+    if record is None:
+        return Evidence(policy, 0, {}, None, None, True)
+    if "kind" in record:
+        rows, met = record["rows_tested"], record["met"]
+        bounds = {record["kind"]: record["bound"]} if met else {}
+    else:
+        rows, met = record["rows"], True
+        bounds = {kind: record[name] for kind, name in BOUNDS.items() if record.get(name) is not None}
+    return Evidence(policy, rows, bounds, record["confidence"], record["cost_ratio"], met)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sharcs_runtime.errors import InputError, first_line
-from sharcs_runtime.policy import RoutingPolicy, names_of_widths
+from sharcs_runtime.policy import RoutingPolicy, names_of_widths, record_of
 from sharcs_runtime.ways import Costs, Doubles
 
 DESCRIPTION_FILE = "sharcs.json"
@@ -111,11 +111,10 @@ class Bundle:
     @property
     def untested(self) -> str | None:
         """What to know where the policy's promise was tested with other numbers than the graphs', in one line."""
-        records = [record for record in (self.calibration, self.promise) if record is not None]
-        spoken_for = [record for record in records if RoutingPolicy.from_dict(record["policy"]) == self.policy]
-        if not spoken_for:
+        record = record_of(self.policy, self.calibration, self.promise)
+        if record is None:
             return None
-        numbers, runtime = spoken_for[0].get("numbers", "float32"), spoken_for[0].get("runtime", "torch")
+        numbers, runtime = record.get("numbers", "float32"), record.get("runtime", "torch")
         if numbers == self.numbers:
             return None
         return (

@@ -169,6 +169,18 @@ def policy_of(point: dict[str, Any]) -> RoutingPolicy:
     )
 
 
+def record_of(policy: RoutingPolicy, *records: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Find the first record that speaks for a policy, of a calibration or of a training's promise; None if none does.
+
+    Args:
+        policy: The policy.
+        *records: As ``config.calibration`` and ``config.promise`` hold them.
+    """
+    return next(
+        (record for record in records if record and RoutingPolicy.from_dict(record["policy"]) == policy), None
+    )
+
+
 def policy_for_budget(calibration: dict[str, Any] | None, budget: float) -> RoutingPolicy:
     """Take from a stored calibration the policy that spends the most within a budget.
 
