@@ -43,6 +43,7 @@ def test_texts_of_every_form_are_the_same(given):
         [list(pair) for pair in PAIRS],
         np.array(PAIRS),
         pd.DataFrame(PAIRS, columns=["a", "b"]),
+        pd.DataFrame(PAIRS),
         pa.table({"id": [1, 2, 3], "text": [a for a, _ in PAIRS], "text_pair": [b for _, b in PAIRS]}),
     ],
     ids=lambda given: type(given).__name__,

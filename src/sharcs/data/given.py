@@ -88,7 +88,7 @@ def _column_names(given: Any) -> list[str] | None:
     for attribute in ("column_names", "columns"):  # Arrow and datasets; pandas and polars
         names = getattr(given, attribute, None)
         if names is not None and not callable(names):
-            return [str(name) for name in names]
+            return list(names)
     return None
 
 
