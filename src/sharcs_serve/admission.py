@@ -16,9 +16,8 @@ BATCH_SHARE = 20  # a micro-batch takes a twentieth of the deadline
 BATCH_TOKENS = 2048
 CHARACTERS_PER_TOKEN = 4.0
 SMOOTHING = 0.1
-MOST_SURPRISE = (
-    4.0  # so many times what was expected counts of a micro-batch: a process that stood still is no slow one
-)
+# So many times what was expected counts of a micro-batch: a process that stood still is no slow one.
+MOST_SURPRISE = 4.0
 HEADROOM = 0.75  # of the time up to a deadline may be filled with expected work
 TURNS = 4  # of the front's event loop that a request waits for, before and after its text runs
 RETURNS = 0.5  # of the engine processes' time is promised to those who were told to come again

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,27 +105,23 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
             tables["validation"], _ = rows_table(*validation, known=names)
         if unlabelled is not None:
             tables["unlabelled"] = texts_table(unlabelled)
-        job = TrainingJob(
-            data="",
-            output=Path(),
-            model=self.encoder,
-            widths=widths,
-            front=front,
-            limit=constraint_of(limits),
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            max_length=self.max_length,
-            seed=self.seed,
-        )
+        limit = constraint_of(limits)
         with tempfile.TemporaryDirectory(prefix="sharcs-") as work:
             files = {name: _written(table, Path(work) / f"{name}.parquet") for name, table in tables.items()}
-            job = replace(
-                job,
+            job = TrainingJob(
                 data=files["data"],
                 output=Path(work) / "model",
                 validation=files.get("validation"),
                 unlabelled=files.get("unlabelled"),
+                model=self.encoder,
+                widths=widths,
+                front=front,
+                limit=limit,
+                epochs=self.epochs,
+                learning_rate=self.learning_rate,
+                batch_size=self.batch_size,
+                max_length=self.max_length,
+                seed=self.seed,
             )
             return self._take(run_training(job, list(callbacks)), classes)
 
