@@ -137,6 +137,10 @@ class PooledEngine(ABC, Generic[Array]):
 
     def answer_windows(self, windows: Iterable[list[Text]]) -> Generator[Answers, None, None]:
         """Answer inputs that come in windows already; else as :meth:`predict`."""
+        yield from self._answer_all(list(checked_texts(window)) for window in windows)
+
+    def _answer_all(self, windows: Iterable[list[Text]]) -> Generator[Answers, None, None]:
+        """Answer windows of checked texts, each read while the one before it is answered."""
         with closing(in_background(map(self._read, windows))) as ahead:
             for read in ahead:
                 yield self._answer(read)
@@ -158,8 +162,6 @@ class PooledEngine(ABC, Generic[Array]):
         """The most tokens of a text that are read."""
 
     def _windows(self, texts: Iterable[Text]) -> Generator[Answers, None, None]:
-        if isinstance(texts, str):
-            raise InputError("texts: is one text, whose letters would be answered one by one; give a list")
         source = checked_texts(texts)
         first = list(islice(source, self.window))
         if len(first) < self.window:
@@ -168,12 +170,11 @@ class PooledEngine(ABC, Generic[Array]):
                 yield self._answer(self._read(first))
             return
         windows = iter(lambda: list(islice(source, self.window)), [])
-        with closing(self.answer_windows(chain([first], windows))) as answers:
+        with closing(self._answer_all(chain([first], windows))) as answers:
             yield from answers
 
     def _read(self, window: list[Text]) -> tuple[Tokens, Numbers]:
         """Tokenise the distinct texts of a window, and tell which of them each text is."""
-        window = list(checked_texts(window))
         of = distinct(window)
         return self._tokenise([window[number] for number in first_of_each(of)]), of
 

@@ -67,6 +67,7 @@ def test_classes_come_out_in_their_own_type_and_order(encoder):
     found = Classifier(encoder, **QUICK).fit(pd.Series(texts), pd.Series(labels).map(numbers))
     assert found.classes_.tolist() == sorted(numbers.values())
     assert found.classes_.dtype == np.int64
+    assert pickle.loads(pickle.dumps(found)).classes_.tolist() == found.classes_.tolist()
     scores = found.predict_proba(texts[:20])
     assert scores.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
     names = found.trained_.model.config.id2label
