@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -75,6 +76,29 @@ def test_classes_come_out_in_their_own_type_and_order(encoder):
     classes = [int(names[entry.classes[0]]) for entry in found._engine.answers(texts[:20])]
     assert found.predict(texts[:20]).tolist() == classes
     assert scores.max(axis=1) == pytest.approx(top)
+
+
+def test_columns_are_in_the_order_of_the_classes(copied):
+    texts, _ = texts_and_labels(10, seed=8)
+    scores, answers = copied.predict_proba(texts), copied.predict(texts)
+    copied._take(copied.trained_, copied.classes_[::-1])
+    assert np.array_equal(copied.predict_proba(texts), scores[:, ::-1])
+    assert copied.predict(texts).tolist() == answers.tolist()
+
+
+def test_unlabelled_texts_reach_the_training(encoder, monkeypatch):
+    texts, labels = texts_and_labels(10)
+    more, _ = texts_and_labels(5, seed=2)
+    seen = []
+
+    def noted(job, _callbacks):
+        seen.extend(pyarrow.parquet.read_table(job.unlabelled)["text"].to_pylist())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sharcs.jobs.classifier.run_training", noted)
+    with pytest.raises(KeyboardInterrupt):
+        Classifier(encoder, **QUICK).fit(texts, labels, unlabelled=pd.Series(more))
+    assert seen == more
 
 
 def test_answers_of_one_text_and_of_none(fitted):
