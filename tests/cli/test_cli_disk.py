@@ -43,7 +43,7 @@ def fill(folder, leave):
 
 
 # The command, the bytes that are left, and whether something of the output is to be kept.
-CASES = [("benchmark", 0), ("benchmark", 16384), ("evaluate", 0), ("evaluate", 16384)]
+CASES = [("benchmark", 0), ("benchmark", 8192), ("benchmark", 16384), ("evaluate", 0), ("evaluate", 16384)]
 CASES += [("predict", 0), ("predict", 8192), ("report", 65536), ("calibrate", 0)]
 
 
