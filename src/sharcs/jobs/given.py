@@ -52,7 +52,9 @@ def rows_table(texts: Any, labels: Any, known: Collection[str] | None = None) ->
     names = [str(label) for label in of.tolist()]
     for number, name in enumerate(names, 1):
         if known is not None and name not in known:
-            raise InputError(f"labels: number {number} is {name!r}, which is no class of the training")
+            raise InputError(
+                f"labels: number {number} is {name!r}, which is no class of the training; correct it or drop the text"
+            )
     return _table_of(given).append_column(LABEL, pa.array(names, pa.string())), np.unique(of)
 
 
