@@ -27,7 +27,7 @@ from helpers.cli import (
     toys_fixture,  # noqa: F401
     write_csv,
 )
-from sharcs.data import textfiles
+from sharcs.data.files import textfiles
 from sharcs.data.tables import open_table
 from sharcs.errors import InputError
 from sharcs.inference import predict as prediction

@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from sharcs.data.files.textfiles import CHUNK_ROWS, in_chunks
 from sharcs.data.jsonlines import to_json
-from sharcs.data.textfiles import CHUNK_ROWS, in_chunks
 from sharcs.data.values import python_values, text_of
 from sharcs.errors import InputError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from sharcs.data.dialects import Dialect
-    from sharcs.data.textfiles import TextFile
+    from sharcs.data.files.textfiles import TextFile
 
 # The csv module refuses fields over 128 kB unless told otherwise; this is the largest limit that every
 # platform takes.

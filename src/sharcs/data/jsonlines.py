@@ -10,14 +10,14 @@ from typing import IO, TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sharcs.data.textfiles import CHUNK_ROWS, in_chunks
+from sharcs.data.files.textfiles import CHUNK_ROWS, in_chunks
 from sharcs.data.values import python_values, text_of
 from sharcs.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sharcs.data.textfiles import TextFile
+    from sharcs.data.files.textfiles import TextFile
 
 # Marks a string column that holds JSON texts; null stands for a key that isn't there.
 JSON_COLUMN = {b"sharcs": b"JSON texts"}

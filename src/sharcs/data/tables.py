@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 from sharcs.data.delimited import delimited_batches, delimited_schema, write_delimited, write_header
 from sharcs.data.dialects import DELIMITERS, USUAL, Dialect
+from sharcs.data.files.textfiles import CHUNK_ROWS, TextFile, open_bytes
 from sharcs.data.jsonlines import as_strings, json_batches, json_schema, schema_as_strings, write_jsonl
 from sharcs.data.named import DATASETS, builtin_table, hub_table
-from sharcs.data.textfiles import CHUNK_ROWS, TextFile, open_bytes
 from sharcs.errors import InputError, first_line
 
 FORMATS = (*DELIMITERS, ".jsonl", ".parquet")

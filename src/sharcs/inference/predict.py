@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from sharcs.data.delimited import check_unquoted
 from sharcs.data.dialects import DELIMITERS
+from sharcs.data.files.textfiles import CHUNK_ROWS
 from sharcs.data.jsonlines import as_strings
 from sharcs.data.labels import label_values
 from sharcs.data.tables import table_writer
-from sharcs.data.textfiles import CHUNK_ROWS
 from sharcs.errors import InputError
 from sharcs.files import is_lock, written
 from sharcs.inference.engine import InferenceEngine

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sharcs.data.dialects import USUAL, Dialect
+from sharcs.data.files.textfiles import CHUNK_ROWS
 from sharcs.data.tables import TableStream, open_table
-from sharcs.data.textfiles import CHUNK_ROWS
 from sharcs.data.texts import Columns, checked_texts, pair_column
 from sharcs.errors import InputError
 

@@ -1,0 +1,1 @@
+"""Files as bytes and lines, whatever is in them."""
