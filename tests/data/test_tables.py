@@ -355,7 +355,7 @@ def test_duplicate_columns(tmp_path):
 
 def test_wrong_paths(tmp_path):
     refuses(str(tmp_path / "no.csv"), "no such file")
-    refuses(str(tmp_path), "a directory; give one file (.csv, .tsv, .jsonl, .parquet, each also with .gz)")
+    refuses(str(tmp_path), "a directory; give one file (.csv, .tsv, .jsonl, .parquet, each also with .gz or .zst)")
     refuses(write(tmp_path / "t.xlsx", b"x"), "unknown extension; supported are .csv, .tsv, .jsonl, .parquet")
     refuses(write(tmp_path / "t.gz", b"x"), "unknown extension")
     refuses("reuters-r8", "no such file", "NAME:SPLIT (reuters-r8, reuters-r52, 20newsgroups are built in)")

@@ -1,14 +1,12 @@
-"""Tables in and out: CSV, TSV, JSON lines and Parquet files (also gzipped), built-in and hub data sets."""
+"""Tables in and out: CSV, TSV, JSON lines and Parquet files (also packed), built-in and hub data sets."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,13 +19,16 @@ import pyarrow.parquet as pq
 
 from sharcs.data.delimited import delimited_batches, delimited_schema, write_delimited, write_header
 from sharcs.data.dialects import DELIMITERS, USUAL, Dialect
-from sharcs.data.files.textfiles import CHUNK_ROWS, TextFile, open_bytes
+from sharcs.data.files.packed import PACKINGS, packed, split_packing
+from sharcs.data.files.parquet import ParquetRows
+from sharcs.data.files.remote import is_url, without_scheme
+from sharcs.data.files.textfiles import CHUNK_ROWS, TextFile
 from sharcs.data.jsonlines import as_strings, json_batches, json_schema, schema_as_strings, write_jsonl
 from sharcs.data.named import DATASETS, builtin_table, hub_table
 from sharcs.errors import InputError, first_line
 
 FORMATS = (*DELIMITERS, ".jsonl", ".parquet")
-SUPPORTED = f"{', '.join(FORMATS)}, each also with .gz"
+SUPPORTED = f"{', '.join(FORMATS)}, each also with {' or '.join(PACKINGS)}"
 
 # A Parquet row group is written when it has so many rows or bytes.
 GROUP_ROWS = 1 << 16
@@ -46,12 +47,14 @@ class TableStream:
         schema: Its columns. Those of JSON lines hold JSON texts; see :mod:`sharcs.data.jsonlines`.
         dialect: How text files are written, if that was said.
         batches: Starts at the first row, each time that it is called. Malformed rows raise ``InputError``.
+        parquet: What else a Parquet file can do: say how many rows it has, and start behind some of them.
     """
 
     source: str
     schema: pa.Schema
     batches: Callable[[], Iterator[pa.RecordBatch]]
     dialect: Dialect = USUAL
+    parquet: ParquetRows | None = None
 
 
 def open_table(source: str | Path, dialect: Dialect = USUAL) -> TableStream:
@@ -60,9 +63,9 @@ def open_table(source: str | Path, dialect: Dialect = USUAL) -> TableStream:
     Arguments and errors are those of :func:`read_table`, but rows of CSV and TSV are checked when they are read, and
     a table may turn out to have none.
     """
-    source = os.fspath(source)
+    source = without_scheme(os.fspath(source))
     # A data set's name is looked up only after the local file system: a file wins over a data set.
-    if os.path.isfile(source):
+    if os.path.isfile(source) or is_url(source):
         stream = _open_file(source, dialect)
     elif os.path.isdir(source):
         raise InputError(f"{source}: a directory; give one file ({SUPPORTED})")
@@ -91,8 +94,8 @@ def read_table(source: str | Path, dialect: Dialect = USUAL) -> pa.Table:
     lines become strings, too: those that are none as JSON, booleans as Python writes them.
 
     Args:
-        source: A path to a .csv, .tsv, .jsonl or .parquet file (also with .gz), a built-in data set such as
-            ``reuters-r8:train``, or a data set of the hub as ``owner/name:split`` or
+        source: A path or URL of a .csv, .tsv, .jsonl or .parquet file (also with .gz or .zst), a built-in data set
+            such as ``reuters-r8:train``, or a data set of the hub as ``owner/name:split`` or
             ``owner/name@config:split``.
         dialect: How a text file is written.
 
@@ -135,7 +138,7 @@ def table_writer(
     JSON lines untouched, and into the other formats as strings.
 
     Args:
-        path: A .csv, .tsv, .jsonl or .parquet path, also with .gz.
+        path: A .csv, .tsv, .jsonl or .parquet path, also with .gz or .zst.
         schema: The table's columns.
         temporary: The other name, on the same file system; it is overwritten.
         dialect: What separates the fields of CSV and TSV, and whether they stand in quotes.
@@ -148,21 +151,13 @@ def table_writer(
             not to be.
     """
     check_output_path(path)
-    suffix, gzipped = _format_of(path)
+    suffix = format_of(path)
     target = Path(os.path.realpath(path))  # a symbolic link stays one
     temporary = temporary or target.with_name(f".sharcs-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("wb") as file:
-            if gzipped:
-                # No name and time in the gzip header: the same table gives the same bytes.
-                with (
-                    gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as compressed,
-                    _rows_writer(compressed, suffix, schema, dialect) as write,
-                ):
-                    yield write
-            else:
-                with _rows_writer(file, suffix, schema, dialect) as write:
-                    yield write
+            with packed(file, target.name) as content, _rows_writer(content, suffix, schema, dialect) as write:
+                yield write
             file.flush()
             os.fsync(file.fileno())
         if target.exists():
@@ -186,7 +181,7 @@ def check_output_path(path: str | Path) -> None:
         InputError: If the extension is unknown, the path is a directory, or its directory is missing or
             read-only.
     """
-    _format_of(path)
+    format_of(path)
     if os.path.isdir(path):
         raise InputError(f"{path}: a directory; give the name of a file to write")
     parent = Path(os.path.realpath(path)).parent
@@ -196,20 +191,24 @@ def check_output_path(path: str | Path) -> None:
         raise InputError(f"{path}: the directory {parent} is not writable")
 
 
-def _format_of(path: str | Path) -> tuple[str, bool]:
-    """Return the format's extension, and whether the file is gzipped."""
-    name = Path(path).name.lower()
-    suffix = Path(name.removesuffix(".gz")).suffix
+def format_of(path: str | Path) -> str:
+    """Return the extension of a file's format, without that of its compression.
+
+    Raises:
+        InputError: If there is no such format.
+    """
+    suffix = Path(split_packing(Path(path).name)[0]).suffix
     if suffix not in FORMATS:
         raise InputError(f"{path}: unknown extension; supported are {SUPPORTED}")
-    return suffix, name.endswith(".gz")
+    return suffix
 
 
 def _open_file(path: str, dialect: Dialect) -> TableStream:
-    suffix, gzipped = _format_of(path)
+    suffix = format_of(path)
     if suffix == ".parquet":
-        return _open_parquet(path, gzipped)
-    file = TextFile(path, gzipped, dialect.encoding)
+        rows = ParquetRows(path)
+        return TableStream(path, rows.schema, rows.batches, parquet=rows)
+    file = TextFile(path, dialect.encoding)
     if suffix == ".jsonl":
         schema = json_schema(file)
         return TableStream(path, schema, lambda: json_batches(file, schema))
@@ -218,38 +217,10 @@ def _open_file(path: str, dialect: Dialect) -> TableStream:
     return TableStream(path, schema, lambda: delimited_batches(file, dialect, schema))
 
 
-def _open_parquet(path: str, gzipped: bool) -> TableStream:
-    unpacked: Any = path
-    with open_bytes(path, gzipped) as file:
-        if not file.read(1):
-            raise InputError(f"{path}: the file is empty, the table has no rows")
-        if gzipped:
-            # Parquet is read from its end.
-            unpacked = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the stream is used
-            file.seek(0)
-            shutil.copyfileobj(file, unpacked)
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        with _readable_parquet(path):
-            # Not read_table(path), which would add columns for directories that are named key=value.
-            yield from pq.ParquetFile(unpacked).iter_batches(batch_size=CHUNK_ROWS)
-
-    with _readable_parquet(path):
-        return TableStream(path, pq.ParquetFile(unpacked).schema_arrow, batches)
-
-
-@contextmanager
-def _readable_parquet(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
-
-
 def _read_named(source: str) -> pa.Table:
     """Read what is not a file: a built-in data set or one of the hub."""
     match = DATASET_NAME.fullmatch(source)
-    has_extension = Path(source.lower().removesuffix(".gz")).suffix in FORMATS
+    has_extension = Path(split_packing(source)[0]).suffix in FORMATS
     if match is None or has_extension:
         if has_extension:
             raise InputError(f"{source}: no such file")

@@ -17,7 +17,7 @@ from sharcs.data.dialects import DELIMITERS
 from sharcs.data.files.textfiles import CHUNK_ROWS
 from sharcs.data.jsonlines import as_strings
 from sharcs.data.labels import label_values
-from sharcs.data.tables import table_writer
+from sharcs.data.tables import format_of, table_writer
 from sharcs.errors import InputError
 from sharcs.files import is_lock, written
 from sharcs.inference.engine import InferenceEngine
@@ -160,7 +160,7 @@ def _columns_of(answers: Answers, config: SharcsConfig | Bundle) -> dict[str, li
 
 def _check_unquoted(stream: TextStream, config: SharcsConfig | Bundle, output: Path, added: pa.Schema) -> None:
     """Refuse what can't be written without quotes, if there are to be none, before the work."""
-    suffix = Path(output.name.lower().removesuffix(".gz")).suffix
+    suffix = format_of(output)
     if suffix not in DELIMITERS or not stream.table.dialect.no_quotes:
         return
     dialect = stream.table.dialect.of_suffix(suffix)

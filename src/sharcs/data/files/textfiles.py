@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
 import itertools
 import zlib
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, TypeVar
 
+from sharcs.data.files.packed import unpacked
+from sharcs.data.files.remote import is_url, open_url
 from sharcs.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -32,13 +33,11 @@ class TextFile:
     """A file of text.
 
     Attributes:
-        path: Where it is.
-        gzipped: Whether it is to be unpacked.
+        path: Where it is; its ending says whether it is to be unpacked.
         encoding: A name that Python knows. None stands for UTF-8 or, with a byte-order mark, UTF-16.
     """
 
     path: str
-    gzipped: bool
     encoding: str | None
 
     def lines(self, newline: str) -> Generator[str, None, None]:
@@ -51,7 +50,7 @@ class TextFile:
             InputError: If the encoding is unknown, a line is not of this encoding, or it has a NUL byte, as binary
                 files and UTF-16 without a mark have.
         """
-        with open_bytes(self.path, self.gzipped) as file:
+        with open_bytes(self.path) as file:
             encoding, mark = self._encoding(file)
             file.seek(len(mark))
             text = io.TextIOWrapper(file, encoding=encoding, newline=newline)
@@ -80,7 +79,7 @@ class TextFile:
         """Say which byte can't be decoded."""
         decoder = codecs.getincrementaldecoder(encoding)()
         line = 1
-        with open_bytes(self.path, self.gzipped) as file:
+        with open_bytes(self.path) as file:
             file.seek(len(mark))
             for block in itertools.chain(iter(lambda: file.read(BLOCK_BYTES), b""), [b""]):
                 try:
@@ -103,11 +102,11 @@ def _same_encoding(one: str, other: str) -> bool:
 
 
 @contextmanager
-def open_bytes(path: str, gzipped: bool) -> Iterator[IO[bytes]]:
+def open_bytes(path: str) -> Iterator[IO[bytes]]:
     """Open a file's bytes, unpacked; what reading them raises until it is closed is the user's to put right."""
     try:
-        with gzip.open(path) if gzipped else open(path, "rb") as file:
-            yield file  # type: ignore[misc]
+        with open_url(path) if is_url(path) else open(path, "rb") as file, unpacked(file, path) as content:
+            yield content
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({first_line(error)})") from error
 
