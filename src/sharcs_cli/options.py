@@ -23,7 +23,7 @@ out = Console()
 err = Console(stderr=True)
 
 DATA_HELP = (
-    "A .csv, .tsv, .jsonl or .parquet file (.gz too), a built-in data set (reuters-r8:train), "
+    "A .csv, .tsv, .jsonl or .parquet file (.gz and .zst too), a built-in data set (reuters-r8:train), "
     "or owner/name:split for the datasets library."
 )
 DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
@@ -85,17 +85,26 @@ NetworkArgument = Annotated[
 ]
 
 
-def opened(folder: Path) -> TrainedModel | ExportedModel:
+def opened(folder: Path, threads: int | None = None) -> TrainedModel | ExportedModel:
     """Open a trained model or an export, and say what its promise is not for."""
     from sharcs.inference.exported import ExportedModel, open_network
 
-    network = open_network(folder)
+    network = open_network(folder, threads)
     if isinstance(network, ExportedModel) and network.model.config.untested is not None:
         say(f"sharcs: note: {network.model.config.untested}")
     return network
 
 
 NOTHING_MEETS_IT = 3  # exit code
+
+
+def number_or_auto(option: str, text: str) -> int | None:
+    """Read a number of at least 1; None stands for ``auto``."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{option} {text}: has to be auto, or a number of at least 1")
+    return int(text)
 
 
 def width_of(text: str | None) -> float | str | None:

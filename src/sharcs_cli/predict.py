@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sharcs_cli.options import (
-    DataOption,
+    DATA_HELP,
     DelimiterOption,
     EncodingOption,
     LabelOption,
@@ -26,17 +26,54 @@ from sharcs_cli.options import (
     say,
     width_of,
 )
+from sharcs_cli.units import needs_folder, predict_many
+from sharcs_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from sharcs.data.dialects import Dialect
 
 
 def predict(
     context: typer.Context,
     folder: NetworkArgument,
-    data: DataOption,
-    output: Annotated[Path, typer.Option("--output", help="Table to write; its ending names the format.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data",
+            help=f"{DATA_HELP} For a directory as output, also patterns ('part-*.csv'), directories and URLs; may be "
+            "given several times.",
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            help="Table to write, whose ending names the format; or a directory or its URL, for a file a unit.",
+        ),
+    ],
     width: WidthOption = None,
     scores: Annotated[
         bool, typer.Option("--scores", help="Add a column with the probability of each class.")
     ] = False,
+    workers: Annotated[
+        str,
+        typer.Option("--workers", help="Processes that fill a directory; auto: one for each usable processor."),
+    ] = "auto",
+    shard: Annotated[
+        str, typer.Option("--shard", help="Do one part of the units: 3/8 is the fourth of eight.")
+    ] = "0/1",
+    on_error: Annotated[
+        str,
+        typer.Option("--on-error", help="A row without a text: stop, keep it without an answer, or skip it."),
+    ] = "stop",
+    check_share: Annotated[
+        float,
+        typer.Option("--check-share", help="Share of the rows that the full network checks."),
+    ] = 0.0,
+    when_refuted: Annotated[
+        str,
+        typer.Option("--when-refuted", help="A refuted promise: stop, the full network for the rest, or go-on."),
+    ] = "stop",
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
@@ -47,8 +84,36 @@ def predict(
     """Classify every row: the input's columns, and prediction, score and width.
 
     A table of any size takes the same memory. What was answered when the command was killed is kept in a hidden
-    folder beside the output, and the same command goes on from there.
+    folder beside the output, and the same command goes on from there. A directory is filled by any number of
+    processes, each unit on one thread; the same command does what is left.
     """
+    from sharcs.data.sources import is_one_table
+    from sharcs.units.place import is_folder
+
+    dialect = dialect_of(encoding, delimiter, no_quotes)
+    many = (workers, shard, on_error, check_share, when_refuted)
+    columns = (text_column, text_pair_column, label_column)
+    if is_folder(output):
+        predict_many(context, folder, data, output, width_of(width), scores, many, columns, dialect)
+        return
+    needs_folder(output, many)
+    if not is_one_table(data):
+        raise InputError(
+            f"{data[0]}: may be several tables, and --output {output} is one; give one file, or name a directory"
+        )
+    _predict_one(context, folder, data[0], Path(output), width_of(width), scores, columns, dialect)
+
+
+def _predict_one(
+    context: typer.Context,
+    folder: Path,
+    data: str,
+    output: Path,
+    width: float | str | None,
+    scores: bool,
+    columns: tuple[str | None, str | None, str | None],
+    dialect: Dialect,
+) -> None:
     from sharcs.data.tables import check_output_path
     from sharcs.files import claimed
     from sharcs.inference.predict import predict_table
@@ -57,16 +122,14 @@ def predict(
     check_output_path(output)
     context.with_resource(claimed(output))
     trained = opened(folder)
-    asked = width_of(width)
-    if asked is not None:
-        trained.model.config.index_of(asked)
-    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
-    stream = open_texts(data, columns, dialect_of(encoding, delimiter, no_quotes))
+    if width is not None:
+        trained.model.config.index_of(width)
+    stream = open_texts(data, columns_of(*columns, trained.columns), dialect)
     check_pairs(trained, data, stream.pair is not None)
     rows = stream.check()
     try:
         with progress_bar("predicting", rows) as advance:
-            done = predict_table(trained, folder, stream, output, asked, on_rows=advance, scores=scores)
+            done = predict_table(trained, folder, stream, output, width, on_rows=advance, scores=scores)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the rows that are answered")
         raise typer.Exit(130) from None

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sharcs_cli.options import number_or_auto
 from sharcs_runtime.errors import InputError, MissingPackageError
 
 
@@ -73,13 +74,14 @@ def serve(
     if check_share == 0 and (monitor_file or shadow):
         raise InputError("--monitor-file, --shadow: need a share of the texts to check; add --check-share 0.05")
     try:
+        from sharcs_runtime.stage.processors import usable_cpus
         from sharcs_serve.connections import connection_limit
-        from sharcs_serve.run import read_keys, run, usable_cpus
+        from sharcs_serve.run import read_keys, run
         from sharcs_serve.settings import Settings
     except ImportError as error:
         raise MissingPackageError(error, "serve") from error
 
-    processes = _number("--workers", workers) or usable_cpus()
+    processes = number_or_auto("--workers", workers) or usable_cpus()
     settings = Settings(
         folder,
         workers=processes,
@@ -90,17 +92,9 @@ def serve(
         max_body=max_body,
         max_inputs=max_inputs,
         body_seconds=body_seconds,
-        max_connections=connection_limit(_number("--max-connections", max_connections), processes),
+        max_connections=connection_limit(number_or_auto("--max-connections", max_connections), processes),
         check_share=check_share,
         monitor_file=monitor_file,
         shadow=shadow,
     )
     run(settings, host, port, drain_seconds, (tls_cert, tls_key))
-
-
-def _number(option: str, text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"{option} {text}: has to be auto, or a number of at least 1")
-    return int(text)

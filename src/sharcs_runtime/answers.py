@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,9 +13,13 @@ from sharcs_runtime.scores import softmax
 from sharcs_runtime.ways import Costs, Doubles, way_taken
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sharcs_runtime.cascade import Cascade
     from sharcs_runtime.policy import Floats
     from sharcs_runtime.pool import Numbers
+
+INTEGER, BOOLEAN = "integer", "boolean"  # types of labels
 
 
 class Prediction(NamedTuple):
@@ -151,3 +156,18 @@ def _flops(cascade: Cascade, rows: Numbers, tokens: Numbers, costs: Costs, front
             found[same] = flops(cost, of_group[same])[:, 0]
         spent[at] = found
     return spent
+
+
+def typed_labels(names: Sequence[str], label_type: str | None) -> list[Any]:
+    """Turn the names of classes into values of the type that the training's labels had.
+
+    Args:
+        names: By index.
+        label_type: ``integer``, ``boolean``, or None for text, which they stay, too, where others than such are
+            among them.
+    """
+    if label_type == INTEGER and all(re.fullmatch("0|-?[1-9][0-9]{0,17}", name) for name in names):
+        return [int(name) for name in names]
+    if label_type == BOOLEAN and set(names) <= {"True", "False"}:
+        return [name == "True" for name in names]
+    return list(names)

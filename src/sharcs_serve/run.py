@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import signal
 import socket
 from pathlib import Path
@@ -26,17 +25,6 @@ if TYPE_CHECKING:
     from sharcs_serve.settings import Settings
 
 LOG = logging.getLogger("sharcs.serve")
-GROUP = Path("/sys/fs/cgroup")
-
-
-def usable_cpus(group: Path = GROUP) -> int:
-    """Count the processors that this process may use: by its affinity, and by its control group's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = (group / "cpu.max").read_text().split()[:2]
-        return count if quota == "max" else max(1, min(count, math.floor(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return count
 
 
 def read_keys(file: Path | None) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ import pyarrow as pa
 from sharcs.data.columns import find_column, is_string, json_string
 from sharcs.data.jsonlines import MISSING, is_json
 from sharcs.errors import InputError
+from sharcs_runtime.answers import BOOLEAN, INTEGER, typed_labels
 
-INTEGER, BOOLEAN = "integer", "boolean"
 LONG = 19  # digits that not every 64-bit integer has room for
 
 
@@ -63,11 +63,8 @@ def label_values(names: list[str], label_type: str | None) -> tuple[list[Any], p
         label_type: ``integer``, ``boolean``, or None for text, which they stay, too, where others than such are
             among them.
     """
-    if label_type == INTEGER and all(re.fullmatch("0|-?[1-9][0-9]{0,17}", name) for name in names):
-        return [int(name) for name in names], pa.int64()
-    if label_type == BOOLEAN and set(names) <= {"True", "False"}:
-        return [name == "True" for name in names], pa.bool_()
-    return names, pa.string()
+    values = typed_labels(names, label_type)
+    return values, pa.array(values, None if values else pa.string()).type
 
 
 def _type_of(kinds: set[type]) -> str | None:

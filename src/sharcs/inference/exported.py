@@ -29,18 +29,19 @@ class ExportedModel:
     columns: Columns
 
 
-def open_network(folder: str | Path) -> TrainedModel | ExportedModel:
+def open_network(folder: str | Path, threads: int | None = None) -> TrainedModel | ExportedModel:
     """Load what ``sharcs train`` or ``sharcs export`` wrote.
 
     Args:
         folder: The output directory of either.
+        threads: Of an export; a trained model has torch's.
 
     Raises:
         InputError: If there is neither, or it is broken.
     """
     if not (Path(folder) / DESCRIPTION_FILE).is_file():
         return open_model(folder)
-    runner = OnnxRunner(folder)
+    runner = OnnxRunner(folder, threads=threads)
     return ExportedModel(runner, _columns(runner.config))
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import deque
 from contextlib import AbstractContextManager, closing, nullcontext
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,17 +17,20 @@ from sharcs.data.jsonlines import as_strings
 from sharcs.data.labels import label_values
 from sharcs.data.tables import format_of, table_writer
 from sharcs.errors import InputError
-from sharcs.files import is_lock, written
+from sharcs.files import written
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.exported import ExportedModel
-from sharcs.inference.record import CUT, AnswerRecord, recorded
+from sharcs.inference.record import CUT, AnswerRecord, answer_settings, recorded
 from sharcs.inference.stream import TextStream
 from sharcs.subnetworks.onednn import without_shape_cache
+from sharcs_runtime.stage.columns import answer_columns, free_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sharcs.config import SharcsConfig
+    from sharcs.data.dialects import Dialect
+    from sharcs.data.tables import TableStream
     from sharcs.inference.folder import TrainedModel
     from sharcs_runtime.answers import Answers
     from sharcs_runtime.bundle import Bundle
@@ -87,8 +88,8 @@ def predict_table(
     Raises:
         InputError: If the input is malformed, or the output can't be written, or another process is writing it.
     """
-    engine = _engine(trained, width)
-    settings = _settings(engine, folder, scores)
+    engine = engine_of(trained, width)
+    settings = answer_settings(engine, folder, scores)
     added = added_columns(engine.config, scores)
     again = "make room, and the same command goes on from the rows that are answered"
     steady: AbstractContextManager[None] = nullcontext()
@@ -101,7 +102,7 @@ def predict_table(
     return Predicted(reused, cut, engine.max_length)
 
 
-def _engine(trained: TrainedModel | ExportedModel, width: float | str | None) -> InferenceEngine | OnnxRunner:
+def engine_of(trained: TrainedModel | ExportedModel, width: float | str | None) -> InferenceEngine | OnnxRunner:
     """Make what answers a stream."""
     if not isinstance(trained, ExportedModel):
         return InferenceEngine(trained.model, trained.tokenizer, width=width)
@@ -134,38 +135,53 @@ def _answer(
 
     with closing(engine.answer_windows(unanswered())) as windows:
         for answers in windows:
-            columns = _columns_of(answers, engine.config)
-            written = {name: columns[name] for name in added.names}
             number, fingerprint, texts = waiting.popleft()
             cut = engine.count_cut(texts, answers.tokens)
-            record.write(number, fingerprint, pa.Table.from_pydict(written, schema=added), cut)
+            record.write(number, fingerprint, answer_table(answers, engine.config, added), cut)
             on_rows(len(answers))
     return reused
 
 
+def answer_table(answers: Answers, config: SharcsConfig | Bundle, added: pa.Schema) -> pa.Table:
+    """Write answers as the columns that are added to a table."""
+    columns = _columns_of(answers, config)
+    return pa.Table.from_pydict({name: columns[name] for name in added.names}, schema=added)
+
+
 def _columns_of(answers: Answers, config: SharcsConfig | Bundle) -> dict[str, list[Any]]:
     """Write answers as columns, all that there may be."""
-    names = class_names(config)
-    values, _ = label_values(names, config.label_type)
-    predictions = answers.predictions()
-    columns: dict[str, list[Any]] = {
-        "prediction": [values[answer.class_index] for answer in predictions],
-        "score": [answer.score for answer in predictions],
-        "width": [config.widths[answer.width_index] for answer in predictions],
-        "sub_network": [config.names[answer.width_index] for answer in predictions],
-    }
-    of_classes = answers.probabilities.astype(float).T.tolist()
-    return columns | {f"score_{name}": scores for name, scores in zip(names, of_classes, strict=True)}
+    return answer_columns(answers, class_names(config), config.label_type, config.widths, config.names)
+
+
+def check_names(table: TableStream, config: SharcsConfig | Bundle, output: str, added: pa.Schema) -> Dialect | None:
+    """Refuse columns and classes whose names can't be written without quotes, if there are to be none.
+
+    Args:
+        table: The input.
+        config: Says what the classes are.
+        output: Name of the file.
+        added: The columns of an answer.
+
+    Returns:
+        How the file is written if fields can't have all that texts can, else None.
+
+    Raises:
+        InputError: If there are such names.
+    """
+    suffix = format_of(output)
+    if suffix not in DELIMITERS or not table.dialect.no_quotes:
+        return None
+    dialect = table.dialect.of_suffix(suffix)
+    names = [*table.schema.names, *added.names, *class_names(config)]
+    check_unquoted(pa.table({"name": names}), dialect, f"{output}: the name")
+    return dialect
 
 
 def _check_unquoted(stream: TextStream, config: SharcsConfig | Bundle, output: Path, added: pa.Schema) -> None:
     """Refuse what can't be written without quotes, if there are to be none, before the work."""
-    suffix = format_of(output)
-    if suffix not in DELIMITERS or not stream.table.dialect.no_quotes:
+    dialect = check_names(stream.table, config, f"{output}", added)
+    if dialect is None:
         return
-    dialect = stream.table.dialect.of_suffix(suffix)
-    names = [*stream.table.schema.names, *added.names, *class_names(config)]
-    check_unquoted(pa.table({"name": names}), dialect, f"{output}: the name")
     for rows, _ in stream.windows(CHUNK_ROWS):
         check_unquoted(as_strings(rows), dialect, f"{output}: a row of {stream.table.source}")
 
@@ -181,11 +197,7 @@ def _join(
     """Write the output: all rows as they were, with their answers; return how many texts were cut."""
     cut = 0
     columns = stream.table.schema
-    taken = list(columns.names)
-    fields = []
-    for field in added:
-        fields.append(field.with_name(free_name(field.name, taken)))
-        taken.append(fields[-1].name)
+    fields = free_fields(added, columns.names)
     schema = pa.schema([*columns, *fields], metadata=columns.metadata)
     with table_writer(output, schema, record.folder / "output", stream.table.dialect) as write:
         for number, (rows, texts) in enumerate(stream.windows(engine.window)):
@@ -218,31 +230,6 @@ def _fingerprint(settings: str, texts: list[Text]) -> str:
     return hashlib.sha256(f"{settings}\n{texts!r}".encode()).hexdigest()
 
 
-def _settings(engine: InferenceEngine | OnnxRunner, folder: Path, scores: bool) -> str:
-    """Collect what answers depend on besides the texts."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not is_lock(path):
-            with path.open("rb") as file:
-                files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    settings = {
-        "model": files,
-        "width": engine.width,
-        "scores": scores,
-        "window": engine.window,
-        "batch_tokens": engine.batch_tokens,
-        "versions": {name: metadata.version(name) for name in ("sharcs", "torch", "transformers", "tokenizers")},
-    }
-    if isinstance(engine, InferenceEngine):
-        settings["device"] = engine.model.device.type
-    else:
-        settings["runtime"] = engine.version
-    return json.dumps(settings, sort_keys=True)
-
-
-def free_name(name: str, taken: list[str]) -> str:
-    """Find a column name that overwrites nothing: the name itself, or the first of name_2, name_3, ... ."""
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate, number = f"{name}_{number}", number + 1
-    return candidate
+def free_fields(added: pa.Schema, names: list[str]) -> list[pa.Field]:
+    """Name added columns so that they overwrite none of some names."""
+    return [field.with_name(name) for field, name in zip(added, free_names(added.names, names), strict=True)]

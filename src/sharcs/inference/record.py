@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharcs.files import claimed
+from sharcs.files import claimed, is_lock
+from sharcs.inference.engine import InferenceEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sharcs_runtime.onnx import OnnxRunner
 
 FINGERPRINT, CUT = b"fingerprint", b"cut"
 
@@ -80,3 +86,25 @@ def recorded(output: Path) -> Iterator[AnswerRecord]:
         finally:
             if done or len(list(folder.glob("part-*.parquet"))) <= 1:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def answer_settings(engine: InferenceEngine | OnnxRunner, folder: Path, scores: bool) -> str:
+    """Collect what answers depend on besides the texts, as JSON."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not is_lock(path):
+            with path.open("rb") as file:
+                files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    settings = {
+        "model": files,
+        "width": engine.width,
+        "scores": scores,
+        "window": engine.window,
+        "batch_tokens": engine.batch_tokens,
+        "versions": {name: metadata.version(name) for name in ("sharcs", "torch", "transformers", "tokenizers")},
+    }
+    if isinstance(engine, InferenceEngine):
+        settings["device"] = engine.model.device.type
+    else:
+        settings["runtime"] = engine.version
+    return json.dumps(settings, sort_keys=True)

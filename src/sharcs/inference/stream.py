@@ -40,14 +40,27 @@ class TextStream:
             InputError: If a row is malformed or has no text.
         """
         count = 0
-        source = self.table.source
-        for rows in _windows_of(self.table, size):
-            texts: list[Text] = list(checked_texts(rows, self.text, "text", source, count))
-            if self.pair is not None:
-                seconds = checked_texts(rows, self.pair, "text pair", source, count)
-                texts = list(zip(texts, seconds, strict=True))  # type: ignore[arg-type]
+        for rows in windows_of(self.table, size):
+            texts = self.texts_of(rows, count)
             count += rows.num_rows
             yield rows, texts
+
+    def texts_of(self, rows: pa.Table, before: int) -> list[Text]:
+        """Take the texts, or pairs of texts, of some rows.
+
+        Args:
+            rows: Some rows of the table.
+            before: How many rows are before them, for messages.
+
+        Raises:
+            InputError: If a row has no text.
+        """
+        source = self.table.source
+        texts: list[Text] = list(checked_texts(rows, self.text, "text", source, before))
+        if self.pair is None:
+            return texts
+        seconds = checked_texts(rows, self.pair, "text pair", source, before)
+        return list(zip(texts, seconds, strict=True))  # type: ignore[arg-type]
 
     def check(self) -> int:
         """Read all rows and return their number, so that a wrong one is found before the work on the others.
@@ -61,7 +74,7 @@ class TextStream:
         return count
 
 
-def _windows_of(table: TableStream, size: int) -> Iterator[pa.Table]:
+def windows_of(table: TableStream, size: int) -> Iterator[pa.Table]:
     """Cut a table into parts of ``size`` rows, the last one shorter, whatever its batches are."""
     waiting = table.schema.empty_table()
     for batch in table.batches():

@@ -1,0 +1,1 @@
+"""Many files, answered a unit of work at a time by any number of processes."""
