@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sharcs_cli.options import (
+    DATA_HELP,
     NOTHING_MEETS_IT,
     BudgetOption,
-    DataOption,
     DelimiterOption,
     DisagreementOption,
     DropOption,
@@ -26,13 +26,13 @@ from sharcs_cli.options import (
     TextOption,
     columns_of,
     dialect_of,
+    drawn_texts,
     groups_of,
     opened,
     out,
     percent,
     progress_bar,
     say,
-    texts_of,
 )
 from sharcs_runtime.errors import InputError
 
@@ -56,7 +56,10 @@ UNITS = {
 def calibrate(
     context: typer.Context,
     folder: NetworkArgument,
-    data: DataOption,
+    data: Annotated[
+        list[str],
+        typer.Option("--data", help=f"{DATA_HELP} Also patterns, directories and URLs; may be given several times."),
+    ],
     budget: BudgetOption = None,
     latency_ms: Annotated[
         float | None,
@@ -74,6 +77,13 @@ def calibrate(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Keep the loss of every class within the limit.")
     ] = False,
+    max_samples: Annotated[
+        int | None,
+        typer.Option(
+            "--max-samples", help="Draw at most so many rows, at random, in one pass.", show_default="all rows"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of that draw; not to be tried out.")] = 0,
     group_column: Annotated[
         str | None, typer.Option("--group-column", help="Show the loss for each value of this column.")
     ] = None,
@@ -111,14 +121,14 @@ def calibrate(
     needs_labels = constraint.kind == "max_accuracy_drop"
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     dialect = dialect_of(encoding, delimiter, no_quotes)
-    texts = texts_of(trained, data, columns, labelled=needs_labels, dialect=dialect)
+    texts, drawn = drawn_texts(trained, data, columns, needs_labels, dialect, (max_samples, seed), group_column)
     groups = None if group_column is None else groups_of(texts, group_column)
     answers = _answers(trained, texts, constraint, needs_labels)
     names = [str(name) for _, name in sorted((trained.model.config.id2label or {}).items())]
     steps = calibrate_ladder(answers, rungs, len(names), confidence) if rungs else []
     found = steps[0] if steps else choose_policy(answers, constraint, len(names))
     record = found.record() | ({"ladder": ladder_record(steps)} if found.met and steps else {})
-    record |= {"data": data, "data_sha256": fingerprint(texts.texts, texts.pairs)}
+    record |= {"data": texts.source, "data_sha256": fingerprint(texts.texts, texts.pairs)} | drawn
     if per_class:
         record["classes"] = _worst(found, [names[index] for index in classes_bounded(answers, constraint)])
     if groups is not None:
@@ -130,7 +140,7 @@ def calibrate(
             f"every input goes through the full network now{_advice(found, constraint)}"
         )
         raise typer.Exit(NOTHING_MEETS_IT)
-    _print_policy(found, data)
+    _print_policy(found, texts.source)
     if steps:
         _print_ladder(steps, rungs)
     for title, kind in (("class", "classes"), (f"{group_column}", "groups")):

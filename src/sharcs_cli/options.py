@@ -156,6 +156,32 @@ def texts_of(
     return texts
 
 
+def drawn_texts(
+    trained: TrainedModel | ExportedModel,
+    data: list[str],
+    columns: Columns,
+    labelled: bool,
+    dialect: Dialect,
+    draw: tuple[int | None, int],
+    group_column: str | None,
+) -> tuple[TextData, dict[str, int]]:
+    """Read one table, or draw rows from many, and say what there is to record of that."""
+    from sharcs.data.sample import sample_texts
+    from sharcs.data.sources import is_one_table
+
+    max_samples, seed = draw
+    if is_one_table(data) and max_samples is None:
+        return texts_of(trained, data[0], columns, labelled=labelled, dialect=dialect), {}
+    also = [] if group_column is None else [group_column]
+    sample = sample_texts(
+        data, columns, labelled=labelled, max_samples=max_samples, seed=seed, dialect=dialect, also=also
+    )
+    check_pairs(trained, sample.texts.source, sample.texts.pairs is not None)
+    if len(sample.texts) < sample.rows:
+        say(f"{len(sample.texts):,} of {sample.rows:,} rows are drawn")
+    return sample.texts, {"drawn_from": sample.rows, "draw_seed": seed}
+
+
 def claim_json(context: typer.Context, path: Path | None) -> Path | None:
     """Keep other runs from writing numbers and picture until the command has ended.
 
