@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo/reuters-r8
 
-.PHONY: help setup fix quality test test-extended test-fast docs demo
+.PHONY: help setup setup-cluster fix quality test test-extended test-fast test-cluster docs demo
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -39,6 +39,15 @@ test-extended: setup ## more cases of what the tests show already
 
 test-fast: setup ## the tests without those that train a real encoder or repeat a long check
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not extended"
+
+# Beside the environment that CI uses: more than a gigabyte, and Spark needs Java 17.
+setup-cluster: setup ## Ray, Spark and a server that speaks S3's protocol, in .venv-cluster
+	$(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --constraint constraints.txt --constraint tests/cluster/constraints.txt \
+		--editable ".[train,onnx,serve,minilm,s3,dev]" "ray[data]" pyspark "moto[s3,server]"
+
+test-cluster: setup-cluster ## the tests of tests/cluster, which take minutes
+	RAY_USAGE_STATS_ENABLED=0 .venv-cluster/bin/pytest tests/cluster
 
 docs: setup ## the documentation as a site, in site/; it loads nothing from elsewhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

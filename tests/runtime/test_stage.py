@@ -159,6 +159,17 @@ def test_a_process_loads_a_network_once(export, monkeypatch):
     assert len(loaded) == 1
 
 
+def test_who_wraps_it_may_keep_something_in_it(export):
+    class Wrapped(Classify):  # as Ray Data does
+        def __init__(self, *args, **kwargs):
+            self.pool = "before"
+            super().__init__(*args, **kwargs)
+            self.pool = "after"
+
+    batch = {"text": ["it is fine"]}
+    assert Wrapped(export)(batch)["prediction"] == Classify(export)(batch)["prediction"]
+
+
 WITHOUT_TORCH = """
 import sys
 sys.modules.update(dict.fromkeys(["torch", "transformers", "typer", "rich", "pyarrow", "pandas", "sharcs"]))

@@ -207,7 +207,8 @@ class RemotePlace:
     def _put(self, put: Any, name: str, content: Any) -> None:
         target = f"{self._folder}/{name}"
         try:
-            as_os_error(self._system.makedirs, target.rpartition("/")[0], exist_ok=True)
+            if target.startswith("/"):  # else it begins with a bucket, and there are no directories to make
+                as_os_error(self._system.makedirs, target.rpartition("/")[0], exist_ok=True)
             as_os_error(put, target, content)
         except OSError as error:
             raise InputError(

@@ -32,7 +32,7 @@ _LOADED: dict[tuple[str, float | str | None, int], Loaded] = {}  # of this proce
 _LOADING = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass  # neither frozen nor with slots: Ray Data makes a subclass of it, with attributes of its own
 class Classify:
     """Answers batches of rows: takes a batch, and returns it with the columns that ``sharcs predict`` adds.
 
