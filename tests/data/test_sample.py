@@ -5,12 +5,13 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from helpers.cli import error_message, read_csv, sharcs, succeeds, write_csv
 from records.make import HERE, ROWS
 from sharcs.data.sample import Reservoir, sample_texts
-from sharcs.data.texts import Columns
+from sharcs.data.texts import Columns, load_texts
 from sharcs.errors import InputError
 
 MODEL = HERE / "plus-2"
@@ -77,7 +78,29 @@ def test_tables_of_two_kinds_are_refused(tmp_path):
     write_csv(tmp_path / "a.csv", [{"text": "a", "label": "x"}])
     write_csv(tmp_path / "b.csv", [{"text": "a", "tag": "x"}])
     with pytest.raises(InputError, match=r"a\.csv and 1 more: have different columns"):
+        sample_texts([str(tmp_path)], Columns(), labelled=False)
+    with pytest.raises(InputError, match=r"b\.csv: no column 'label'; it has 'text', 'tag'; name"):
         sample_texts([str(tmp_path)], Columns())
+
+
+def test_labels_are_those_that_each_table_has_by_itself(tmp_path):
+    lines = ('{"text": "a", "label": 2.0}', '{"text": "b", "label": 1}', '{"text": "c", "label": true}')
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    pyarrow.parquet.write_table(pa.table({"text": ["d", "e"], "label": [4.0, 5.0]}), tmp_path / "b.parquet")
+    names = [str(tmp_path / name) for name in ("a.jsonl", "b.parquet")]
+    for one in names:
+        assert sample_texts([one], Columns()).texts.labels == load_texts(one).labels
+    assert load_texts(names[0]).labels == ["2", "1", "True"]
+
+
+def test_a_wrong_label_is_named_or_leaves_all_unlabelled(tmp_path, monkeypatch):
+    monkeypatch.setattr("sharcs.data.files.textfiles.in_chunks.__defaults__", (3,))
+    write_csv(tmp_path / "a.csv", [{"text": "a", "label": "x"}])
+    write_csv(tmp_path / "b.csv", [{"text": text, "label": "x" if text == "b" else ""} for text in "bbbc"])
+    with pytest.raises(InputError, match=r"b\.csv: row 4: the label is missing"):
+        sample_texts([str(tmp_path)], Columns())
+    sample = sample_texts([str(tmp_path)], Columns(), labelled=False)
+    assert (sample.texts.labels, sample.texts.texts) == (None, ["a", "b", "b", "b", "c"])
 
 
 def test_a_calibration_on_a_sample_is_the_one_on_a_file_of_these_rows(tmp_path):

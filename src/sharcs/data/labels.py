@@ -16,13 +16,14 @@ from sharcs_runtime.answers import BOOLEAN, INTEGER, typed_labels
 LONG = 19  # digits that not every 64-bit integer has room for
 
 
-def read_labels(table: pa.Table, name: str, source: str) -> tuple[list[str], str | None]:
+def read_labels(table: pa.Table, name: str, source: str, rows_before: int = 0) -> tuple[list[str], str | None]:
     """Read a column of labels.
 
     Args:
-        table: All rows of a source.
+        table: All rows of a source, or some in a row.
         name: The column's name.
         source: Where the table is from, for messages.
+        rows_before: Rows of the source before the table's first, for messages.
 
     Returns:
         The class of each row as a string, and the classes' type: ``integer``, ``boolean``, or None for text.
@@ -44,7 +45,7 @@ def read_labels(table: pa.Table, name: str, source: str) -> tuple[list[str], str
         # -1 is how `datasets` says that a label is withheld.
         values = [None if v is None or not 0 <= v < len(classes) else classes[v] for v in values]
     labels, kinds = [], set()
-    for row, value in enumerate(values, start=1):
+    for row, value in enumerate(values, start=rows_before + 1):
         where = f"{source}: row {row}"
         value = _json_label(value, name, where) if json_texts else value
         label = _label(value, name, where)

@@ -120,6 +120,9 @@ def sample_texts(
         if not number:
             pair = pair_column(stream.schema, columns)
         kinds = {"text": columns.text, "text pair": pair, "label": columns.label}
+        for kind, column in kinds.items():
+            if column is not None and (labelled or kind != "label"):
+                find_column(stream.schema.empty_table(), column, kind, name)
         wanted = [column for column in dict.fromkeys([*kinds.values(), *also]) if column in stream.schema.names]
         before = 0
         for batch in stream.batches():
@@ -128,7 +131,9 @@ def sample_texts(
             for kind in ("text", "text pair"):
                 if (column := kinds[kind]) is not None:
                     _check(rows, column, kind, name, before + chosen)
-            reservoir.add(as_strings(rows))
+            labels = _labels(rows, columns.label, name, before + chosen, labelled)
+            # Last, and by its place: a table may have a column of any name.
+            reservoir.add(as_strings(rows).append_column("", pa.array(labels, pa.string())))
             before += batch.num_rows
     try:
         table = reservoir.rows()
@@ -138,14 +143,16 @@ def sample_texts(
         ) from error
     if not table.num_rows:
         raise InputError(f"{source}: the table has no rows")
+    found: list[str | None] = table.column(table.num_columns - 1).to_pylist()
+    table = table.remove_column(table.num_columns - 1)
     texts = checked_texts(table, columns.text, "text", source)
     pairs = None if pair is None else checked_texts(table, pair, "text pair", source)
-    return Sample(TextData(table, texts, pairs, _labels(table, columns, source, labelled), source), reservoir.seen)
+    known = [label for label in found if label is not None]
+    return Sample(TextData(table, texts, pairs, known if len(known) == len(found) else None, source), reservoir.seen)
 
 
 def _check(rows: pa.Table, column: str, kind: str, source: str, numbers: NDArray[np.int64]) -> None:
     """Refuse rows of a table without a text; ``numbers`` says which rows they are, from 0."""
-    find_column(rows, column, kind, source)
     try:
         checked_texts(rows, column, kind, source)
     except InputError:
@@ -154,10 +161,15 @@ def _check(rows: pa.Table, column: str, kind: str, source: str, numbers: NDArray
         raise
 
 
-def _labels(table: pa.Table, columns: Columns, source: str, labelled: bool) -> list[str] | None:
+def _labels(
+    rows: pa.Table, column: str, source: str, numbers: NDArray[np.int64], labelled: bool
+) -> Sequence[str | None]:
+    """Read the labels of rows of a table; where one is wrong and they need not have any, all of them are None."""
     try:
-        return read_labels(table, columns.label, source)[0]
+        return read_labels(rows, column, source)[0]
     except InputError:
-        if labelled:
-            raise
-        return None
+        if not labelled:
+            return [None] * rows.num_rows
+        for index, number in enumerate(numbers.tolist()):
+            read_labels(rows.slice(index, 1), column, source, number)
+        raise
