@@ -42,6 +42,15 @@ class Tuning(Study):
         return replace(rows, test=rows.held_out)
 
 
+class Development(Study):
+    """A study in the making: all of train, and held-out rows in the place of test rows, which are not read."""
+
+    def parts(self, name: str) -> Parts:
+        """Hand out train and held-out rows."""
+        rows = load(name)
+        return replace(rows, test=rows.held_out)
+
+
 def best_score(record: Any) -> float:
     """Find the best held-out score in a training's record, however deep it lies."""
     if not isinstance(record, dict):
