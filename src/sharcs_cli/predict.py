@@ -59,6 +59,14 @@ def predict(
         str,
         typer.Option("--workers", help="Processes that fill a directory; auto: one for each usable processor."),
     ] = "auto",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            help="Fill a directory by actors on a Ray cluster, one a processor or as many as --workers: its "
+            "HOST:PORT, or auto for the cluster of this machine, else a new one.",
+        ),
+    ] = None,
     shard: Annotated[
         str, typer.Option("--shard", help="Do one part of the units: 3/8 is the fourth of eight.")
     ] = "0/1",
@@ -91,7 +99,7 @@ def predict(
     from sharcs.units.place import is_folder
 
     dialect = dialect_of(encoding, delimiter, no_quotes)
-    many = (workers, shard, on_error, check_share, when_refuted)
+    many = (workers, ray, shard, on_error, check_share, when_refuted)
     columns = (text_column, text_pair_column, label_column)
     if is_folder(output):
         predict_many(context, folder, data, output, width_of(width), scores, many, columns, dialect)

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from sharcs.inference.stream import TextStream
     from sharcs.units.run import Outcome
 
-    # Values of --workers, --shard, --on-error, --check-share, --when-refuted.
-    Many = tuple[str, str, str, float, str]
+    # Values of --workers, --ray, --shard, --on-error, --check-share, --when-refuted.
+    Many = tuple[str, str | None, str, str, float, str]
 
-NO_UNITS: Many = ("auto", "0/1", "stop", 0.0, "stop")
-OPTIONS = ("--workers", "--shard", "--on-error", "--check-share", "--when-refuted")
+NO_UNITS: Many = ("auto", None, "0/1", "stop", 0.0, "stop")
+OPTIONS = ("--workers", "--ray", "--shard", "--on-error", "--check-share", "--when-refuted")
 REFUTED = 3  # exit code
 
 
@@ -66,7 +66,7 @@ def predict_many(
     from sharcs.units.run import Run, check_job, shard_name
     from sharcs_runtime.stage.processors import usable_cpus
 
-    workers, shard, on_error, check_share, when_refuted = many
+    workers, ray, shard, on_error, check_share, when_refuted = many
     job = Job(
         f"{folder}",
         output,
@@ -77,7 +77,8 @@ def predict_many(
         on_error,
         check_share,
         when_refuted,
-        number_or_auto("--workers", workers) or usable_cpus(),
+        number_or_auto("--workers", workers) or (usable_cpus() if ray is None else 0),
+        ray,
         _shard(shard),
     )
     check_job(job)
@@ -86,7 +87,12 @@ def predict_many(
     trained = opened(folder, threads=1)
     if width is not None:
         trained.model.config.index_of(width)
-    if workers == "auto" and not isinstance(trained, ExportedModel) and trained.model.device.type != "cpu":
+    if (
+        workers == "auto"
+        and ray is None
+        and not isinstance(trained, ExportedModel)
+        and trained.model.device.type != "cpu"
+    ):
         job = replace(job, workers=1)  # one process keeps a GPU busy
     job = replace(job, columns=columns_of(*columns, trained.columns))
 

@@ -276,6 +276,10 @@ REFUSED = [
     ("data.csv", "out", (), mine, "--output out: is in use; name a new directory"),
     ("data.csv", ".", (), nothing, "--output .: "),
     ("data.csv", "out.csv", ("--shard", "0/2"), nothing, "--shard: is for a directory as output, and out.csv is a"),
+    ("data.csv", "out.csv", ("--ray", "auto"), nothing, "--ray: is for a directory"),
+    ("data.csv", "out", ("--ray", "cluster"), nothing, "--ray cluster: has to be HOST:PORT, or auto"),
+    # Ray is not installed, or is, and nobody listens there.
+    ("data.csv", "out", ("--ray", "127.0.0.1:9"), nothing, "--ray 127.0.0.1:9: "),
     ("data.csv", "out.csv", ("--on-error", "keep"), nothing, "--on-error: is for a directory"),
     (
         "data.csv",

@@ -40,7 +40,8 @@ class Job:
         check_share: Share of the rows that the full network answers, too; 0 for none.
         when_refuted: What to do when these refute the model's promise: ``stop``, answer what is left by the
             ``full`` network, or ``go-on``.
-        workers: Processes.
+        workers: Processes; of a cluster, actors, 0 for one a processor.
+        ray: The address of a Ray cluster that answers, or ``auto``; None for processes of this machine.
         shard: Which part of the units, counted from 0, of how many parts.
     """
 
@@ -54,6 +55,7 @@ class Job:
     check_share: float = 0.0
     when_refuted: str = "stop"
     workers: int = 1
+    ray: str | None = None
     shard: tuple[int, int] = (0, 1)
 
 

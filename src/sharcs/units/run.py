@@ -12,6 +12,7 @@ from sharcs.data.files.remote import is_url
 from sharcs.errors import InputError
 from sharcs.inference.predict import added_columns, check_names, engine_of
 from sharcs.inference.record import answer_settings
+from sharcs.units.cluster import ClusterActors, check_address
 from sharcs.units.place import MANIFEST, OURS, place_of
 from sharcs.units.plan import Job, Plan, job_settings, make_plan
 from sharcs.units.processes import Event, Processes
@@ -80,7 +81,8 @@ class Run:
         check: Refuses a table.
 
     Attributes:
-        rows: Of the shard.
+        units: Of the shard.
+        rows: Of these.
         rows_before: Those of them that are done already.
 
     Raises:
@@ -104,14 +106,14 @@ class Run:
         units = self._plan.units()
         self._check_apart(units)
         part, parts = job.shard
-        self._units = units[part * len(units) // parts : (part + 1) * len(units) // parts]
+        self.units = units[part * len(units) // parts : (part + 1) * len(units) // parts]
         self._all_units = len(units)
         self._done = self._read_done()
-        self._left = [unit for unit in self._units if unit.number not in self._done]
+        self._left = [unit for unit in self.units if unit.number not in self._done]
         self._check_on_error()
         self._counter = self._merged()
         self._refuted = self._place.read(REFUTED) is not None or (self._counter is not None and self._counter.alarm)
-        self.rows = sum(unit.stop - unit.start for unit in self._units)
+        self.rows = sum(unit.stop - unit.start for unit in self.units)
         self.rows_before = self.rows - sum(unit.stop - unit.start for unit in self._left)
 
     def work(self, on_rows: Callable[[int], None]) -> Outcome:
@@ -126,7 +128,8 @@ class Run:
                 processes die of a unit.
         """
         if self._left and not self._is_stopped():
-            with closing(self._in_processes() if self._job.workers > 1 else self._here(on_rows)) as events:
+            here = self._job.workers == 1 and self._job.ray is None
+            with closing(self._here(on_rows) if here else self._elsewhere()) as events:
                 for rows, unit, done in events:
                     on_rows(rows)
                     if unit is not None and done is not None:
@@ -135,9 +138,10 @@ class Run:
                         break
         return self._outcome()
 
-    def _in_processes(self) -> Generator[Event, None, None]:
+    def _elsewhere(self) -> Generator[Event, None, None]:
+        workers = Processes if self._job.ray is None else ClusterActors
         numbers = [unit.number for unit in self._left]
-        return Processes(self._job, self._plan, self._promise, self._is_full).answered(numbers)
+        return workers(self._job, self._plan, self._promise, self._is_full).answered(numbers)
 
     def _here(self, on_rows: Callable[[int], None]) -> Generator[Event, None, None]:
         worker = UnitWorker(self._job, self._plan, self._promise, self._trained)
@@ -224,10 +228,10 @@ class Run:
     def _outcome(self) -> Outcome:
         all_done = self._done | self._read_done()  # of other shards, too
         self._done = all_done
-        of_shard = [(unit, all_done[unit.number]) for unit in self._units if unit.number in all_done]
+        of_shard = [(unit, all_done[unit.number]) for unit in self.units if unit.number in all_done]
         return Outcome(
-            units=len(self._units),
-            before=len(self._units) - len(self._left),
+            units=len(self.units),
+            before=len(self.units) - len(self._left),
             done=len(of_shard),
             rows=sum(done.rows for _, done in of_shard),
             files=len({unit.source for unit, _ in of_shard}),
@@ -265,6 +269,8 @@ def check_job(job: Job) -> None:
         raise InputError(f"`check_share` {job.check_share:g}: has to be from 0 to 1")
     if job.check_share and job.width is not None:
         raise InputError("`check_share`: checks the policy, and `width` forces one sub-network; leave one out")
+    if job.ray is not None:
+        check_address(job.ray)
 
 
 def _promise_of(config: Any, job: Job) -> tuple[float, float]:

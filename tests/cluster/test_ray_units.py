@@ -1,0 +1,174 @@
+"""``sharcs predict --ray``: the same bytes on two nodes, though actors die and a node goes; ``make test-cluster``."""
+
+import os
+import signal
+import socket
+import sys
+
+import pytest
+
+from helpers.cli import error_message, files_in, read_csv, sharcs, succeeds, write_csv
+from records.make import HERE, ROWS
+from sharcs.units import cluster as module
+from sharcs.units.cluster import connect
+from sharcs.units.worker import UnitActor
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+ray = pytest.importorskip("ray")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+# Actors have this package, and not this file.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+MODEL = HERE / "plus-2"
+FILES = 6
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Start two nodes on this machine; the first has no processor for an actor."""
+    nodes = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes.add_node(num_cpus=2)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Write as many files as there will be units."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = read_csv(ROWS)
+    for part in range(FILES):
+        write_csv(folder / f"{part}.csv", rows[20 * part : 20 * part + 20])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """Have one process answer them."""
+    output = tmp_path_factory.mktemp("alone") / "out"
+    succeeds("predict", MODEL, "--data", data, "--output", output, "--workers", 1)
+    return tables(output)
+
+
+def tables(folder):
+    """Read the tables of a directory of answers."""
+    return {name: content for name, content in files_in(folder).items() if not name.startswith("_sharcs")}
+
+
+class Mortal(UnitActor):
+    """Dies of a unit as often as files say, or takes its node with it."""
+
+    def answer(self, number, full):
+        """Answer a unit, or die."""
+        death = f"{self._task[0].output}-death-{number}"
+        for name in (death, f"{death}-2"):
+            if os.path.exists(name):
+                os.unlink(name)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().answer(number, full)
+
+
+def test_the_bytes_are_those_of_one_process_and_all_is_done_once(cluster, data, alone, tmp_path):
+    output = tmp_path / "out"
+    arguments = ("predict", MODEL, "--data", data, "--output", output, "--ray", cluster.address)
+    said = succeeds(*arguments).err
+    assert f"({FILES} units)" in said
+    assert tables(output) == alone
+    assert "all was done before" in succeeds(*arguments).err
+
+
+def test_a_killed_actor_costs_nothing(cluster, data, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "UnitActor", Mortal)
+    output = tmp_path / "out"
+    (tmp_path / "out-death-2").touch()
+    succeeds("predict", MODEL, "--data", data, "--output", output, "--ray", cluster.address)
+    assert not (tmp_path / "out-death-2").exists()
+    assert tables(output) == alone
+
+
+def test_a_unit_that_actors_die_of_is_named(cluster, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "UnitActor", Mortal)
+    output = tmp_path / "out"
+    for name in ("out-death-3", "out-death-3-2"):
+        (tmp_path / name).touch()
+    message = error_message(sharcs("predict", MODEL, "--data", data, "--output", output, "--ray", cluster.address))
+    assert message.startswith(f"{data}/3.csv: 2 actors died of rows 1 to 20")
+
+
+class Slow(UnitActor):
+    """Waits before each unit until a file is there."""
+
+    def answer(self, number, full):
+        """Answer a unit when it may."""
+        import time
+
+        while number and not os.path.exists(f"{self._task[0].output}-go"):
+            time.sleep(0.05)
+        return super().answer(number, full)
+
+
+def test_a_node_that_goes_costs_nothing(cluster, data, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "UnitActor", Slow)
+    node = cluster.add_node(num_cpus=2)
+    output = tmp_path / "out"
+    taken = module.ClusterActors._done
+    gone = []
+
+    def remove_it(self, actor, done):
+        if not gone:
+            gone.append(cluster.remove_node(node))
+            (tmp_path / "out-go").touch()
+        return taken(self, actor, done)
+
+    monkeypatch.setattr(module.ClusterActors, "_done", remove_it)
+    succeeds("predict", MODEL, "--data", data, "--output", output, "--ray", cluster.address)
+    assert gone
+    assert tables(output) == alone
+
+
+def test_a_cluster_without_a_free_processor_is_said(cluster, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 3.0)
+    hold = connect(cluster.address)
+    holders = [hold.remote(num_cpus=1)(Mortal).remote((None, _NoUnits(), None)) for _ in range(2)]
+    hold.get([holder.__ray_ready__.remote() for holder in holders])
+    monkeypatch.setattr(module, "connect", lambda address: hold)
+    output = tmp_path / "out"
+    message = error_message(sharcs("predict", MODEL, "--data", data, "--output", output, "--ray", cluster.address))
+    assert "no processor was free for 3 s, and 0 are now" in message
+
+
+class _NoUnits:
+    def units(self):
+        """Have none."""
+        return []
+
+
+class Stillborn(UnitActor):
+    """Can't be made."""
+
+    def __init__(self, task):
+        os._exit(1)
+
+
+def test_actors_that_never_begin_are_said(cluster, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "UnitActor", Stillborn)
+    output = tmp_path / "out"
+    message = error_message(sharcs("predict", MODEL, "--data", data, "--output", output, "--ray", cluster.address))
+    assert "3 actors died before they began" in message
+
+
+def test_an_address_where_nobody_is_is_said_at_once(data, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    message = error_message(sharcs("predict", MODEL, "--data", data, "--output", tmp_path / "out", "--ray", address))
+    assert f"--ray {address}: nobody answers there" in message
+
+
+def test_what_is_no_address_is_refused(data, tmp_path):
+    message = error_message(
+        sharcs("predict", MODEL, "--data", data, "--output", tmp_path / "out", "--ray", "cluster")
+    )
+    assert "--ray cluster: has to be HOST:PORT, or auto" in message
