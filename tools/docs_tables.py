@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
-import tables  # noqa: E402 - what stands in benchmarks/
+import scale_tables  # noqa: E402 - what stands in benchmarks/
+import tables  # noqa: E402
 
 
 def pages() -> list[Path]:
@@ -59,7 +60,7 @@ def encoder_table() -> str:
     return tables.table(["encoder", "model type", "inputs and tasks", "special in", "tested as"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {**tables.TABLES, "encoders": encoder_table}
+TABLES: dict[str, Callable[[], str]] = {**tables.TABLES, **scale_tables.TABLES, "encoders": encoder_table}
 
 
 def filled(text: str) -> str:

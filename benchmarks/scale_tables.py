@@ -1,0 +1,104 @@
+"""Tables of what scale_study.py measured, and what a billion texts take by these figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tables import RESULTS, read, table
+
+MANY = 1_000_000_000
+ONE, TWO = "one worker", "two workers"
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """Read all runs by their names."""
+    return {
+        file.stem: read(f"scale/{file.name}")
+        for file in sorted((RESULTS / "scale").glob("*.json"))
+        if file.stem != "plan"
+    }
+
+
+def plan(content: dict[str, Any]) -> str:
+    """Show what planning takes."""
+    row = [
+        f"{content['rows']:,}",
+        str(content["files"]),
+        f"{content['units']:,}",
+        f"{content['seconds']:.2f}",
+        f"{content['manifest_kib']:.0f}",
+        f"{content['memory_after_mib'] - content['memory_before_mib']:.0f}",
+    ]
+    return table(["rows", "files", "units", "seconds", "plan, KiB", "more memory, MiB"], [row])
+
+
+def arms(content: dict[str, Any]) -> str:
+    """Show each way of a run: whether its bytes are those of the first, its seconds, its memory over time."""
+    rows = []
+    for arm, of in content["arms"].items():
+        memory = [
+            f"{of[f'{who}_second_quarter']:.0f}, {of[f'{who}_last_quarter']:.0f}" if of[f"{who}_most"] else ""
+            for who in ("front", "worker")
+        ]
+        same = "yes" if of["same_bytes"] else "NO"
+        rows.append([arm, f"{of['rows']:,}", str(of["killed"]), same, f"{of['seconds']:.0f}", *memory])
+    headings = ("way", "rows", "killed", "same bytes", "seconds", "front, MiB", "a worker, MiB")
+    return table(headings, rows)
+
+
+def two_against_one(contents: dict[str, dict[str, Any]]) -> str:
+    """Show how many times as many texts a second two workers answer, in runs that had the machine alone."""
+    rows = []
+    for name, content in contents.items():
+        found = content["arms"]
+        rates = [[found[arm]["rows_a_second"] for arm in (of, f"{of} again") if arm in found] for of in (ONE, TWO)]
+        if content.get("alone") and all(rates):
+            one, two = (sum(of) / len(of) for of in rates)
+            rows.append([name, f"{one:,.0f}", f"{two:,.0f}", f"{two / one:.2f}"])
+    return table(["run", "one worker, texts/s", "two workers, texts/s", "ratio"], rows)
+
+
+def billion(contents: dict[str, dict[str, Any]]) -> str:
+    """Work out what a billion texts like these take."""
+    rows = []
+    for name, content in contents.items():
+        of = content["arms"].get(ONE)
+        if not content.get("alone") or of is None:
+            continue
+        hours = MANY / of["rows_a_second"] / 3600
+        rows.append(
+            [
+                name,
+                f"{of['rows_a_second']:,.0f}",
+                f"{hours:,.0f}",
+                f"{hours / 64:,.1f}",
+                f"{of['front_most'] / 1024:.1f}",
+                *(f"{of[key] / of['rows'] * MANY / 1e9:,.0f}" for key in ("bytes_in", "bytes_out")),
+            ]
+        )
+    headings = (
+        "run",
+        "texts/s on a core",
+        "core hours",
+        "hours on 64 cores",
+        "memory a core, GiB",
+        "read, GB",
+        "written, GB",
+    )
+    return table(headings, rows)
+
+
+def _run(name: str) -> str:
+    content = measured().get(name)
+    return arms(content) if content else f"Not measured yet: `python benchmarks/scale_study.py run {name}`."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "scale-plan": lambda: plan(read("scale/plan.json")),
+    "scale-tiny": lambda: _run("tiny"),
+    "scale-minilm": lambda: _run("minilm"),
+    "scale-ray": lambda: _run("minilm-ray"),
+    "scale-two": lambda: two_against_one(measured()),
+    "scale-billion": lambda: billion(measured()),
+}

@@ -1,0 +1,92 @@
+"""The study of scale: what it sums up from made-up figures, and a run of few rows."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from records.make import HERE
+
+STUDY = ("one worker", "two workers", "one worker again", "two workers again")
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """Import what stands in benchmarks/."""
+    monkeypatch.syspath_prepend(str(HERE.parents[1] / "benchmarks"))
+    import scale_study
+    import scale_tables
+
+    return scale_study, scale_tables
+
+
+def arm(rate, **more):
+    """Make up what an arm gave: a hundred rows of ten bytes in and twenty out."""
+    memory = {
+        f"{who}_{when}": 512.0 for who in ("front", "worker") for when in ("second_quarter", "last_quarter", "most")
+    }
+    usual = {"rows": 100, "rows_a_second": rate, "seconds": 100 / rate, "killed": 0, "same_bytes": True}
+    return {**usual, "bytes_in": 1000, "bytes_out": 2000, **memory, **more}
+
+
+def cells(table):
+    """Read the rows of a Markdown table."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_a_billion_texts_and_two_workers_by_hand(study):
+    _, tables = study
+    busy = {"alone": False, "arms": {"one worker": arm(7.0), "two workers": arm(9.0)}}
+    quiet = {"alone": True, "arms": dict(zip(STUDY, map(arm, (90.0, 200.0, 110.0, 190.0)), strict=True))}
+    # 10⁹ / 90 / 3600 core hours; 10 bytes a row in and 20 out.
+    assert cells(tables.billion({"a": busy, "b": quiet})) == [["b", "90", "3,086", "48.2", "0.5", "10", "20"]]
+    assert cells(tables.two_against_one({"a": busy, "b": quiet})) == [["b", "100", "195", "1.95"]]
+
+
+def test_other_bytes_stand_out(study):
+    _, tables = study
+    content = {"arms": {"one worker": arm(10.0), "ray": arm(10.0, same_bytes=False, killed=2)}}
+    found = cells(tables.arms(content))
+    assert [row[2:4] for row in found] == [["0", "yes"], ["2", "NO"]]
+
+
+def test_a_digest_sees_names_and_bytes(study, tmp_path):
+    study, _ = study
+    (tmp_path / "a.parquet").write_bytes(b"x")
+    first = study.digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("not a table")
+    assert study.digest(tmp_path) == first
+    (tmp_path / "a.parquet").rename(tmp_path / "b.parquet")
+    assert study.digest(tmp_path) != first
+
+
+def test_descendants_are_found_and_their_memory(study):
+    study, _ = study
+    nested = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    with subprocess.Popen([sys.executable, "-c", nested], stdin=subprocess.PIPE) as process:
+        until = time.monotonic() + 60
+        while len(study.children(process.pid)) < 1 and time.monotonic() < until:
+            time.sleep(0.05)
+        (child,) = study.children(process.pid)
+        assert child in study.children(os.getpid())
+        assert 0 < study.megabytes(child) < 500
+        process.stdin.close()
+    assert study.megabytes(child) == 0
+
+
+@pytest.mark.extended
+def test_a_run_of_few_rows(study, monkeypatch, tmp_path):
+    study, _ = study
+    found = []
+    monkeypatch.setattr(study, "texts_of", lambda count, seed: [f"it is number {number}" for number in range(count)])
+    monkeypatch.setattr(study, "save", lambda file, content: found.append(content))
+    options = argparse.Namespace(name="few", rows=41, alone=False, width=None, kills=0, every=5.0)
+    options.folder, options.model, options.arms = str(tmp_path), str(HERE / "plus-2"), ["one worker", "two workers"]
+    study.run(options)
+    for of in found[-1]["arms"].values():
+        assert of["same_bytes"]
+        assert of["rows"] == 41
+    assert os.listdir(tmp_path) == []
