@@ -1,9 +1,11 @@
 """Killed at any moment, every long command ends as an undisturbed run would when it is run again.
 
+What ``benchmark`` measures differs from run to run, so its numbers count by their names alone.
 A moment is one of the events that Python reports to audit hooks: files opened, renamed and removed, modules imported.
 ``SHARCS_FUZZ=100 pytest tests/cli/test_cli_kills.py`` kills each command so often, at moments that are drawn anew.
 """
 
+import json
 import multiprocessing
 import os
 import random
@@ -29,6 +31,9 @@ def words_of(command, toys):
         "evaluate": ("evaluate", "model", *data, "--json", "numbers.json"),
         "calibrate": ("calibrate", "model", *data, "--budget", 0.9),
         "report": ("report", "model", *data, "--output", "page.html"),
+        "benchmark": ("benchmark", "model", *data, "--json", "times.json", "--seconds", 1),
+        "units": ("predict", "model", *data, "--data", toys.train, "--output", "answers", "--workers", 1),
+        "workers": ("predict", "model", *data, "--data", toys.train, "--output", "answers", "--workers", 2),
         "export": ("export", "model", "--output", "graphs"),
     }[command]
 
@@ -60,8 +65,21 @@ def end_of(words, moment=0):
 
 
 def contents(folder):
-    """Read what counts of a directory: no locks, and no checkpoints of an unfinished training."""
-    return {name: content for name, content in files_in(folder).items() if not Path(name).name.startswith(".")}
+    """Read what counts of a directory: no locks, no checkpoints of an unfinished training, no measured numbers."""
+    found = {name: content for name, content in files_in(folder).items() if not Path(name).name.startswith(".")}
+    return found | {
+        name: without_numbers(json.loads(found[name])) if name.endswith("json") else None
+        for name in found.keys() & {"times.json", "times.png"}
+    }
+
+
+def without_numbers(content):
+    """Keep the names of a JSON value, and leave out what was measured."""
+    if isinstance(content, dict):
+        return {name: without_numbers(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [without_numbers(value) for value in content]
+    return type(content)
 
 
 def again(words, folder):
@@ -76,7 +94,10 @@ def again(words, folder):
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "calibrate", "report", "export"])
+@pytest.mark.parametrize(
+    "command",
+    ["train", "predict", "evaluate", "calibrate", "report", "export", "benchmark", "units", "workers"],
+)
 def test_a_command_that_was_killed_ends_as_if_it_had_not_been(command, toys, tmp_path, monkeypatch):
     words = words_of(command, toys)
 
