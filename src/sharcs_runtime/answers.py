@@ -166,8 +166,14 @@ def typed_labels(names: Sequence[str], label_type: str | None) -> list[Any]:
         label_type: ``integer``, ``boolean``, or None for text, which they stay, too, where others than such are
             among them.
     """
-    if label_type == INTEGER and all(re.fullmatch("0|-?[1-9][0-9]{0,17}", name) for name in names):
+    digits = "0|-?[1-9][0-9]{0,18}"
+    if label_type == INTEGER and all(re.fullmatch(digits, name) and has_room(int(name)) for name in names):
         return [int(name) for name in names]
     if label_type == BOOLEAN and set(names) <= {"True", "False"}:
         return [name == "True" for name in names]
     return list(names)
+
+
+def has_room(number: float) -> bool:
+    """Tell whether 64 bits have room for a whole number, as columns of tables have."""
+    return -(2**63) <= number < 2**63

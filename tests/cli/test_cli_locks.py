@@ -20,8 +20,8 @@ from sharcs.inference.folder import open_model
 
 # What each command that writes calls when it has claimed its output, and what it says that it writes.
 COMMANDS = {
-    "train": ("sharcs.jobs.train.load_texts", "--output new"),
-    "train, resume": ("sharcs.jobs.train.load_texts", "--output begun"),
+    "train": ("sharcs.jobs.given.load_texts", "--output new"),
+    "train, resume": ("sharcs.jobs.given.load_texts", "--output begun"),
     "predict": ("sharcs.inference.exported.open_model", "out.csv"),
     "calibrate": ("sharcs.data.texts.load_texts", "model/config.json"),
     "export": ("sharcs.inference.folder.open_model", "--output graphs"),

@@ -81,6 +81,8 @@ def test_labels_of_csv_are_text(toys):
         (["true", "1"], None),
         (['"1"', "2"], None),
         (['"true"', '"false"'], None),
+        (["1", "-9223372036854775808"], "integer"),
+        (["1", "9223372036854775808"], None),
         (["1", "12345678901234567890"], None),
     ],
 )
@@ -94,6 +96,7 @@ def test_the_type_of_labels_of_json_lines(lines, label_type, tmp_path):
     ("labels", "label_type"),
     [
         (pa.array([1, 2], pa.uint8()), "integer"),
+        (pa.array([2**63 - 1, -(2**63)]), "integer"),
         (pa.array([1.0, 2.0]), "integer"),
         (pa.array([True, False]), "boolean"),
         (pa.array(["1", "2"]), None),
@@ -110,7 +113,7 @@ def test_the_type_of_labels_of_parquet(labels, label_type, tmp_path):
     assert kind == {"integer": pa.int64(), "boolean": pa.bool_(), None: pa.string()}[label_type]
 
 
-@pytest.mark.parametrize("names", [["1", "x"], ["01", "1"], ["-0", "0"], ["1" * 19], ["True", "1"]])
+@pytest.mark.parametrize("names", [["1", "x"], ["01", "1"], ["-0", "0"], [f"{2**63}"], ["True", "1"]])
 def test_names_that_are_no_such_values_stay_text(names):
     for label_type in ("integer", "boolean", None, "another"):
         assert label_values(names, label_type) == (names, pa.string())

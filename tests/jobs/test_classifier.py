@@ -1,10 +1,10 @@
 """The classifier of scikit-learn's form: the training job's own numbers, and what scikit-learn asks of it."""
 
+import json
 import pickle
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet
 import pytest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -78,12 +78,41 @@ def test_classes_come_out_in_their_own_type_and_order(encoder):
     assert scores.max(axis=1) == pytest.approx(top)
 
 
+@pytest.mark.parametrize(
+    ("labels", "dtype"), [((30, 4), np.int64), ((2**63 - 1, -(2**63)), np.int64), ((True, False), np.bool_)], ids=str
+)
+def test_what_the_command_trained_answers_in_the_type_of_the_labels(encoder, tmp_path, labels, dtype):
+    texts, senses = texts_and_labels(40)
+    given = [labels[0] if sense == "good" else labels[1] for sense in senses]
+    rows = [json.dumps({"text": text, "label": label}) for text, label in zip(texts, given, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    words = ("--data", tmp_path / "rows.jsonl", "--model", encoder, "--epochs", 1, "--max-length", 16)
+    succeeds("train", *words, "--output", tmp_path / "model")
+    loaded = Classifier.load(tmp_path / "model")
+    assert loaded.classes_.tolist() == sorted(labels)
+    assert loaded.predict(texts).dtype == loaded.classes_.dtype == dtype
+
+
+def test_a_saved_classifier_predicts_in_the_type_of_the_labels(encoder, tmp_path):
+    texts, senses = texts_and_labels(40)
+    found = Classifier(encoder, **QUICK).fit(texts, [sense == "good" for sense in senses])
+    found.save(tmp_path / "model")
+    data = write_csv(tmp_path / "t.csv", [{"text": text} for text in texts])
+    succeeds("predict", tmp_path / "model", "--data", data, "--output", tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["prediction"] for line in lines] == found.predict(texts).tolist()
+    assert Classifier.load(tmp_path / "model").classes_.tolist() == [False, True]
+
+
 def test_columns_are_in_the_order_of_the_classes(copied):
     texts, _ = texts_and_labels(10, seed=8)
     scores, answers = copied.predict_proba(texts), copied.predict(texts)
-    copied._take(copied.trained_, copied.classes_[::-1])
+    config = copied.trained_.model.config
+    config.id2label = {0: "z", 1: "a"}  # not in the order of the alphabet
+    copied._take(copied.trained_)
+    assert copied.classes_.tolist() == ["a", "z"]
     assert np.array_equal(copied.predict_proba(texts), scores[:, ::-1])
-    assert copied.predict(texts).tolist() == answers.tolist()
+    assert copied.predict(texts).tolist() == [{"bad": "z", "good": "a"}[answer] for answer in answers]
 
 
 def test_unlabelled_texts_reach_the_training(encoder, monkeypatch):
@@ -92,7 +121,7 @@ def test_unlabelled_texts_reach_the_training(encoder, monkeypatch):
     seen = []
 
     def noted(job, _callbacks):
-        seen.extend(pyarrow.parquet.read_table(job.unlabelled)["text"].to_pylist())
+        seen.extend(job.unlabelled.texts)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sharcs.jobs.classifier.run_training", noted)
@@ -196,7 +225,23 @@ def test_a_validation_set_promises(encoder):
             lambda c, t, y: c.fit(t, y, validation=(t, ["other"] * 40)),
             "labels: number 1 is 'other', which is no class",
         ),
-        (lambda c, t, y: c.fit(t, ["one"] * 40), "one class only"),
+        (lambda c, t, y: c.fit(t, ["one"] * 40), "^texts: one class only"),
+        (lambda c, t, y: c.fit([], []), "^texts: there are none"),
+        (lambda c, t, y: c.fit(t, [2**63, *range(39)]), "^labels: number 1 is 9223372036854775808"),
+        (lambda c, t, y: c.fit(t, y, validation=([*t[:-1], ""], y)), "^validation: texts: number 40 is empty"),
+        (
+            lambda c, t, y: c.fit(t, y, validation=(list(zip(t, t, strict=True)), y)),
+            "^texts: has single texts while val",
+        ),
+        (lambda c, t, y: c.fit(t, y, unlabelled=[*t, None]), "^unlabelled: texts: number 41 is a NoneType"),
+        (
+            lambda c, t, y: c.fit(t, y, unlabelled=[(x, x) for x in t]),
+            "^texts: has single texts while unlabelled has",
+        ),
+        (
+            lambda c, t, y: c.set_params(sub_networks=(0.5, 1.0)).fit(t, y, unlabelled=t),
+            "^`unlabelled` unlabelled: is",
+        ),
         (
             lambda c, t, y: c.set_params(budget=0.5, max_disagreement=0.1).fit(t, y),
             "2 of `budget`, `max_disagreement`",

@@ -9,6 +9,7 @@ import numpy as np
 
 from sharcs.data.texts import PAIR_COLUMN, Columns
 from sharcs.errors import InputError
+from sharcs_runtime.answers import has_room
 from sharcs_runtime.tokens import checked_texts
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def _check_label(value: Any, kind: type, number: int) -> None:
         raise InputError(f"labels: number {number} is a {type(value).__name__}; give one class a text")
     if isinstance(value, float) and not value.is_integer():
         raise InputError(f"labels: number {number} is {value!r}, no class; regression is not supported here")
+    if isinstance(value, int | float) and not has_room(value):
+        raise InputError(f"labels: number {number} is {value}, too long for 64 bits; give strings")
     if not isinstance(value, str | int | float):
         raise InputError(f"labels: number {number} is a {type(value).__name__}; give strings, numbers or booleans")
     if type(value) is not kind:

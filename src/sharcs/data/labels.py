@@ -11,9 +11,9 @@ import pyarrow as pa
 from sharcs.data.columns import find_column, is_string, json_string
 from sharcs.data.jsonlines import MISSING, is_json
 from sharcs.errors import InputError
-from sharcs_runtime.answers import BOOLEAN, INTEGER, typed_labels
+from sharcs_runtime.answers import BOOLEAN, INTEGER, has_room, typed_labels
 
-LONG = 19  # digits that not every 64-bit integer has room for
+LONG = 20  # letters of a 64-bit integer, at most
 
 
 def read_labels(table: pa.Table, name: str, source: str, rows_before: int = 0) -> tuple[list[str], str | None]:
@@ -97,7 +97,7 @@ def _json_label(value: str | None, name: str, where: str) -> str | float | bool 
         return value == "true"
     if re.fullmatch("-?[0-9]+", value):
         # A long one stays its digits: Python refuses to read some, and no table has a type for them.
-        return int(value) if len(value) < LONG else value
+        return int(value) if len(value) <= LONG and has_room(int(value)) else value
     if value[0] in '"[{':
         return json_string(value, "label", name, where)
     return float(value)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow.parquet
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from sharcs.calibration.choice import constraint_of
 from sharcs.data.named import MINILM
+from sharcs.errors import InputError
 from sharcs.inference import folder as artifacts
-from sharcs.jobs.given import rows_table, texts_table
+from sharcs.jobs.given import text_data
 from sharcs.jobs.policy import RoutedAnswers
 from sharcs.jobs.train import TrainingJob, run_training
 from sharcs.spec import sub_networks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    import pyarrow as pa
     from transformers import TrainerCallback
 
 
@@ -98,21 +97,20 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         """
         front, widths = sub_networks_of(self.sub_networks)
         limits = {name: getattr(self, name) for name in ("budget", "max_accuracy_drop", "max_disagreement")}
-        rows, classes = rows_table(texts, labels)
-        names = {str(label) for label in classes.tolist()}
-        tables = {"data": rows}
+        train, held_out, more = text_data(texts, labels), None, None
         if validation is not None:
-            tables["validation"], _ = rows_table(*validation, known=names)
+            with _named("validation"):
+                held_out = text_data(*validation, known=set(train.labels or ()), name="validation")
         if unlabelled is not None:
-            tables["unlabelled"] = texts_table(unlabelled)
+            with _named("unlabelled"):
+                more = text_data(unlabelled, name="unlabelled")
         limit = constraint_of(limits)
         with tempfile.TemporaryDirectory(prefix="sharcs-") as work:
-            files = {name: _written(table, Path(work) / f"{name}.parquet") for name, table in tables.items()}
             job = TrainingJob(
-                data=files["data"],
+                data=train,
                 output=Path(work) / "model",
-                validation=files.get("validation"),
-                unlabelled=files.get("unlabelled"),
+                validation=held_out,
+                unlabelled=more,
                 model=self.encoder,
                 widths=widths,
                 front=front,
@@ -123,7 +121,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
                 max_length=self.max_length,
                 seed=self.seed,
             )
-            return self._take(run_training(job, list(callbacks)), classes)
+            return self._take(run_training(job, list(callbacks)))
 
     def save(self, folder: str | Path) -> None:
         """Write a new directory that every command reads, and :meth:`load`.
@@ -139,7 +137,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
             "text_column": columns.text,
             "text_pair_column": columns.text_pair,
             "label_column": columns.label,
-            "classifier": {"classes": self.classes_.tolist(), "parameters": self.get_params()},
+            "classifier": {"parameters": self.get_params()},
         }
         with artifacts.claimed_folder(folder):
             artifacts.begin(folder, json.loads(json.dumps(settings)), resume=False)
@@ -147,7 +145,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
 
     @classmethod
     def load(cls, folder: str | Path) -> Classifier:
-        """Read what :meth:`save` or ``sharcs train`` wrote; classes of the latter are strings.
+        """Read what :meth:`save` or ``sharcs train`` wrote.
 
         Raises:
             InputError: If there is no such thing.
@@ -155,8 +153,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         trained = artifacts.open_model(folder)
         file = Path(folder) / artifacts.SETTINGS_FILE
         saved = json.loads(file.read_text(encoding="utf-8")).get("classifier", {}) if file.is_file() else {}
-        classes = np.array(saved.get("classes", sorted(trained.model.config.class_indices)))
-        return cls(**saved.get("parameters", {}))._take(trained, classes)
+        return cls(**saved.get("parameters", {}))._take(trained)
 
     def export(self, folder: str | Path, *, int8: bool = False, width: float | str | None = None) -> None:
         """Write an export, which runs without torch; see :func:`sharcs.export.bundle.export_model`."""
@@ -194,7 +191,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
                 for name, content in state["files"].items():
                     (Path(work) / name).write_bytes(content)
                 loaded = type(self).load(work)
-            self._take(loaded.trained_, loaded.classes_)
+            self._take(loaded.trained_)
 
     def __sklearn_tags__(self) -> Any:
         """Say that inputs are texts."""
@@ -203,6 +200,10 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         return tags
 
 
-def _written(table: pa.Table, file: Path) -> str:
-    pyarrow.parquet.write_table(table, file)
-    return str(file)
+@contextmanager
+def _named(argument: str) -> Iterator[None]:
+    """Say of which argument a message speaks."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{argument}: {error}") from error

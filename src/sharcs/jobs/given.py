@@ -1,75 +1,70 @@
-"""What a classifier is given, as the tables that the jobs read."""
+"""What a job is given: where texts are, or the texts themselves, as a classifier takes them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
+from sharcs.data.dialects import USUAL, Dialect
 from sharcs.data.given import labels_given, texts_given
-from sharcs.data.texts import PAIR_COLUMN, Columns, TextData
+from sharcs.data.labels import read_labels
+from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, load_texts
 from sharcs.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from numpy.typing import NDArray
 
     from sharcs_runtime.tokens import Text
 
 TEXT, PAIR, LABEL = Columns().text, PAIR_COLUMN, Columns().label
 
 
-def texts_table(texts: Any) -> pa.Table:
-    """Put texts, or pairs of them, into a table.
+def read_given(
+    given: str | TextData, columns: Columns, dialect: Dialect = USUAL, *, labelled: bool = True, **draw: Any
+) -> TextData:
+    """Take texts that are there already, or read them; see :func:`sharcs.data.texts.load_texts`."""
+    if isinstance(given, TextData):
+        return given
+    return load_texts(given, columns, labelled=labelled, dialect=dialect, **draw)
+
+
+def text_data(
+    texts: Any, labels: Any = None, *, known: Collection[str] | None = None, name: str = "texts"
+) -> TextData:
+    """Check texts, and their classes if they have some.
 
     Args:
         texts: See :func:`sharcs.data.given.texts_given`.
-
-    Raises:
-        InputError: If something among them is no text, or an empty one; the message counts from 1.
-    """
-    return _table_of(texts_given(texts))
-
-
-def rows_table(texts: Any, labels: Any, known: Collection[str] | None = None) -> tuple[pa.Table, NDArray[Any]]:
-    """Put texts and their classes into a table, the latter as strings.
-
-    Args:
-        texts: See :func:`sharcs.data.given.texts_given`.
-        labels: See :func:`sharcs.data.given.labels_given`.
+        labels: See :func:`sharcs.data.given.labels_given`; None for texts without classes.
         known: The classes that there may be, as strings; None for any.
-
-    Returns:
-        The table, and the distinct classes in their own type, ascending.
+        name: What later messages call them.
 
     Raises:
-        InputError: If texts or labels are not right; the message counts from 1.
+        InputError: If there are none, or texts or labels are not right; the message counts from 1.
     """
     given = texts_given(texts)
-    of = labels_given(labels, len(given))
-    names = [str(label) for label in of.tolist()]
-    for number, name in enumerate(names, 1):
-        if known is not None and name not in known:
-            raise InputError(
-                f"labels: number {number} is {name!r}, which is no class of the training; correct it or drop the text"
-            )
-    return _table_of(given).append_column(LABEL, pa.array(names, pa.string())), np.unique(of)
-
-
-def text_data(table: pa.Table) -> TextData:
-    """Take a table of ours as checked texts."""
-    texts, pairs, labels = (
-        table[name].to_pylist() if name in table.column_names else None for name in (TEXT, PAIR, LABEL)
-    )
-    return TextData(table, texts or [], pairs, labels, "texts")
+    if not given:
+        raise InputError("texts: there are none; give at least one")
+    table = _table_of(given)
+    names, label_type = None, None
+    if labels is not None:
+        table = table.append_column(LABEL, pa.array(labels_given(labels, len(given))))
+        names, label_type = read_labels(table, LABEL, "labels")
+        for number, label in enumerate(names, 1):
+            if known is not None and label not in known:
+                raise InputError(
+                    f"labels: number {number} is {label!r}, which is no class of the training; correct it or drop "
+                    "the text"
+                )
+    pairs = table.column(PAIR).to_pylist() if PAIR in table.column_names else None
+    return TextData(table, table.column(TEXT).to_pylist(), pairs, names, name, label_type=label_type)
 
 
 def _table_of(texts: list[Text]) -> pa.Table:
     for number, text in enumerate(texts, 1):
         if not all(part.strip() for part in (text if isinstance(text, tuple) else (text,))):
             raise InputError(f"texts: number {number} is empty; fill it in or drop it")
-    pairs = bool(texts) and isinstance(texts[0], tuple)
+    pairs = isinstance(texts[0], tuple)
     columns = dict(zip((TEXT, PAIR), zip(*texts, strict=True), strict=True)) if pairs else {TEXT: texts}
     return pa.table({name: pa.array(list(values), pa.string()) for name, values in columns.items()})

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from sharcs.calibration.calibrate import calibrate
 from sharcs.calibration.promise import LEAST_ROWS, choose_default, halves, promise_of
 from sharcs.data.sampling import sampled_rows
-from sharcs.data.texts import Columns, TextData, load_texts, take_rows
+from sharcs.data.texts import Columns, TextData, take_rows
 from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.jobs.answers import all_answers
+from sharcs.jobs.given import read_given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,21 +116,26 @@ def _kept(limit: Constraint, answers: AllAnswers, trained: TrainedModel, seed: i
     return promise_of(answers.take(read_once), found.policy)
 
 
-def check_unlabelled(unlabelled: str | None, front: Sequence[str]) -> None:
+def check_unlabelled(unlabelled: str | TextData | None, front: Sequence[str]) -> None:
     """Refuse texts that nothing would learn from.
 
     Raises:
         InputError: If there is no sub-network in front of the encoder.
     """
     if unlabelled is not None and not front:
+        name = unlabelled.source if isinstance(unlabelled, TextData) else unlabelled
         raise InputError(
-            f"`unlabelled` {unlabelled}: is for what answers before the encoder runs; name recurrent or compact "
+            f"`unlabelled` {name}: is for what answers before the encoder runs; name recurrent or compact "
             "among the `sub_networks`"
         )
 
 
 def unlabelled_rows(
-    source: str | None, columns: Columns, dialect: Dialect, train: TextData, tokenizer: PreTrainedTokenizerBase
+    source: str | TextData | None,
+    columns: Columns,
+    dialect: Dialect,
+    train: TextData,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Any:
     """Read and tokenise texts without labels, like those of training; None where there are none.
 
@@ -138,7 +144,7 @@ def unlabelled_rows(
     """
     if source is None:
         return None
-    texts = load_texts(source, columns, labelled=False, dialect=dialect)
+    texts = read_given(source, columns, dialect, labelled=False)
     check_same_shape(train, texts)
     return tokenise(texts, tokenizer, max_length=tokenizer.model_max_length)
 

@@ -13,9 +13,11 @@ from sharcs.config import BLEND, policy_for_budget
 from sharcs.data.given import texts_given
 from sharcs.errors import InputError
 from sharcs.inference.engine import InferenceEngine
+from sharcs.inference.predict import class_names
 from sharcs.jobs.answers import all_answers
-from sharcs.jobs.given import rows_table, text_data, texts_table
+from sharcs.jobs.given import text_data
 from sharcs.stored import evidence_of
+from sharcs_runtime.answers import typed_labels
 
 if TYPE_CHECKING:
     from typing import Self
@@ -38,12 +40,12 @@ class RoutedAnswers:
     trained_: TrainedModel
     classes_: NDArray[Any]
 
-    def _take(self, trained: TrainedModel, classes: NDArray[Any]) -> Self:
+    def _take(self, trained: TrainedModel) -> Self:
         """Answer by a trained model from here on."""
         self.trained_ = trained
-        self.classes_ = classes
-        indices = trained.model.config.class_indices
-        self._order = np.array([indices[str(label)] for label in classes.tolist()])
+        config = trained.model.config
+        labels = np.array(typed_labels(class_names(config), config.label_type))
+        self.classes_, self._order = np.unique(labels, return_index=True)
         self._engine = InferenceEngine(trained.model, trained.tokenizer)
         return self
 
@@ -118,9 +120,7 @@ class RoutedAnswers:
         constraint = constraint_of(limits, confidence)
         if constraint is None:
             raise InputError(f"none of {', '.join(limits)} given; give exactly one")
-        known = trained.model.config.class_indices
-        table = texts_table(texts) if labels is None else rows_table(texts, labels, known)[0]
-        data = text_data(table)
+        data = text_data(texts, labels, known=trained.model.config.class_indices)
         answers = all_answers(trained, data, labelled=labels is not None, blend=BLEND)
         found = calibrate(answers, constraint, len(self.classes_))
         trained.model.config.policy, trained.model.config.calibration = found.policy.to_dict(), found.record()

@@ -13,12 +13,13 @@ from transformers import AutoConfig, DataCollatorWithPadding, PrinterCallback
 from sharcs.config import SharcsConfig
 from sharcs.data.dialects import Dialect
 from sharcs.data.named import MINILM, encoder_location
-from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, fingerprint, label_names, load_texts
+from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, fingerprint, label_names, take_rows
 from sharcs.data.tokens import most_tokens, tokenise
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.files import written
 from sharcs.inference import folder as artifacts
 from sharcs.jobs.arguments import TRAINERS, check_numbers, training_arguments
+from sharcs.jobs.given import read_given
 from sharcs.jobs.held_out import (
     check_limit,
     check_same_shape,
@@ -52,15 +53,15 @@ FRONT_EPOCHS, FRONT_RATE = 8, 1e-4
 class TrainingJob:
     """What to train on what; see ``sharcs train --help`` for each field."""
 
-    data: str
+    data: str | TextData
     output: Path
     model: str = MINILM
     eval_data: str | None = None
     columns: Columns = field(default_factory=Columns)
     widths: tuple[float, ...] = (0.25, 1.0)
     front: tuple[str, ...] = ()
-    unlabelled: str | None = None
-    validation: str | None = None
+    unlabelled: str | TextData | None = None
+    validation: str | TextData | None = None
     limit: Constraint | None = None
     readout: str | None = None
     router_layer: int | None = None
@@ -109,26 +110,26 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[st
         learning_rate=usual[1] if job.learning_rate is None else job.learning_rate,
     )
     check_numbers(job)
-    train = load_texts(job.data, job.columns, max_samples=job.max_train_samples, seed=job.seed, dialect=job.dialect)
+    train = read_given(job.data, job.columns, job.dialect, max_samples=job.max_train_samples, seed=job.seed)
     names = label_names(train)
     check_unlabelled(job.unlabelled, job.front)
-    validation = load_texts(job.validation, job.columns, dialect=job.dialect) if job.validation else None
+    validation = read_given(job.validation, job.columns, job.dialect) if job.validation else None
     if validation is not None:
         _check_held_out(validation, train, names)
     elif job.front or job.limit:
         train, validation = split(train, job.seed)
     check_limit(job.limit, validation, len(job.front) + len(job.widths))
-    held_out = load_texts(job.eval_data, job.columns, dialect=job.dialect) if job.eval_data else None
+    held_out = read_given(job.eval_data, job.columns, job.dialect) if job.eval_data else None
     encoder_path = encoder_location(job.model)
     if job.epochs == 0:
-        names = _classes_of_fine_tuned(encoder_path, names, job)
+        names = _classes_of_fine_tuned(encoder_path, names, job, train.source)
     label2id = {name: index for index, name in enumerate(names)}
     tokenizer, max_length, depth = _tokenizer(encoder_path, job)
     if job.router_layer is None and depth is not None:
         job = replace(job, router_layer=RECIPES[recipe].router_layer(depth))
     if held_out is not None:
         _check_held_out(held_out, train, names)
-        tokenise(_head(held_out), tokenizer, max_length=max_length)
+        tokenise(replace(take_rows(held_out, [0]), labels=None), tokenizer, max_length=max_length)
     rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
     more = unlabelled_rows(job.unlabelled, job.columns, job.dialect, train, tokenizer)
     columns = replace(job.columns, text_pair=job.columns.text_pair or (PAIR_COLUMN if train.pairs else None))
@@ -232,7 +233,7 @@ def _load_model(
         ) from error
 
 
-def _classes_of_fine_tuned(encoder_path: str, names: list[str], job: TrainingJob) -> list[str]:
+def _classes_of_fine_tuned(encoder_path: str, names: list[str], job: TrainingJob, source: str) -> list[str]:
     """Look up the classes of a model that is fine-tuned already; it has to have those of the data."""
     try:
         config = AutoConfig.from_pretrained(encoder_path)
@@ -245,7 +246,7 @@ def _classes_of_fine_tuned(encoder_path: str, names: list[str], job: TrainingJob
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise InputError(
-            f"`epochs` 0: {job.model} has the classes {', '.join(map(repr, known[:10]))}, and {job.data} has "
+            f"`epochs` 0: {job.model} has the classes {', '.join(map(repr, known[:10]))}, and {source} has "
             f"{unknown[0]!r}; correct the labels, or train the model with `epochs` 1 or more"
         )
     return known
@@ -277,14 +278,12 @@ def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizer
     return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
 
 
-def _head(data: TextData) -> TextData:
-    return TextData(data.table.slice(0, 1), data.texts[:1], data.pairs and data.pairs[:1], None, data.source)
-
-
 def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, Any]:
     """Collect what decides the result, the training rows' fingerprint included."""
     left_out = ("output", "resume", "columns", "dialect")
-    fields = {name: value for name, value in asdict(job).items() if name not in left_out}
+    sources: dict[str, Any] = {name: getattr(job, name) for name in ("data", "validation", "unlabelled")}
+    sources = {name: of.source if isinstance(of, TextData) else of for name, of in sources.items()}
+    fields = {name: value for name, value in asdict(replace(job, **sources)).items() if name not in left_out}
     # What is not given is not written, as by versions that don't know it.
     fields |= {name: value for name, value in asdict(job.dialect).items() if value}
     return {
