@@ -83,7 +83,9 @@ def calibrate(
             "--max-samples", help="Draw at most so many rows, at random, in one pass.", show_default="all rows"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of that draw; not to be tried out.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of that draw; not to be tried out.", show_default="0")
+    ] = None,
     group_column: Annotated[
         str | None, typer.Option("--group-column", help="Show the loss for each value of this column.")
     ] = None,

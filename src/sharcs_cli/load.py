@@ -52,8 +52,10 @@ def load(
 
     address = check_address(url, allow_host)
     wanted = _rates(rates)
-    if not (p99_ms > 0 and seconds > 0):
-        raise InputError("--p99-ms, --seconds: have to be above 0")
+    if not all(0 < value < float("inf") for value in (p99_ms, seconds)):
+        raise InputError("--p99-ms, --seconds: have to be finite numbers above 0")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: has to be from 0 on")
     picture = claim_json(context, json_path)
     columns = Columns(text=text_column) if text_column else Columns()
     texts = list(load_texts(data, columns, labelled=False, dialect=dialect_of(encoding, delimiter, no_quotes)).texts)

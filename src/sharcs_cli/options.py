@@ -162,7 +162,7 @@ def drawn_texts(
     columns: Columns,
     labelled: bool,
     dialect: Dialect,
-    draw: tuple[int | None, int],
+    draw: tuple[int | None, int | None],
     group_column: str | None,
 ) -> tuple[TextData, dict[str, int]]:
     """Read one table, or draw rows from many, and say what there is to record of that."""
@@ -170,16 +170,18 @@ def drawn_texts(
     from sharcs.data.sources import is_one_table
 
     max_samples, seed = draw
+    if seed is not None and (max_samples is None or seed < 0):
+        raise InputError(f"--seed {seed}: is a number from 0 on for the draw of --max-samples; give both, or neither")
     if is_one_table(data) and max_samples is None:
         return texts_of(trained, data[0], columns, labelled=labelled, dialect=dialect), {}
     also = [] if group_column is None else [group_column]
     sample = sample_texts(
-        data, columns, labelled=labelled, max_samples=max_samples, seed=seed, dialect=dialect, also=also
+        data, columns, labelled=labelled, max_samples=max_samples, seed=seed or 0, dialect=dialect, also=also
     )
     check_pairs(trained, sample.texts.source, sample.texts.pairs is not None)
     if len(sample.texts) < sample.rows:
         say(f"{len(sample.texts):,} of {sample.rows:,} rows are drawn")
-    return sample.texts, {"drawn_from": sample.rows, "draw_seed": seed}
+    return sample.texts, {"drawn_from": sample.rows, "draw_seed": seed or 0}
 
 
 def claim_json(context: typer.Context, path: Path | None) -> Path | None:

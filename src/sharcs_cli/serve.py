@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -67,8 +68,12 @@ def serve(
         raise InputError("--tls-cert, --tls-key: belong together; give both")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such directory; give a model or an export")
-    if deadline_ms <= 0 or body_seconds <= 0 or min(max_body, max_inputs) < 1 or drain_seconds < 0:
-        raise InputError("--deadline-ms, --body-seconds, --max-body, --max-inputs: have to be above 0")
+    if not 0 <= port < 2**16:
+        raise InputError(f"--port {port}: has to be from 1 to {2**16 - 1}, or 0 for any that is free")
+    if not all(0 < value < math.inf for value in (deadline_ms, body_seconds, max_body, max_inputs)):
+        raise InputError("--deadline-ms, --body-seconds, --max-body, --max-inputs: have to be finite and above 0")
+    if not 0 <= drain_seconds < math.inf:
+        raise InputError(f"--drain-seconds {drain_seconds:g}: has to be a finite number from 0 on")
     if not 0 <= check_share <= 1:
         raise InputError(f"--check-share {check_share:g}: has to be from 0 to 1, like 0.05")
     if check_share == 0 and (monitor_file or shadow):

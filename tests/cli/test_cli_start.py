@@ -92,6 +92,33 @@ def test_an_option_that_stands_twice_is_refused(arguments, option, tmp_path, mon
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--port", "65536", "--port 65536: has to be from 1 to 65535, or 0"),
+        ("--port", "-1", "--port -1: has to be"),
+        ("--deadline-ms", "nan", "--deadline-ms, --body-seconds, --max-body, --max-inputs: have to be finite"),
+        ("--body-seconds", "inf", "--deadline-ms, --body-seconds, --max-body, --max-inputs: have to be finite"),
+        ("--drain-seconds", "nan", "--drain-seconds nan: has to be a finite number"),
+    ],
+)
+def test_numbers_of_a_service_are_refused_before_it_starts(option, value, says, tmp_path):
+    assert error_message(sharcs("serve", tmp_path, option, value)).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--seconds", "inf", "--p99-ms, --seconds: have to be finite numbers above 0"),
+        ("--p99-ms", "nan", "--p99-ms, --seconds: have to be finite numbers above 0"),
+        ("--seed", "-1", "--seed -1: has to be from 0 on"),
+    ],
+)
+def test_numbers_of_a_load_are_refused_before_the_service_is_asked(option, value, says):
+    words = ("load", "http://127.0.0.1:1", "--data", "absent.csv", "--rates", "1", option, value)
+    assert error_message(sharcs(*words)) == says
+
+
 def test_what_may_stand_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bands = ("--band", "0.25=0.8,1.0", "--band", "1.0=0.0,1.0", "--recipe", "paper", "--resume", "--resume")

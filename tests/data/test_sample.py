@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -125,3 +126,10 @@ def test_a_calibration_on_a_sample_is_the_one_on_a_file_of_these_rows(tmp_path):
     assert expected.pop("data") == f"{tmp_path / 'alone.csv'}"
     assert found == expected
     assert many["policy"] == alone["policy"]
+
+
+@pytest.mark.parametrize("options", [("--seed", 3), ("--seed", -1, "--max-samples", 20)])
+def test_a_seed_is_for_a_draw_and_none_is_below_0(options, tmp_path):
+    copy = shutil.copytree(MODEL, tmp_path / "model")
+    message = error_message(sharcs("calibrate", copy, "--data", ROWS, "--budget", 0.9, *options))
+    assert message.startswith(f"--seed {options[1]}: is a number from 0 on for the draw of --max-samples")

@@ -135,6 +135,30 @@ def test_an_output_without_its_record_is_written_again(small, tmp_path):
     assert files_in(tmp_path / "out") == whole
 
 
+def test_an_output_that_was_taken_away_is_written_again(small, tmp_path):
+    command = fill(write_csv(tmp_path / "data.csv", rows_of(20)), tmp_path / "out")
+    succeeds(*command)
+    whole = files_in(tmp_path / "out")
+    (tmp_path / "out" / "data-00001.csv").unlink()
+    (tmp_path / "out" / "_sharcs" / "done-000099.json").write_text("{}")  # nobody's
+    (tmp_path / "out" / "_sharcs" / "done-x.json").write_text("{}")
+    assert "are in" in (said := succeeds(*command).err)
+    assert "(3 units); 2 of the units were done before" in said
+    found = files_in(tmp_path / "out")
+    assert {name: found[name] for name in whole} == whole
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "done-000000.json"])
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[]", b"{}", b'{"rows": "2"}', b'{"rows": 2, "checks": {}}'])
+def test_a_damaged_record_is_one_line(tmp_path, name, content):
+    command = fill(write_csv(tmp_path / "data.csv", rows_of(2)), tmp_path / "out")
+    succeeds(*command)
+    (tmp_path / "out" / "_sharcs" / name).write_bytes(content)
+    message = error_message(sharcs(*command))
+    assert message.startswith(f"{tmp_path / 'out'}/_sharcs/{name}: ")
+    assert message.endswith("; name another output")
+
+
 @pytest.fixture
 def gaps(tmp_path):
     """Write 20 rows, of which the rows 4, 9 to 16 and 20 have no text: one whole unit among them."""
@@ -294,6 +318,7 @@ REFUSED = [
     ("data.csv", "out", ("--shard", "1"), nothing, "--shard 1: has to be a part, from 0, and how many parts"),
     ("data.csv", "out", ("--on-error", "pass"), nothing, "--on-error pass: has to be one of stop, keep, skip"),
     ("data.csv", "out", ("--when-refuted", "x"), nothing, "--when-refuted x: has to be one of stop, full, go-on"),
+    ("data.csv", "out", ("--when-refuted", "full"), nothing, "--when-refuted full: nothing is checked that could be"),
     ("data.csv", "out", ("--check-share", "1.5"), nothing, "--check-share 1.5: has to be from 0 to 1"),
     (
         "data.csv",

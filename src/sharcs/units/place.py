@@ -50,6 +50,9 @@ class Place(Protocol):
     def read_done(self) -> dict[int, dict[str, Any]]:
         """Read what was written about units that are done, by their number."""
 
+    def present(self, names: list[str]) -> set[str]:
+        """Tell which of some files are there."""
+
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write JSON, whole or not at all.
 
@@ -120,15 +123,19 @@ class LocalPlace:
     def read(self, name: str) -> dict[str, Any] | None:
         """Read JSON; None where there is none."""
         try:
-            return _object((self._folder / name).read_text(encoding="utf-8"), f"{self.name}/{name}")
+            return _object((self._folder / name).read_bytes(), f"{self.name}/{name}")
         except FileNotFoundError:
             return None
 
     def read_done(self) -> dict[int, dict[str, Any]]:
         """Read what was written about units that are done."""
         files = sorted((self._folder / OURS).glob("done-*.json"))
-        found = {_number(file.name): self.read(f"{OURS}/{file.name}") for file in files}
+        found = {_number(file.name): self.read(f"{OURS}/{file.name}") for file in files if _is_done(file.name)}
         return {number: content for number, content in found.items() if content is not None}
+
+    def present(self, names: list[str]) -> set[str]:
+        """Tell which of some files are there."""
+        return {name for name in names if (self._folder / name).is_file()}
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write JSON, whole or not at all."""
@@ -178,13 +185,22 @@ class RemotePlace:
             return None
         except OSError as error:
             raise InputError(f"{self.name}/{name}: cannot be read ({first_line(error)})") from error
-        return _object(content.decode(), f"{self.name}/{name}")
+        return _object(content, f"{self.name}/{name}")
 
     def read_done(self) -> dict[int, dict[str, Any]]:
         """Read what was written about units that are done."""
-        files = [file for file in self._asked("find", f"{self._folder}/{OURS}") if f"/{DONE}" in file]
+        found = self._asked("find", f"{self._folder}/{OURS}")
+        files = [file for file in found if f"/{DONE}" in file and _is_done(file)]
         contents = self._asked("cat", files) if files else {}
-        return {_number(file): _object(content.decode(), file) for file, content in sorted(contents.items())}
+        return {_number(file): _object(content, file) for file, content in sorted(contents.items())}
+
+    def present(self, names: list[str]) -> set[str]:
+        """Tell which of some files are there; one listing for any number of them."""
+        if not names:
+            return set()
+        files = self._asked("find", f"{self._folder}/{names[0]}" if len(names) == 1 else self._folder)
+        there = {file.removeprefix(f"{self._folder}/") for file in files}
+        return there & set(names)
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write JSON, whole or not at all."""
@@ -225,6 +241,10 @@ class RemotePlace:
             raise InputError(f"{self.name}: cannot be read ({first_line(error)})") from error
 
 
+def _is_done(name: str) -> bool:
+    return Path(name).stem.rpartition("-")[2].isdecimal()
+
+
 def _number(name: str) -> int:
     return int(Path(name).stem.rpartition("-")[2])
 
@@ -233,9 +253,9 @@ def _text(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _object(text: str, name: str) -> dict[str, Any]:
+def _object(text: bytes, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
+        content = json.loads(text.decode("utf-8"))
     except ValueError as error:
         raise InputError(f"{name}: is no valid JSON ({first_line(error)}); name another output") from error
     if not isinstance(content, dict):

@@ -13,7 +13,7 @@ from sharcs.errors import InputError
 from sharcs.inference.predict import added_columns, check_names, engine_of
 from sharcs.inference.record import answer_settings
 from sharcs.units.cluster import ClusterActors, check_address
-from sharcs.units.place import MANIFEST, OURS, place_of
+from sharcs.units.place import MANIFEST, OURS, done_name, place_of
 from sharcs.units.plan import Job, Plan, job_settings, make_plan
 from sharcs.units.processes import Event, Processes
 from sharcs.units.work import Done, UnitWorker, on_threads
@@ -107,7 +107,7 @@ class Run:
         self._check_apart(units)
         part, parts = job.shard
         self.units = units[part * len(units) // parts : (part + 1) * len(units) // parts]
-        self._all_units = len(units)
+        self._all = units
         self._done = self._read_done()
         self._left = [unit for unit in self.units if unit.number not in self._done]
         self._check_on_error()
@@ -205,7 +205,15 @@ class Run:
                 raise InputError(f"`output` {self._place.name}: holds the data; name another directory")
 
     def _read_done(self) -> dict[int, Done]:
-        return {number: Done(**content) for number, content in self._place.read_done().items()}
+        """Read what is known of the units whose outputs are there."""
+        outputs = {unit.number: unit.output for unit in self._all}
+        known = {number: content for number, content in self._place.read_done().items() if number in outputs}
+        present = self._place.present([outputs[number] for number in known])
+        return {
+            number: Done.from_dict(content, f"{self._place.name}/{done_name(number)}")
+            for number, content in known.items()
+            if outputs[number] in present
+        }
 
     def _check_on_error(self) -> None:
         others = {done.on_error for done in self._done.values()} - {None, self._job.on_error}
@@ -239,7 +247,7 @@ class Run:
             cut=sum(done.cut for _, done in of_shard),
             max_length=self._engine.max_length,
             full=sum(done.full for _, done in of_shard),
-            all_units=self._all_units,
+            all_units=len(self._all),
             all_done=len(all_done),
             checks=self._merged(),
             refuted=self._refuted,
@@ -265,6 +273,8 @@ def check_job(job: Job) -> None:
     part, parts = job.shard
     if not 0 <= part < parts:
         raise InputError(f"`shard` {part}/{parts}: has to be from 0/{parts} to {parts - 1}/{parts}")
+    if job.when_refuted != WHEN_REFUTED[0] and job.check_share == 0:
+        raise InputError(f"`when_refuted` {job.when_refuted}: nothing is checked that could be; add `check_share`")
     if not 0 <= job.check_share <= 1:
         raise InputError(f"`check_share` {job.check_share:g}: has to be from 0 to 1")
     if job.check_share and job.width is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from sharcs.errors import InputError, first_line
 from sharcs.inference.exported import ExportedModel, open_network
 from sharcs.inference.predict import added_columns, answer_table, engine_of, free_fields
 from sharcs.inference.stream import open_texts
@@ -59,6 +60,23 @@ class Done:
     def to_dict(self) -> dict[str, Any]:
         """Write it as plain values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str) -> Done:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            InputError: If it is nothing of the kind.
+        """
+        try:
+            done = cls(**values)
+            if not all(type(count) is int and count >= 0 for count in (done.rows, done.without, done.cut)):
+                raise ValueError("counts are no numbers")
+            if done.checks is not None:
+                DisagreementCounter.from_dict(done.checks)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{where}: is no record of a unit ({first_line(error)}); name another output") from error
+        return done
 
 
 @contextmanager
@@ -116,11 +134,14 @@ class UnitWorker:
                 writing it.
         """
         with self._place.claimed(unit.output):
-            if (before := self._place.read(done_name(unit.number))) is not None:
-                on_rows(before["rows"])
-                return Done(**before)
+            name = done_name(unit.number)
+            before = self._place.read(name)
+            if before is not None and self._place.present([unit.output]):
+                done = Done.from_dict(before, f"{self._place.name}/{name}")
+                on_rows(done.rows)
+                return done
             done = self._write(unit, full, on_rows)
-            self._place.write(done_name(unit.number), done.to_dict())
+            self._place.write(name, done.to_dict())
             return done
 
     def _write(self, unit: Unit, full: bool, on_rows: Callable[[int], None]) -> Done:
