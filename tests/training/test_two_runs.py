@@ -175,7 +175,8 @@ def test_a_model_init_is_trained_in_both_runs(tmp_path):
     assert len(made) == 2
     assert moved(start, narrow_weights(trainer.model))
     assert trainer.model.config.routing_policy.escalates
-    assert trainer.model.encoder.config.problem_type == "single_label_classification"
+    for config in (trainer.model.config, trainer.model.encoder.config):
+        assert config.problem_type == "single_label_classification"
 
 
 def test_a_search_is_told_the_routed_networks_objective_and_each_trial_begins_anew(tmp_path):
