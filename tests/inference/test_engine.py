@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -379,7 +378,7 @@ def test_the_background_makes_items_ahead_in_its_own_thread_and_closes_them():
     assert list(in_background(numbers())) == list(range(100))
 
 
-def test_threads_that_cut_texts_do_not_disturb_one_another(bert):
+def test_threads_that_cut_texts_do_not_disturb_one_another(bert, monkeypatch):
     tokenizer = bert.tokenizer
     engine = InferenceEngine(bert.model, tokenizer)
     # Long enough to be measured first, by another truncation than that which cuts.
@@ -390,13 +389,13 @@ def test_threads_that_cut_texts_do_not_disturb_one_another(bert):
         tokenizer("w1 w2 w3 w4 w5 w6", truncation=True, max_length=4)  # the application's own use
         return next(engine.predict([texts[number % 8]]))
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # threads take turns as often as possible
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(answer, range(120)))
-    finally:
-        sys.setswitchinterval(interval)
+    set_up = PreTrainedTokenizerFast.set_truncation_and_padding
+    # Wider, the gap between what a tokenizer is set to and its use.
+    monkeypatch.setattr(
+        PreTrainedTokenizerFast, "set_truncation_and_padding", lambda *a, **k: (set_up(*a, **k), time.sleep(1e-3))
+    )
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(answer, range(120)))
     assert [each.class_index for each in found] == [alone[number % 8].class_index for number in range(120)]
     assert [each.score for each in found] == pytest.approx(
         [alone[number % 8].score for number in range(120)], abs=1e-5

@@ -162,18 +162,18 @@ def test_each_run_has_copies_of_the_callbacks(tmp_path):
 
 
 def test_a_model_init_is_trained_in_both_runs(tmp_path):
-    made = []
+    made, starts = [], []
 
     def init():
         made.append(tiny_model(weights="own", seed=len(made)))
+        starts.append(narrow_weights(made[-1]))
         return made[-1]
 
     trainer = trainer_of(tmp_path, model_init=init)
-    start = narrow_weights(made[-1])
     trainer.train()
     assert trainer.model is made[-1]
     assert len(made) == 2
-    assert moved(start, narrow_weights(trainer.model))
+    assert moved(starts[-1], narrow_weights(trainer.model))
     assert trainer.model.config.routing_policy.escalates
     for config in (trainer.model.config, trainer.model.encoder.config):
         assert config.problem_type == "single_label_classification"
