@@ -1,9 +1,11 @@
 """README and docs: links, the map of the folders, and a site that builds strictly and loads nothing from outside."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -107,3 +109,13 @@ def test_the_tests_that_are_named_for_faults_exist():
     there = {name for source in sources for name in re.findall(r"^def (test_\w+)\(", source, re.M)}
     assert len(named) > 20
     assert set(named) <= there
+
+
+def test_every_test_of_a_fault_was_seen_to_fail():
+    table = tomllib.loads((ROOT / "tools" / "mutations.toml").read_text(encoding="utf-8"))
+    found = json.loads((ROOT / "benchmarks" / "results" / "mutations.json").read_text(encoding="utf-8"))
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "results" / "soundness.md").read_text(encoding="utf-8")))
+    assert named <= {re.split(r"::|\[", test)[1] for mutation in table.values() for test in mutation["tests"]}
+    for name, mutation in table.items():
+        assert found[name]["outcome"] == "seen", name
+        assert {part: found[name][part] for part in ("edits", "tests")} == mutation, name
