@@ -87,6 +87,7 @@ def failures(source: Path, tests: list[str], folder: Path) -> set[str]:
 
     They run in a fork of this process, which has imported what takes long.
     """
+    folder.chmod(0o755)  # tests let other users in
     log = folder / "log"
     process = os.fork()
     if process == 0:

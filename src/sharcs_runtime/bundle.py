@@ -164,7 +164,13 @@ class Bundle:
         costs = [*(entry["cost"] for entry in subnetworks), content["full_cost"]]
         continuations = list(subnetworks[-1].get("cost_after", {}).values())
         names = [str(entry["name"]) for entry in subnetworks]
+        padding = {str(name): int(value) for name, value in content["padding"].items()}
         policy = RoutingPolicy(**content["policy"])
+        record_of(policy, content.get("calibration"), content.get("promise"))
+        if "input_ids" not in padding or not all(0 <= value < 2**31 for value in padding.values()):
+            raise ValueError(f"padding {padding}")
+        if np.shape(costs) != (len(subnetworks) + 1, 3) or not np.isfinite(costs).all():
+            raise ValueError("costs are no three numbers a sub-network")
         if trunk is not None:
             policy.check_names(names)
         return cls(
@@ -176,7 +182,7 @@ class Bundle:
             policy=policy,
             costs=Costs(np.array(costs, np.float64), np.array((continuations or costs[-2:-1])[0], np.float64)),
             max_length=int(content["max_length"]),
-            padding={str(name): int(value) for name, value in content["padding"].items()},
+            padding=padding,
             trunk=None if trunk is None else folder / trunk["graph"],
             tails=[folder / entry["graph"] for entry in subnetworks],
             front=0 if trunk is None else sum(entry.get("reads") == "tokens" for entry in subnetworks),

@@ -95,7 +95,21 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
             raise MissingPackageError(error, "onnx") from error
         except Exception as error:  # both libraries raise whatever their Rust or C++ side makes of it
             raise InputError(f"{folder}: can't be loaded ({first_line(error)}); export again") from error
+        self._check_fits()
         self._whole_tokenizer: Tokenizer | None = None
+
+    def _check_fits(self) -> None:
+        """Refuse graphs and tokenizer that are not those of the description."""
+        config, made = self.config, {*self.config.padding, "attention_mask"}
+        fits = 0 <= config.padding["input_ids"] < self._tokenizer.get_vocab_size()
+        if self._trunk_session is not None:
+            fits &= {given.name for given in self._trunk_session.get_inputs()} == made
+        for session in self._tail_sessions.values():
+            scores = session.get_outputs()[0].shape[-1]
+            fits &= {given.name for given in session.get_inputs()} <= {*made, "hidden"}
+            fits &= scores == len(config.labels) or not isinstance(scores, int)
+        if not fits:
+            raise InputError(f"{config.folder}: its graphs are not those that it describes; export again")
 
     @property
     def policy(self) -> RoutingPolicy:
