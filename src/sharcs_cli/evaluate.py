@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sharcs_cli.options import (
+    AbstainOption,
     DataOption,
     DelimiterOption,
     EncodingOption,
@@ -19,6 +20,7 @@ from sharcs_cli.options import (
     PairOption,
     TextOption,
     WidthOption,
+    check_abstaining,
     claim_json,
     columns_of,
     cut_texts,
@@ -34,11 +36,15 @@ from sharcs_cli.options import (
 from sharcs_runtime.policy import label_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sharcs.data.texts import TextData
     from sharcs.evaluation.accuracy import AccuracyReport
     from sharcs.inference.exported import ExportedModel
     from sharcs.inference.folder import TrainedModel
     from sharcs_runtime.ways import Numbers
+
+LOWEST = 3  # classes that are named
 
 
 def evaluate(
@@ -49,6 +55,7 @@ def evaluate(
         Path | None, typer.Option("--json", help="Write the numbers here, and the curve as .png beside.")
     ] = None,
     width: WidthOption = None,
+    abstain_below: AbstainOption = None,
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
@@ -56,7 +63,8 @@ def evaluate(
     delimiter: DelimiterOption = None,
     no_quotes: NoQuotesOption = False,
 ) -> None:
-    """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve."""
+    """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve; and F1."""
+    check_abstaining(abstain_below)
     claim_json(context, json_file)
     trained = opened(folder)
     asked = width_of(width)
@@ -65,11 +73,15 @@ def evaluate(
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     dialect = dialect_of(encoding, delimiter, no_quotes)
     texts = texts_of(trained, data, columns, labelled=True, dialect=dialect)
-    report_accuracy(trained, texts, json_file, asked)
+    report_accuracy(trained, texts, json_file, asked, abstain_below)
 
 
 def report_accuracy(
-    trained: TrainedModel | ExportedModel, data: TextData, json_file: Path | None, width: float | str | None
+    trained: TrainedModel | ExportedModel,
+    data: TextData,
+    json_file: Path | None,
+    width: float | str | None = None,
+    abstain_below: float | None = None,
 ) -> None:
     """Measure accuracy against cost, print it, and write numbers and curve.
 
@@ -78,6 +90,7 @@ def report_accuracy(
         data: Texts with labels.
         json_file: Where the numbers go, and beside it the curve; nothing is written by default.
         width: Forces one width.
+        abstain_below: Also say what comes of giving no answer below this score.
     """
     from sharcs.evaluation.accuracy import accuracy_report
     from sharcs.evaluation.plot import curve_figure, save_picture
@@ -86,7 +99,9 @@ def report_accuracy(
 
     with progress_bar("evaluating", len(data)) as advance:
         answers = all_answers(trained, data, labelled=True, on_batch=advance)
-    report = accuracy_report(trained.model, answers, cast("Numbers", answers.labels), width=width)
+    report = accuracy_report(
+        trained.model, answers, cast("Numbers", answers.labels), width, abstain_below=abstain_below
+    )
     cut, longest = count_cut(trained, data, answers), answers.max_length
     picture = None if json_file is None else json_file.with_suffix(".png")
     if json_file is not None and picture is not None:
@@ -118,3 +133,19 @@ def _print_report(report: AccuracyReport, source: str) -> None:
     for at in report.widths:
         row(f"width {label_of(at.width)} on every input", at.accuracy, at.flops_ratio, at.share, at.accuracy_routed)
     out.print(table)
+    for line in _quality_lines(report):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _quality_lines(report: AccuracyReport) -> Iterator[str]:
+    """Say briefly how good the answers are by other measures; the JSON has all of it."""
+    routed, full = report.quality.routed, report.quality.full
+    yield (
+        f"macro F1 {percent(routed.macro_f1)}%, of the full network {percent(full.macro_f1)}%; expected calibration "
+        f"error {percent(routed.ece)}%, of the full network {percent(full.ece)}%"
+    )
+    worst = sorted(routed.classes, key=lambda each: each.f1)[:LOWEST]
+    yield "lowest F1: " + ", ".join(f"{each.name} {percent(each.f1)}% of {each.rows:,} rows" for each in worst)
+    if (at := report.abstaining) is not None:
+        right = "none" if at.accuracy is None else f"{percent(at.accuracy)}%"
+        yield f"below a score of {at.below:g} no answer: {percent(at.coverage)}% are answered, {right} of them right"

@@ -70,6 +70,10 @@ WidthOption = Annotated[
         show_default="what the policy chooses",
     ),
 ]
+AbstainOption = Annotated[
+    float | None,
+    typer.Option("--abstain-below", help="Give no answer whose score is below this, like 0.8."),
+]
 BudgetOption = Annotated[float | None, typer.Option("--budget", help="Mean FLOPs over the full network's, like 0.5.")]
 DropOption = Annotated[
     float | None, typer.Option("--max-accuracy-drop", help="Accuracy below the full network's; needs labels.")
@@ -96,6 +100,16 @@ def opened(folder: Path, threads: int | None = None) -> TrainedModel | ExportedM
 
 
 NOTHING_MEETS_IT = 3  # exit code
+
+
+def check_abstaining(below: float | None) -> None:
+    """Refuse a limit that no score is below, or every one is.
+
+    Raises:
+        InputError: If it is one.
+    """
+    if below is not None and not 0 < below < 1:
+        raise InputError(f"--abstain-below {below:g}: has to be between 0 and 1, like 0.8")
 
 
 def number_or_auto(option: str, text: str) -> int | None:

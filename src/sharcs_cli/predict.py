@@ -9,6 +9,7 @@ import typer
 
 from sharcs_cli.options import (
     DATA_HELP,
+    AbstainOption,
     DelimiterOption,
     EncodingOption,
     LabelOption,
@@ -17,6 +18,7 @@ from sharcs_cli.options import (
     PairOption,
     TextOption,
     WidthOption,
+    check_abstaining,
     check_pairs,
     columns_of,
     cut_texts,
@@ -55,6 +57,7 @@ def predict(
     scores: Annotated[
         bool, typer.Option("--scores", help="Add a column with the probability of each class.")
     ] = False,
+    abstain_below: AbstainOption = None,
     workers: Annotated[
         str,
         typer.Option("--workers", help="Processes that fill a directory; auto: one for each usable processor."),
@@ -98,18 +101,19 @@ def predict(
     from sharcs.data.sources import is_one_table
     from sharcs.units.place import is_folder
 
+    check_abstaining(abstain_below)
     dialect = dialect_of(encoding, delimiter, no_quotes)
     many = (workers, ray, shard, on_error, check_share, when_refuted)
     columns = (text_column, text_pair_column, label_column)
     if is_folder(output):
-        predict_many(context, folder, data, output, width_of(width), scores, many, columns, dialect)
+        predict_many(context, folder, data, output, width_of(width), scores, abstain_below, many, columns, dialect)
         return
     needs_folder(output, many)
     if not is_one_table(data):
         raise InputError(
             f"{data[0]}: may be several tables, and --output {output} is one; give one file, or name a directory"
         )
-    _predict_one(context, folder, data[0], Path(output), width_of(width), scores, columns, dialect)
+    _predict_one(context, folder, data[0], Path(output), width_of(width), scores, abstain_below, columns, dialect)
 
 
 def _predict_one(
@@ -119,6 +123,7 @@ def _predict_one(
     output: Path,
     width: float | str | None,
     scores: bool,
+    abstain_below: float | None,
     columns: tuple[str | None, str | None, str | None],
     dialect: Dialect,
 ) -> None:
@@ -137,10 +142,15 @@ def _predict_one(
     rows = stream.check()
     try:
         with progress_bar("predicting", rows) as advance:
-            done = predict_table(trained, folder, stream, output, width, on_rows=advance, scores=scores)
+            done = predict_table(trained, folder, stream, output, width, advance, scores, abstain_below)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the rows that are answered")
         raise typer.Exit(130) from None
     if done.cut:
         say(f"sharcs: note: {cut_texts(done.cut, rows, done.max_length)}")
-    say(f"{rows:,} rows are in {output}" + (f"; {done.reused:,} of them were answered before" if done.reused else ""))
+    found = f"{rows:,} rows are in {output}"
+    if done.reused:
+        found += f"; {done.reused:,} of them were answered before"
+    if done.abstained:
+        found += f"; {done.abstained:,} have no answer, because its score is too low"
+    say(found)

@@ -169,7 +169,7 @@ def train(
     _say_promise(trained.model.config.promise)
     if eval_data:
         texts = texts_of(trained, eval_data, job.columns, labelled=True, dialect=job.dialect)
-        report_accuracy(trained, texts, output / "evaluation.json", None)
+        report_accuracy(trained, texts, output / "evaluation.json")
     if not (trained.model.config.calibration or {"met": True})["met"]:
         raise typer.Exit(NOTHING_MEETS_IT)
 

@@ -51,6 +51,7 @@ def predict_many(
     output: str,
     width: float | str | None,
     scores: bool,
+    abstain_below: float | None,
     many: Many,
     columns: tuple[str | None, str | None, str | None],
     dialect: Dialect,
@@ -80,6 +81,7 @@ def predict_many(
         number_or_auto("--workers", workers) or (usable_cpus() if ray is None else 0),
         ray,
         _shard(shard),
+        abstain_below,
     )
     check_job(job)
     context.with_resource(place_of(output).claimed(shard_name(job)))
@@ -129,6 +131,8 @@ def _say_outcome(shard: tuple[int, int], output: str, when_refuted: str, outcome
         found += f"; {outcome.units - outcome.done:,} units are left"
     if outcome.without:
         found += f"; {outcome.without:,} rows had no text"
+    if outcome.abstained:
+        found += f"; {outcome.abstained:,} rows have no answer, because its score is too low"
     if outcome.full:
         found += f"; the full network alone answered {outcome.full:,} units"
     if shard[1] > 1:

@@ -112,10 +112,16 @@ class Answers:
         """FLOPs over the plain full network's, ``[inputs]``."""
         return self.flops / self.full_flops
 
+    @property
+    def scores(self) -> Floats:
+        """Probability of the predicted class, ``[inputs]``."""
+        best: Floats = self.probabilities.max(axis=-1)
+        return best
+
     def predictions(self) -> list[Prediction]:
         """List the predicted classes."""
         classes = self.probabilities.argmax(axis=-1).tolist()
-        scores = self.probabilities.max(axis=-1).astype(np.float64).tolist()
+        scores = self.scores.astype(np.float64).tolist()
         rows = zip(classes, scores, self.answered_by.tolist(), self.start.tolist(), strict=True)
         return [Prediction(*row) for row in rows]
 

@@ -149,7 +149,7 @@ def test_reading_order_and_what_the_page_may_load(calibrated, data, tmp_path):
     identifiers = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(identifiers) == len(set(identifiers))
     charts = [attrs for tag, attrs in page.tags if tag == "svg" and attrs.get("aria-hidden") != "true"]
-    assert len(charts) == 5
+    assert len(charts) == 8
     for attrs in charts:
         assert attrs["role"] == "img"
         assert {attrs["aria-labelledby"], attrs["aria-describedby"]} <= set(identifiers)
@@ -176,7 +176,10 @@ def test_the_same_data_gives_the_same_bytes(calibrated, data, tmp_path):
         make(calibrated, data, tmp_path / folder / "report.html", "--group-column", "source")
     one, two = files_in(tmp_path / "one"), files_in(tmp_path / "two")
     assert one == two
-    kinds = ("curve", "shares", "agreement", "classes", "groups", "reliability")
+    kinds = (
+        *("curve", "shares", "agreement", "classes", "groups"),
+        *("f1", "confusion", "reliability", "coverage"),
+    )
     assert set(one) == {"report.html", *(f"report-{kind}.png" for kind in kinds)}
     for kind in kinds:
         with Image.open(tmp_path / "one" / f"report-{kind}.png") as picture:

@@ -38,6 +38,7 @@ def made_up(costs=(0.3, 0.5, 1.0), threshold=None):
         random=RandomPoint(0.8),
         oracle=OraclePoint(0.96, 0.35),
         curve=[CurvePoint(0.0, threshold, cost, accuracy) for cost, accuracy in path],
+        quality=None,
     )
 
 

@@ -330,3 +330,14 @@ def test_the_hub_is_given_model_and_tokenizer(copied, monkeypatch):
     )
     copied.push_to_hub("me/mine", private=True)
     assert sent == [("me/mine", {"private": True})] * 2
+
+
+def test_it_abstains_where_it_is_unsure(fitted):
+    texts, _ = texts_and_labels(40, seed=7)
+    sure = fitted.predict_proba(texts).max(axis=1)
+    limit = float(np.median(sure))
+    expected = [
+        label if score >= limit else None for label, score in zip(fitted.predict(texts).tolist(), sure, strict=True)
+    ]
+    assert fitted.predict(texts, abstain_below=limit).tolist() == expected
+    assert 0 < expected.count(None) < 40

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from sharcs.evaluation.plot import COLORS, drawing
+from sharcs.evaluation.reliability import Bin, Reliability
 from sharcs.report.drawings import bar_figure, reliability_figure, svg, swatch
-from sharcs.report.findings import Bin, Reliability
 
 
 def bars_of(figure):

@@ -15,14 +15,14 @@ from helpers.tiny import collate, tiny_model, toy_rows
 from sharcs.config import RoutingPolicy
 from sharcs.evaluation.answers import AllAnswers, Routed
 from sharcs.evaluation.curve import curve_weights
+from sharcs.evaluation.reliability import reliability
 from sharcs.evaluation.widths import run_all_widths
-from sharcs.report.figures import percentage
+from sharcs.report.charts import percentage
 from sharcs.report.findings import (
     agreement,
     example_rows,
     harm_by,
     overthinking_rows,
-    reliability,
     wrong_label_rows,
 )
 from sharcs_runtime.ways import ways_of

@@ -97,7 +97,7 @@ def test_every_chart_has_a_name_and_a_description(browser, server, name):
     browser.execute_cdp_cmd("Accessibility.enable", {})
     nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     charts = [node for node in nodes if node.get("role", {}).get("value") in ("image", "img")]
-    assert len(charts) == (6 if name == "labelled" else 5)
+    assert len(charts) == (9 if name == "labelled" else 5)
     for node in charts:
         assert len(node["name"]["value"]) > 10
         assert len(node["description"]["value"]) > 30

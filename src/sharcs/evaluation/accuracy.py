@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from sharcs.evaluation.curve import curve_policies
+from sharcs.evaluation.quality import Qualities, quality_of
+from sharcs.evaluation.reliability import CoveragePoint, abstaining
 from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:
@@ -126,6 +128,8 @@ class AccuracyReport:
             as many inputs more to full width as the same cost allows.
         oracle: The cheapest width that is right, and the cheapest of all where none is.
         curve: Policies from all inputs narrow to all inputs full.
+        quality: F1, confusions and more, of the policy's answers and the full network's.
+        abstaining: What comes of giving no answer below a score, if that was asked for.
     """
 
     samples: int
@@ -136,6 +140,8 @@ class AccuracyReport:
     random: RandomPoint
     oracle: OraclePoint
     curve: list[CurvePoint]
+    quality: Qualities
+    abstaining: CoveragePoint | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Write it as plain values, the JSON of ``sharcs evaluate``."""
@@ -148,6 +154,7 @@ def accuracy_report(
     labels: ArrayLike,
     width: float | str | None = None,
     seed: int = 0,
+    abstain_below: float | None = None,
 ) -> AccuracyReport:
     """Compare the configured policy with the full network, random routing and an oracle.
 
@@ -159,6 +166,7 @@ def accuracy_report(
             to be right.
         width: Routes every input to this width; by default the configured policy routes.
         seed: For the random router.
+        abstain_below: A score below which no answer is given; by default all are given.
 
     Raises:
         InputError: If the labels don't fit the answers.
@@ -195,6 +203,11 @@ def accuracy_report(
     for other in curve_policies(answers, policy):
         at = point(answers.route([other])[0])
         curve.append(CurvePoint(other.cost_weight, other.escalation_threshold, at.flops_ratio, at.accuracy))
+    names, last = config.id2label or {}, len(answers.names) - 1
+    quality = Qualities(
+        routed=quality_of(answers, routed.answer, routed.score, names),
+        full=quality_of(answers, answers.full_predictions, answers.scores[:, last], names),
+    )
     return AccuracyReport(
         samples=len(answers),
         metric="accuracy",
@@ -204,6 +217,8 @@ def accuracy_report(
         random=RandomPoint(sum(draws) / len(draws)),
         oracle=OraclePoint(float(correct.any(axis=1).mean()), float(costs[rows, oracle].mean()) / full_cost),
         curve=curve,
+        quality=quality,
+        abstaining=None if abstain_below is None else abstaining(routed.score, routed.right, abstain_below),
     )
 
 

@@ -43,7 +43,7 @@ class AllAnswers:
         max_length: The most tokens of any input, of those to come too.
         blend: With which later answers were blended; a policy's own makes no difference.
         label_sets: The sets of labels by number, bool ``[sets, labels]``; None where there is one label.
-        labels: True classes, int64 ``[inputs]``, or None.
+        labels: True classes, int64 ``[inputs]``, or the numbers of the true sets; or None.
         label_scores: Probability that each sub-network gives to the true class, float64 ``[inputs, networks]``;
             None without labels, or where there are several.
         way_milliseconds: Of one input alone on each way, float64 ``[ways]``, if what an input takes is to be counted
@@ -157,8 +157,13 @@ class AllAnswers:
         return replace(self, way_predictions=self.way_predictions[:, last], way_scores=scores, blend=0.0)
 
     def labelled(self, labels: ArrayLike) -> AllAnswers:
-        """Add true labels; see :meth:`truth`."""
-        return replace(self, labels=self.truth(labels))
+        """Add true labels; see :meth:`truth`. Sets of labels that no answer is like get numbers, too."""
+        truth = self.truth(labels)
+        if self.label_sets is None or not (truth < 0).any():
+            return replace(self, labels=truth)
+        unlike, numbers = np.unique(np.asarray(labels)[truth < 0].astype(np.bool_), axis=0, return_inverse=True)
+        truth[truth < 0] = len(self.label_sets) + numbers.reshape(-1)
+        return replace(self, labels=truth, label_sets=np.concatenate([self.label_sets, unlike]))
 
     def truth(self, labels: ArrayLike) -> Numbers:
         """Bring true labels into the form of the predictions.

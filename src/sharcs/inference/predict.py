@@ -45,11 +45,13 @@ class Predicted(NamedTuple):
         reused: How many of them a run before had answered.
         cut: How many texts have more tokens than are read.
         max_length: How many tokens are read, at most.
+        abstained: How many rows have no answer, because it would have a score below the limit.
     """
 
     reused: int
     cut: int
     max_length: int
+    abstained: int = 0
 
 
 def predict_table(
@@ -60,6 +62,7 @@ def predict_table(
     width: float | str | None = None,
     on_rows: Callable[[int], None] | None = None,
     scores: bool = False,
+    abstain_below: float | None = None,
 ) -> Predicted:
     """Write a table with the input's columns and rows as they are, then ``prediction``, ``score`` and ``width``.
 
@@ -81,15 +84,13 @@ def predict_table(
         scores: Whether the probabilities of all classes are written.
         on_rows: Called with the number of rows after each window, for a progress bar; from another thread for
             windows that a run before has answered.
-
-    Returns:
-        How many rows a run before had answered, and how many texts were cut.
+        abstain_below: Leaves ``prediction`` empty where the score is below this.
 
     Raises:
         InputError: If the input is malformed, or the output can't be written, or another process is writing it.
     """
     engine = engine_of(trained, width)
-    settings = answer_settings(engine, folder, scores)
+    settings = answer_settings(engine, folder, scores, abstain_below)
     added = added_columns(engine.config, scores)
     again = "make room, and the same command goes on from the rows that are answered"
     steady: AbstractContextManager[None] = nullcontext()
@@ -97,9 +98,9 @@ def predict_table(
         steady = without_shape_cache(trained.model.device, trained.model.dtype)
     _check_unquoted(stream, engine.config, output, added)
     with written(f"{output}", again), recorded(output) as record, steady:
-        reused = _answer(engine, settings, record, stream, on_rows or (lambda _: None), added)
-        cut = _join(engine, settings, record, stream, output, added)
-    return Predicted(reused, cut, engine.max_length)
+        reused = _answer(engine, settings, record, stream, on_rows or (lambda _: None), added, abstain_below)
+        cut, abstained = _join(engine, settings, record, stream, output, added)
+    return Predicted(reused, cut, engine.max_length, abstained)
 
 
 def engine_of(trained: TrainedModel | ExportedModel, width: float | str | None) -> InferenceEngine | OnnxRunner:
@@ -116,6 +117,7 @@ def _answer(
     stream: TextStream,
     on_rows: Callable[[int], None],
     added: pa.Schema,
+    abstain_below: float | None,
 ) -> int:
     """Answer the windows that the record has no answers to; return how many rows of the others there are."""
     # Windows that wait for their answers: the engine reads ahead.
@@ -137,14 +139,21 @@ def _answer(
         for answers in windows:
             number, fingerprint, texts = waiting.popleft()
             cut = engine.count_cut(texts, answers.tokens)
-            record.write(number, fingerprint, answer_table(answers, engine.config, added), cut)
+            record.write(number, fingerprint, answer_table(answers, engine.config, added, abstain_below), cut)
             on_rows(len(answers))
     return reused
 
 
-def answer_table(answers: Answers, config: SharcsConfig | Bundle, added: pa.Schema) -> pa.Table:
-    """Write answers as the columns that are added to a table."""
+def answer_table(
+    answers: Answers, config: SharcsConfig | Bundle, added: pa.Schema, abstain_below: float | None = None
+) -> pa.Table:
+    """Write answers as the columns that are added to a table; ``prediction`` is null where the score is too low."""
     columns = _columns_of(answers, config)
+    if abstain_below is not None:
+        unsure = (answers.scores < abstain_below).tolist()
+        columns["prediction"] = [
+            None if no else value for no, value in zip(unsure, columns["prediction"], strict=True)
+        ]
     return pa.Table.from_pydict({name: columns[name] for name in added.names}, schema=added)
 
 
@@ -193,9 +202,9 @@ def _join(
     stream: TextStream,
     output: Path,
     added: pa.Schema,
-) -> int:
-    """Write the output: all rows as they were, with their answers; return how many texts were cut."""
-    cut = 0
+) -> tuple[int, int]:
+    """Write the output: all rows as they were, with their answers; count texts that were cut, and empty answers."""
+    cut = abstained = 0
     columns = stream.table.schema
     fields = free_fields(added, columns.names)
     schema = pa.schema([*columns, *fields], metadata=columns.metadata)
@@ -205,8 +214,9 @@ def _join(
             if answers is None:
                 raise InputError(f"{stream.table.source}: has changed while its rows were answered; run it again")
             cut += int((answers.schema.metadata or {}).get(CUT, 0))
+            abstained += answers["prediction"].null_count
             write(pa.Table.from_arrays([*rows.columns, *answers.columns], schema=schema))
-    return cut
+    return cut, abstained
 
 
 def class_names(config: SharcsConfig | Bundle) -> list[str]:

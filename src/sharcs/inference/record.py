@@ -88,7 +88,9 @@ def recorded(output: Path) -> Iterator[AnswerRecord]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def answer_settings(engine: InferenceEngine | OnnxRunner, folder: Path, scores: bool) -> str:
+def answer_settings(
+    engine: InferenceEngine | OnnxRunner, folder: Path, scores: bool, abstain_below: float | None = None
+) -> str:
     """Collect what answers depend on besides the texts, as JSON."""
     files = {}
     for path in sorted(folder.iterdir()):
@@ -99,6 +101,7 @@ def answer_settings(engine: InferenceEngine | OnnxRunner, folder: Path, scores: 
         "model": files,
         "width": engine.width,
         "scores": scores,
+        "abstain_below": abstain_below,
         "window": engine.window,
         "batch_tokens": engine.batch_tokens,
         "versions": {name: metadata.version(name) for name in ("sharcs", "torch", "transformers", "tokenizers")},

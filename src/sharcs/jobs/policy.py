@@ -81,10 +81,18 @@ class RoutedAnswers:
         none = np.zeros((0, len(self.classes_)), np.float32)
         return np.concatenate([none, *(part[:, self._order] for part in found)])
 
-    def predict(self, texts: Any) -> NDArray[Any]:
-        """Name the class of each text, in the type of the labels; see :meth:`predict_proba`."""
-        best = self.predict_proba(texts).argmax(axis=1)
-        chosen: NDArray[Any] = self.classes_[best]
+    def predict(self, texts: Any, *, abstain_below: float | None = None) -> NDArray[Any]:
+        """Name the class of each text, in the type of the labels; see :meth:`predict_proba`.
+
+        Args:
+            texts: As for :meth:`fit`.
+            abstain_below: Where the class is less probable than this the answer is None, in an array of objects.
+        """
+        scores = self.predict_proba(texts)
+        chosen: NDArray[Any] = self.classes_[scores.argmax(axis=1)]
+        if abstain_below is not None:
+            chosen = chosen.astype(object)
+            chosen[scores.max(axis=1) < abstain_below] = None
         return chosen
 
     def costs(self, texts: Any) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,14 @@ from sharcs.data.texts import fingerprint
 from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import accuracy_report
+from sharcs.evaluation.reliability import reliability
 from sharcs.evaluation.widths import run_all_widths
+from sharcs.report.charts import VALUE_LENGTH, short
 from sharcs.report.findings import (
     agreement,
     example_rows,
     harm_by,
     overthinking_rows,
-    reliability,
     wrong_label_rows,
 )
 from sharcs.report.record import (
@@ -48,10 +48,7 @@ LISTED = 20  # inputs
 PER_WIDTH = 6  # examples
 WORST = 50  # classes or values of a column
 TEXT_LENGTH = 280  # characters that are kept of a text
-VALUE_LENGTH = 80  # of a class's name or a column's value
 
-# What HTML may not hold.
-FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 EVIDENCE = ("kind", "limit", "confidence", "per_class", "met", "rows", "rows_tested", "observed", "bound")
 
 
@@ -96,7 +93,7 @@ def build_report(
         source=texts.source,
         data_sha256=fingerprint(texts.texts, texts.pairs, texts.labels),
         version=metadata.version("sharcs"),
-        classes=[_short(label, VALUE_LENGTH) for label in names],
+        classes=[short(label, VALUE_LENGTH) for label in names],
         labelled=labelled,
         policy=config.routing_policy,
         calibration=calibration,
@@ -126,7 +123,7 @@ class _Listing:
 
     def __init__(self, texts: TextData, routed: Routed, names: list[str], widths: list[float | str]) -> None:
         self.texts, self.routed, self.widths = texts, routed, widths
-        self.names = [_short(name, VALUE_LENGTH) for name in names]
+        self.names = [short(name, VALUE_LENGTH) for name in names]
 
     def row(self, row: int) -> ListedInput:
         """Tell all about an input."""
@@ -134,8 +131,8 @@ class _Listing:
         answers = routed.answers
         return ListedInput(
             row=texts.row(row),
-            text=_short(texts.texts[row], TEXT_LENGTH),
-            pair=None if texts.pairs is None else _short(texts.pairs[row], TEXT_LENGTH),
+            text=short(texts.texts[row], TEXT_LENGTH),
+            pair=None if texts.pairs is None else short(texts.pairs[row], TEXT_LENGTH),
             label=None if answers.labels is None else names[answers.labels[row]],
             answer=names[routed.answer[row]],
             right=None if answers.labels is None else bool(routed.right[row]),
@@ -149,14 +146,8 @@ class _Listing:
         )
 
 
-def _short(text: str, length: int) -> str:
-    """Cut a text, and make visible what HTML may not hold: control characters and halves of characters."""
-    kept = text if len(text) <= length else text[: length - 1] + "…"
-    return FORBIDDEN.sub("\ufffd", kept)
-
-
 def _worst(by: str, harms: list[Harm]) -> HarmBy:
-    return HarmBy(by, len(harms), [replace(harm, value=_short(harm.value, VALUE_LENGTH)) for harm in harms[:WORST]])
+    return HarmBy(by, len(harms), [replace(harm, value=short(harm.value, VALUE_LENGTH)) for harm in harms[:WORST]])
 
 
 def _reliability(routed: Routed) -> Scores | None:

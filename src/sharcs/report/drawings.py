@@ -1,4 +1,4 @@
-"""Drawings of a report beside the curve: bars, reliability, legends; and how they come into the page as SVG."""
+"""Drawings of a report beside the curve: bars, confusions, lines, legends; and how they become the page's SVG."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
-    from sharcs.report.findings import Reliability
+    from sharcs.evaluation.reliability import CoveragePoint, Reliability
 
 ROW_HEIGHT, BAR_HEIGHT = 50.0, 14.0
 LABEL_LENGTH = 30  # characters that fit beside a bar's value on a telephone
@@ -83,6 +83,60 @@ def reliability_figure(routed: Reliability, full: Reliability) -> Figure:
         color = STYLES[style]["color"]
         marks = axes.scatter(xs, ys, areas, color=color, marker=mark, edgecolors=COLORS["page"], linewidths=1.5)
         marks.set(gid=f"mark {style}", clip_on=False, zorder=3)
+    return figure
+
+
+def confusion_figure(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Figure:
+    """Draw a confusion matrix: a strip of cells a class below its name, each with its share of the class's inputs.
+
+    Args:
+        names: Of the classes.
+        counts: Of inputs by class and answer, ``[classes, classes]``.
+    """
+    size, row_height = len(names), ROW_HEIGHT + BAR_HEIGHT
+    figure = new_figure(height=row_height * size + ROW_HEIGHT / 2)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, size), ylim=(size, -ROW_HEIGHT / 2 / row_height))
+    top, height = 0.42, 0.54
+    for column in range(size):
+        axes.text(column + 0.485, -0.04, f"{column + 1}", gid="cell-value", ha="center", color=COLORS["muted"])
+    for row, (name, of_class) in enumerate(zip(names, counts, strict=True)):
+        label = f"{row + 1}: {name}"
+        shown = label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…"
+        axes.text(0, row + 0.34, shown, gid="bar-label", va="baseline")
+        for column, count in enumerate(of_class):
+            share = count / max(1, sum(of_class))
+            place: Any = {"left": column, "width": 0.97, "height": height, "y": row + top, "align": "edge"}
+            axes.barh(**place, color=COLORS["panel"])
+            if count:
+                color = COLORS["routed" if row == column else "chosen"]
+                # So light that words on it can be read in any colours of the page.
+                axes.barh(**place, color=color, alpha=0.08 + 0.32 * share, gid="cell")
+                middle = (column + 0.485, row + top + height / 2)
+                axes.text(*middle, f"{100 * share:.0f}", gid="cell-value", ha="center", va="center")
+    return figure
+
+
+def coverage_figure(curves: dict[str, Sequence[CoveragePoint]]) -> Figure:
+    """Draw accuracy against coverage, of results of :func:`~sharcs.evaluation.reliability.coverage_curve`.
+
+    Args:
+        curves: By style, named as :data:`~sharcs.evaluation.plot.STYLES` are.
+    """
+    places = {
+        style: [(100 * at.coverage, 100 * at.accuracy) for at in points if at.accuracy is not None]
+        for style, points in curves.items()
+    }
+    heights = [accuracy for points in places.values() for _, accuracy in points]
+    figure = new_figure()
+    limits = (min(heights) - 1, min(max(heights) + 1, 101.0))
+    axes = line_axes(
+        figure, "Coverage: inputs that get an answer, %", "Accuracy of these answers, %", (0, 100), limits
+    )
+    names = {"full": "full network", "routed": "routed answers"}
+    for style, points in places.items():
+        plot(axes, style, names[style], points)
     return figure
 
 

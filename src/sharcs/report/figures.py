@@ -2,87 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from sharcs.evaluation.plot import curve_figure, drawing, png
-from sharcs.report.drawings import bar_figure, reliability_figure, svg, swatch
+from sharcs.evaluation.plot import curve_figure, drawing
+from sharcs.report.charts import (
+    BARS,
+    Cell,
+    Chart,
+    count_cell,
+    drawn,
+    named,
+    number_cell,
+    percentage,
+    threshold_text,
+    width_name,
+)
+from sharcs.report.drawings import bar_figure, reliability_figure
+from sharcs.report.quality import quality_charts
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from sharcs.report.findings import Reliability
+    from sharcs.evaluation.reliability import Reliability
     from sharcs.report.record import HarmBy, Report
-
-BARS = 15
-KINDS = ("curve", "shares", "agreement", "classes", "groups", "reliability")
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell of a table: what is written, and the exact number behind it if it is one."""
-
-    text: str
-    value: float | int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A drawn figure with its text alternatives.
-
-    Attributes:
-        kind: One of ``KINDS``; names the picture file.
-        title: What it shows.
-        description: What can be seen in it, in a sentence or two.
-        columns: Headings of its table.
-        rows: Its table; the first cell of a row is the row's heading.
-        note: What the table leaves out, or nothing.
-        size: Width and height of the drawing.
-        drawing: Content of an ``<svg>`` element.
-        legend: Name of each series, and the drawing of its line and mark, ``SWATCH`` large.
-        picture: The same figure as a PNG file, with title and legend.
-    """
-
-    kind: str
-    title: str
-    description: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    note: str
-    size: tuple[float, float]
-    drawing: str
-    legend: list[tuple[str, str]]
-    picture: bytes
-
-
-def percentage(value: float | None, digits: int = 1) -> str:
-    """Write a fraction for people: ``95.1%``, with a real minus, and a dash where there is none."""
-    if value is None:
-        return "\u2013"
-    rounded = round(100 * value, digits) + 0.0  # no negative zero
-    return f"{rounded:.{digits}f}%".replace("-", "\u2212")
-
-
-def threshold_text(threshold: float | Mapping[str, float] | None, digits: int = 6) -> str:
-    """Write a policy's escalation threshold, or that of each sub-network."""
-    if isinstance(threshold, Mapping):
-        return ", ".join(f"{name} {value:.{digits}g}" for name, value in threshold.items())
-    return "none" if threshold is None else f"{threshold:.{digits}g}"
-
-
-def points(value: float) -> str:
-    """Write a difference of fractions in percentage points, without its sign."""
-    text = f"{abs(100 * value):.1f}"
-    return f"{text} point{'' if text == '1.0' else 's'}"
-
-
-def width_name(width: float | str) -> str:
-    """Name a width, or a sub-network in front of the encoder, for people."""
-    if isinstance(width, str):
-        return f"the {width} network"
-    return "full width" if width == 1.0 else f"width {width:g}"
 
 
 def charts_of(report: Report) -> dict[str, Chart]:
@@ -101,33 +42,8 @@ def charts_of(report: Report) -> dict[str, Chart]:
             charts.append(_harm(report.labelled, "groups", report.harm_by_group))
         if report.reliability is not None:
             charts.append(_reliability(report.reliability.routed, report.reliability.full))
+            charts += quality_charts(report.evaluation.quality)
     return {chart.kind: chart for chart in charts}
-
-
-def _drawn(
-    kind: str,
-    title: str,
-    description: str,
-    figure: Figure,
-    columns: list[str],
-    rows: list[list[Cell]],
-    note: str = "",
-) -> Chart:
-    """Draw a chart's figure for the page, and then, with title and legend, as a picture."""
-    size = (72 * figure.get_figwidth(), 72 * figure.get_figheight())
-    content = svg(figure, kind)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    swatches = [svg(swatch(line), f"{kind} {number}") for number, line in enumerate(handles)]
-    legend = list(zip(names, swatches, strict=True))
-    return Chart(kind, title, description, columns, rows, note, size, content, legend, png(figure, title))
-
-
-def _number(value: float | None, digits: int = 1) -> Cell:
-    return Cell(percentage(value, digits), value)
-
-
-def _count(value: int) -> Cell:
-    return Cell(f"{value:,}", value)
 
 
 def _measure(report: Report) -> str:
@@ -160,13 +76,13 @@ def _curve(report: Report) -> Chart:
         if threshold is None:
             setting = f"cost weight {point.cost_weight:.4g}"
         rows.append((f"router, {setting}", point.flops_ratio, point.accuracy))
-    return _drawn(
+    return drawn(
         "curve",
         f"{measure} against cost",
         description,
         curve_figure(evaluation, measure, _limit(report)),
         ["", "Cost, % of full", f"{measure}{of_full}"],
-        [[Cell(name), _number(cost), _number(value)] for name, cost, value in rows],
+        [[Cell(name), number_cell(cost), number_cell(value)] for name, cost, value in rows],
     )
 
 
@@ -188,7 +104,7 @@ def _shares(report: Report) -> Chart:
     shares = [(width_name(width.width), width.share) for width in widths]
     texts = [percentage(share) for _, share in shares]
     description = "; ".join(f"{name} answers {text}" for (name, _), text in zip(shares, texts, strict=True))
-    return _drawn(
+    return drawn(
         "shares",
         "Share of the inputs that each width answers",
         description[0].upper() + description[1:] + " of the inputs.",
@@ -197,7 +113,7 @@ def _shares(report: Report) -> Chart:
         [
             [
                 Cell(width_name(at.width)),
-                *map(_number, (at.share, at.flops_ratio, at.accuracy, at.accuracy_routed)),
+                *map(number_cell, (at.share, at.flops_ratio, at.accuracy, at.accuracy_routed)),
             ]
             for at in widths
         ],
@@ -225,13 +141,13 @@ def _agreement(report: Report) -> Chart:
             ("only the full network is right", parts.full_only),
             ("different answers, both wrong", parts.neither_different),
         ]
-    return _drawn(
+    return drawn(
         "agreement",
         "Agreement with the full network",
         description,
         bar_figure(rows, [percentage(value, 2) for _, value in rows], "routed", least=1.0),
         ["", "Share of the inputs"],
-        [[Cell(name), _number(value, 2)] for name, value in rows],
+        [[Cell(name), number_cell(value, 2)] for name, value in rows],
     )
 
 
@@ -251,25 +167,25 @@ def _harm(labelled: bool, kind: str, harm: HarmBy) -> Chart:
     columns = [("disagreement", "Disagreement")]
     if labelled:
         columns = [("full_accuracy", "Full network"), ("accuracy", "Routed"), (key, what), *columns]
-    bars = [(_named(entry.value), loss(entry)) for entry in shown]
-    return _drawn(
+    bars = [(named(entry.value), loss(entry)) for entry in shown]
+    return drawn(
         kind,
         f"{what} by {harm.by}",
-        f"The worst of {total:,}: {_named(worst.value)}, with {sign}{value} on {worst.rows:,} inputs{end}",
+        f"The worst of {total:,}: {named(worst.value)}, with {sign}{value} on {worst.rows:,} inputs{end}",
         bar_figure(
             bars, [f"{percentage(loss(entry))}, {entry.rows:,} inputs" for entry in shown], "chosen", least=0.05
         ),
         [harm.by, "Inputs", *(heading for _, heading in columns)],
         [
-            [Cell(_named(entry.value)), _count(entry.rows), *(_number(getattr(entry, name)) for name, _ in columns)]
+            [
+                Cell(named(entry.value)),
+                count_cell(entry.rows),
+                *(number_cell(getattr(entry, name)) for name, _ in columns),
+            ]
             for entry in harm.worst
         ],
         " ".join(notes),
     )
-
-
-def _named(value: str) -> str:
-    return value if value.strip() else "(empty)"
 
 
 def _reliability(routed: Reliability, full: Reliability) -> Chart:
@@ -277,9 +193,9 @@ def _reliability(routed: Reliability, full: Reliability) -> Chart:
     for pair in zip(routed.bins, full.bins, strict=True):
         cells = [Cell(f"{percentage(pair[0].low, 0)} to {percentage(pair[0].high, 0)}")]
         for entry in pair:
-            cells += [_count(entry.rows), _number(entry.score), _number(entry.accuracy)]
+            cells += [count_cell(entry.rows), number_cell(entry.score), number_cell(entry.accuracy)]
         rows.append(cells)
-    return _drawn(
+    return drawn(
         "reliability",
         "Reliability of the scores",
         f"Scores and accuracy are {percentage(routed.ece, 2)} apart on average with routing, and "

@@ -1,4 +1,4 @@
-"""What a person should look at: whom routing harms, examples, overthinking, likely wrong labels, and the scores."""
+"""What a person should look at: whom routing harms, examples, overthinking, likely wrong labels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sharcs.evaluation.answers import AllAnswers, Routed
-
-BINS = 10  # of scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,39 +63,6 @@ class Harm(Loss):
 
     accuracy: float | None
     full_accuracy: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Answers whose scores are alike.
-
-    Attributes:
-        low: The least score, left out of the bin but for 0.
-        high: The highest score, in it.
-        rows: How many answers there are.
-        score: Their mean score, or None where no answer is.
-        accuracy: Fraction of them that is right, or None.
-    """
-
-    low: float
-    high: float
-    rows: int
-    score: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reliability:
-    """How far scores are from what they say.
-
-    Attributes:
-        ece: The expected calibration error (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599): the mean over all
-            answers of their bin's difference between accuracy and mean score.
-        bins: Ten of equal width.
-    """
-
-    ece: float
-    bins: list[Bin]
 
 
 def agreement(routed: Routed) -> Agreement:
@@ -194,23 +159,3 @@ def wrong_label_rows(answers: AllAnswers) -> NDArray[np.int64]:
     rows = np.flatnonzero(agreed)
     margins = (scores[rows] - label_scores[rows]).mean(axis=1)
     return rows[np.argsort(-margins, kind="stable")]
-
-
-def reliability(scores: NDArray[np.floating], right: NDArray[np.bool_]) -> Reliability:
-    """Sort answers by score into ten bins of equal width, and compare mean score and accuracy in each.
-
-    Args:
-        scores: Probability of the class that each answer names, ``[answers]``, from 0 to 1.
-        right: Whether it is the true one, ``[answers]``.
-    """
-    edges = np.arange(BINS + 1) / BINS
-    index = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, BINS - 1)
-    rows = np.bincount(index, minlength=BINS)
-    total = np.bincount(index, weights=scores, minlength=BINS)
-    hits = np.bincount(index, weights=right, minlength=BINS)
-    bins = []
-    for number in range(BINS):
-        count = int(rows[number])
-        score, accuracy = (float(of[number] / count) if count else None for of in (total, hits))
-        bins.append(Bin(number / BINS, (number + 1) / BINS, count, score, accuracy))
-    return Reliability(float(np.abs(hits - total).sum() / len(scores)), bins)

@@ -12,8 +12,9 @@ import jinja2
 
 from sharcs.errors import InputError
 from sharcs.files import claimed, written
+from sharcs.report.charts import KINDS, Chart, percentage, points, threshold_text, width_name
 from sharcs.report.drawings import SWATCH
-from sharcs.report.figures import KINDS, Chart, charts_of, percentage, points, threshold_text, width_name
+from sharcs.report.figures import charts_of
 
 if TYPE_CHECKING:
     from sharcs.report.record import Report

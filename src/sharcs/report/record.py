@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sharcs.config import RoutingPolicy
     from sharcs.evaluation.accuracy import AccuracyReport
-    from sharcs.report.findings import Agreement, Harm, Reliability
+    from sharcs.evaluation.reliability import Reliability
+    from sharcs.report.findings import Agreement, Harm
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ class Job:
         workers: Processes; of a cluster, actors, 0 for one a processor.
         ray: The address of a Ray cluster that answers, or ``auto``; None for processes of this machine.
         shard: Which part of the units, counted from 0, of how many parts.
+        abstain_below: Leaves ``prediction`` empty where the score is below this; None for never.
     """
 
     folder: str
@@ -57,6 +58,7 @@ class Job:
     workers: int = 1
     ray: str | None = None
     shard: tuple[int, int] = (0, 1)
+    abstain_below: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class Outcome:
         all_done: How many of them are done.
         checks: What the full network said of the answers, of all units that are done; None without checks.
         refuted: Whether the promise is.
+        abstained: Answers that are empty, because their score is below the limit.
     """
 
     units: int
@@ -69,6 +70,7 @@ class Outcome:
     all_done: int
     checks: DisagreementCounter | None
     refuted: bool
+    abstained: int = 0
 
 
 class Run:
@@ -173,7 +175,7 @@ class Run:
         """Make a plan, or take the one that is there."""
         job = self._job
         engine = self._engine
-        settings = job_settings(job, answer_settings(engine, Path(job.folder), job.scores))
+        settings = job_settings(job, answer_settings(engine, Path(job.folder), job.scores, job.abstain_below))
         added = added_columns(engine.config, job.scores)
         made = None
 
@@ -245,6 +247,7 @@ class Run:
             files=len({unit.source for unit, _ in of_shard}),
             without=sum(done.without for _, done in of_shard),
             cut=sum(done.cut for _, done in of_shard),
+            abstained=sum(done.abstained for _, done in of_shard),
             max_length=self._engine.max_length,
             full=sum(done.full for _, done in of_shard),
             all_units=len(self._all),

@@ -48,6 +48,7 @@ class Done:
         cut: How many texts have more tokens than are read.
         full: Whether the full network answered all, because the promise had been refuted.
         checks: What the full network said of some answers, a counter as plain values; None without checks.
+        abstained: How many answers are empty, because their score is below the limit.
     """
 
     rows: int
@@ -56,6 +57,7 @@ class Done:
     cut: int = 0
     full: bool = False
     checks: dict[str, Any] | None = None
+    abstained: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Write it as plain values."""
@@ -151,7 +153,7 @@ class UnitWorker:
         checks = None if full or self._promise is None else _Checks(unit, self._promise, self._job.check_share)
         engine = self._full if full else self._engine
         size, on_error = engine.window, self._job.on_error
-        without = cut = 0
+        without = cut = abstained = 0
         with self._place.table(unit.output, schema, self._job.dialect) as write:
             windows = unit_windows(stream, rows, unit.start, unit.stop, size, on_error)
             with closing(_answered(engine, windows)) as answered:
@@ -160,7 +162,10 @@ class UnitWorker:
                         checks.take(window.texts, answers, self._disagreements)
                     if answers is not None:
                         cut += engine.count_cut(window.texts, answers.tokens)
-                    added = None if answers is None else answer_table(answers, self._config, self._added)
+                    added = None
+                    if answers is not None:
+                        added = answer_table(answers, self._config, self._added, self._job.abstain_below)
+                        abstained += added["prediction"].null_count
                     write(_joined(window, added, schema))
                     without += window.without
                     on_rows(window.asked)
@@ -171,6 +176,7 @@ class UnitWorker:
             cut=cut,
             full=full,
             checks=None if checks is None else checks.record(),
+            abstained=abstained,
         )
 
     def _stream(self, source: int) -> tuple[TextStream, Rows]:
