@@ -48,9 +48,9 @@ from sharcs import SharcsForSequenceClassification
 from sharcs.evaluation.answers import AllAnswers
 from sharcs.export.bundle import export_model, quantise
 from sharcs.inference.folder import best_device
-from sharcs.tasks.base import SINGLE_LABEL
 from sharcs.tasks.classification import Task
 from sharcs_runtime.bundle import Bundle
+from sharcs_runtime.scores import SINGLE_LABEL
 
 SETS = ("sick", "banking77")
 COMPRESSED = ("minilm", "4-layers", "3-layers", "dynabert-0.5", "8-heads", "int8")

@@ -105,6 +105,7 @@ def calibrate(
     from sharcs.calibration.ladder import calibrate_ladder, ladder_record
     from sharcs.data.texts import fingerprint
     from sharcs.files import claimed
+    from sharcs.tasks.base import require_right_or_wrong
 
     limits = {
         "budget": budget,
@@ -118,6 +119,7 @@ def calibrate(
         options = ", ".join(f"--{kind.replace('_', '-')}" for kind in limits)
         raise InputError(f"none of {options} given; give exactly one")
     trained = opened(folder)
+    require_right_or_wrong(trained.model.config.problem_type, "calibrate")
     file = _description(folder)
     context.with_resource(claimed(file))
     needs_labels = constraint.kind == "max_accuracy_drop"
@@ -172,11 +174,11 @@ def _answers(
 ) -> AllAnswers:
     """Run every width on the texts, and measure times if they are to be kept within a limit."""
     from sharcs.config import BLEND
+    from sharcs.data.tokens import has_known_labels
     from sharcs.jobs.answers import all_answers
 
     # Labels that are not asked for are used where they make sense, to show what a policy does to accuracy.
-    known = trained.model.config.class_indices.keys()
-    labelled = needs_labels or (texts.labels is not None and set(texts.labels) <= known)
+    labelled = needs_labels or has_known_labels(texts, trained.model.config.class_indices)
     timed = constraint.kind == "latency_ms"
     with progress_bar("calibrating", len(texts)) as advance:
         answers = all_answers(trained, texts, labelled=labelled, blend=BLEND, timed=timed, on_batch=advance)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from sharcs_cli.numbers import report_errors
 from sharcs_cli.options import (
     AbstainOption,
     DataOption,
@@ -34,6 +35,7 @@ from sharcs_cli.options import (
     width_of,
 )
 from sharcs_runtime.policy import label_of
+from sharcs_runtime.scores import REGRESSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from sharcs.evaluation.accuracy import AccuracyReport
     from sharcs.inference.exported import ExportedModel
     from sharcs.inference.folder import TrainedModel
-    from sharcs_runtime.ways import Numbers
 
 LOWEST = 3  # classes that are named
 
@@ -64,26 +65,29 @@ def evaluate(
     no_quotes: NoQuotesOption = False,
 ) -> None:
     """Measure accuracy against cost: each width, the router, random routing, an oracle, the curve; and F1."""
+    from sharcs.inference.predict import check_scored
+
     check_abstaining(abstain_below)
     claim_json(context, json_file)
     trained = opened(folder)
+    check_scored(trained.model.config, False, abstain_below)
     asked = width_of(width)
     if asked is not None:
         trained.model.config.index_of(asked)
     columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
     dialect = dialect_of(encoding, delimiter, no_quotes)
     texts = texts_of(trained, data, columns, labelled=True, dialect=dialect)
-    report_accuracy(trained, texts, json_file, asked, abstain_below)
+    report_quality(trained, texts, json_file, asked, abstain_below)
 
 
-def report_accuracy(
+def report_quality(
     trained: TrainedModel | ExportedModel,
     data: TextData,
     json_file: Path | None,
     width: float | str | None = None,
     abstain_below: float | None = None,
 ) -> None:
-    """Measure accuracy against cost, print it, and write numbers and curve.
+    """Measure accuracy, or error, against cost, print it, and write numbers and curve.
 
     Args:
         trained: The model, or an export.
@@ -92,6 +96,10 @@ def report_accuracy(
         width: Forces one width.
         abstain_below: Also say what comes of giving no answer below this score.
     """
+    if trained.model.config.problem_type == REGRESSION:
+        report_errors(trained, data, json_file, width)
+        return
+    from sharcs.data.tokens import label_ids
     from sharcs.evaluation.accuracy import accuracy_report
     from sharcs.evaluation.plot import curve_figure, save_picture
     from sharcs.files import write_json
@@ -99,9 +107,8 @@ def report_accuracy(
 
     with progress_bar("evaluating", len(data)) as advance:
         answers = all_answers(trained, data, labelled=True, on_batch=advance)
-    report = accuracy_report(
-        trained.model, answers, cast("Numbers", answers.labels), width, abstain_below=abstain_below
-    )
+    labels = label_ids(data, trained.model.config.class_indices)
+    report = accuracy_report(trained.model, answers, labels, width, abstain_below=abstain_below)
     cut, longest = count_cut(trained, data, answers), answers.max_length
     picture = None if json_file is None else json_file.with_suffix(".png")
     if json_file is not None and picture is not None:

@@ -59,8 +59,12 @@ PairOption = Annotated[
     ),
 ]
 LabelOption = Annotated[
-    str | None,
-    typer.Option("--label-column", help="Column with the classes.", show_default="label; of a model, its training's"),
+    list[str] | None,
+    typer.Option(
+        "--label-column",
+        help="Column with the classes, or with lists of labels; given several times, a column a label.",
+        show_default="label; of a model, its training's",
+    ),
 ]
 WidthOption = Annotated[
     str | None,
@@ -144,12 +148,17 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "" if value is None else f"{100 * value:.{digits}f}"
 
 
-def columns_of(text: str | None, pair: str | None, label: str | None, trained: Columns | None = None) -> Columns:
+def columns_of(
+    text: str | None, pair: str | None, label: list[str] | None, trained: Columns | None = None
+) -> Columns:
     """Take the columns that were named, else those of the training, else the defaults."""
     from sharcs.data.texts import Columns
 
     base = trained or Columns()
-    return Columns(text or base.text, pair or base.text_pair, label or base.label)
+    labels = label and (label[0] if len(label) == 1 else tuple(label))
+    if label and len(set(label)) < len(label):
+        raise InputError(f"--label-column: {max(label, key=label.count)} is given twice; give each column once")
+    return Columns(text or base.text, pair or base.text_pair, labels or base.label)
 
 
 def dialect_of(encoding: str | None, delimiter: str | None, no_quotes: bool) -> Dialect:
@@ -165,7 +174,8 @@ def texts_of(
     """Read a command's data, and refuse text pairs where the model knows single texts."""
     from sharcs.data.texts import load_texts
 
-    texts = load_texts(data, columns, labelled=labelled, dialect=dialect)
+    problem_type = trained.model.config.problem_type
+    texts = load_texts(data, columns, labelled=labelled, dialect=dialect, problem_type=problem_type)
     check_pairs(trained, data, texts.pairs is not None)
     return texts
 
@@ -190,7 +200,14 @@ def drawn_texts(
         return texts_of(trained, data[0], columns, labelled=labelled, dialect=dialect), {}
     also = [] if group_column is None else [group_column]
     sample = sample_texts(
-        data, columns, labelled=labelled, max_samples=max_samples, seed=seed or 0, dialect=dialect, also=also
+        data,
+        columns,
+        labelled=labelled,
+        max_samples=max_samples,
+        seed=seed or 0,
+        dialect=dialect,
+        also=also,
+        problem_type=trained.model.config.problem_type,
     )
     check_pairs(trained, sample.texts.source, sample.texts.pairs is not None)
     if len(sample.texts) < sample.rows:

@@ -124,17 +124,18 @@ def _predict_one(
     width: float | str | None,
     scores: bool,
     abstain_below: float | None,
-    columns: tuple[str | None, str | None, str | None],
+    columns: tuple[str | None, str | None, list[str] | None],
     dialect: Dialect,
 ) -> None:
     from sharcs.data.tables import check_output_path
     from sharcs.files import claimed
-    from sharcs.inference.predict import predict_table
+    from sharcs.inference.predict import check_scored, predict_table
     from sharcs.inference.stream import open_texts
 
     check_output_path(output)
     context.with_resource(claimed(output))
     trained = opened(folder)
+    check_scored(trained.model.config, scores, abstain_below)
     if width is not None:
         trained.model.config.index_of(width)
     stream = open_texts(data, columns_of(*columns, trained.columns), dialect)

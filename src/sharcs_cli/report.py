@@ -75,13 +75,15 @@ def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool, d
     from sharcs.data.texts import load_texts
     from sharcs.data.values import python_values
 
-    texts = load_texts(data, columns, labelled=labelled, dialect=dialect)
-    if columns.label in texts.table.column_names:
-        values = python_values(texts.table.column(columns.label).unique())
+    problem_type = trained.model.config.problem_type
+    texts = load_texts(data, columns, labelled=labelled, dialect=dialect, problem_type=problem_type)
+    if isinstance(columns.label, str) and columns.label in texts.table.column_names:
+        values = set(map(str, python_values(texts.table.column(columns.label))))
         # -1 is how `datasets` says that a label is withheld.
         nothing = {"", "-1", "nan", "None"} - {str(name) for name in (trained.model.config.id2label or {}).values()}
-        if all(str(value).strip() in nothing for value in values):
+        if all(value.strip() in nothing for value in values):
             return replace(texts, labels=None)
         if texts.labels is None:
-            return load_texts(data, columns, labelled=True, dialect=dialect)  # says which row is wrong
+            # Says which row is wrong.
+            return load_texts(data, columns, labelled=True, dialect=dialect, problem_type=problem_type)
     return texts

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sharcs_cli.evaluate import report_accuracy
+from sharcs_cli.evaluate import report_quality
 from sharcs_cli.options import (
     NOTHING_MEETS_IT,
     BudgetOption,
@@ -28,6 +29,10 @@ from sharcs_cli.options import (
     texts_of,
 )
 from sharcs_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from sharcs.inference.folder import TrainedModel
+    from sharcs.jobs.train import TrainingJob
 
 
 def train(
@@ -111,6 +116,27 @@ def train(
             show_default="5e-5; paper: 2e-5; with recurrent or compact: 1e-4",
         ),
     ] = None,
+    sub_network_epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--sub-network-epochs",
+            help="Passes in which the sub-networks learn from the full network.",
+            show_default="8; those in front of the encoder: 4",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            "--patience", help="Stop the full network after so many epochs without gain.", show_default="all epochs"
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        typer.Option("--class-weights", help="balanced, or JSON like '{\"spam\": 3}'; other classes weigh 1."),
+    ] = None,
+    regression: Annotated[
+        bool, typer.Option("--regression", help="The label column holds numbers to learn, and no classes.")
+    ] = False,
     max_length: Annotated[int, typer.Option("--max-length", help="Tokens kept of a text.")] = 128,
     max_train_samples: Annotated[
         int | None,
@@ -156,6 +182,10 @@ def train(
         seed=seed,
         dialect=dialect_of(encoding, delimiter, no_quotes),
         resume=resume,
+        regression=regression,
+        class_weights=_weights(class_weights),
+        sub_network_epochs=sub_network_epochs,
+        patience=patience,
     )
     context.with_resource(claimed_folder(output))
     say(f"training on {data}; model and checkpoints go to {output}")
@@ -165,11 +195,16 @@ def train(
     except KeyboardInterrupt:
         say(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
         raise typer.Exit(130) from None
-    say(f"the model is in {output}")
+    _conclude(job, trained)
+
+
+def _conclude(job: TrainingJob, trained: TrainedModel) -> None:
+    """Say what there is, and evaluate it if that was asked for."""
+    say(f"the model is in {job.output}")
     _say_promise(trained.model.config.promise)
-    if eval_data:
-        texts = texts_of(trained, eval_data, job.columns, labelled=True, dialect=job.dialect)
-        report_accuracy(trained, texts, output / "evaluation.json")
+    if job.eval_data:
+        texts = texts_of(trained, job.eval_data, job.columns, labelled=True, dialect=job.dialect)
+        report_quality(trained, texts, job.output / "evaluation.json")
     if not (trained.model.config.calibration or {"met": True})["met"]:
         raise typer.Exit(NOTHING_MEETS_IT)
 
@@ -187,6 +222,16 @@ def _numbers(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"{option} {text}: is no list of numbers; write it like 0.25,1.0") from None
+
+
+def _weights(text: str | None) -> str | dict[str, float] | None:
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        weights: dict[str, float] = json.loads(text)
+    except ValueError:
+        raise InputError(f"--class-weights {text}: is no JSON; write it like '{{\"spam\": 3}}'") from None
+    return weights
 
 
 def _bands(options: list[str]) -> dict[float, tuple[float, float]] | None:

@@ -53,7 +53,7 @@ def predict_many(
     scores: bool,
     abstain_below: float | None,
     many: Many,
-    columns: tuple[str | None, str | None, str | None],
+    columns: tuple[str | None, str | None, list[str] | None],
     dialect: Dialect,
 ) -> None:
     """Fill a directory, as far as this command's shard goes."""
@@ -62,6 +62,7 @@ def predict_many(
     from sharcs.data.sources import sources_of
     from sharcs.data.texts import Columns
     from sharcs.inference.exported import ExportedModel
+    from sharcs.inference.predict import check_scored
     from sharcs.units.place import place_of
     from sharcs.units.plan import Job
     from sharcs.units.run import Run, check_job, shard_name
@@ -87,6 +88,7 @@ def predict_many(
     context.with_resource(place_of(output).claimed(shard_name(job)))
     sources = sources_of(data)
     trained = opened(folder, threads=1)
+    check_scored(trained.model.config, scores, abstain_below)
     if width is not None:
         trained.model.config.index_of(width)
     if (

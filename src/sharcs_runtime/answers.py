@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from sharcs_runtime.errors import InputError
 from sharcs_runtime.policy import flops
-from sharcs_runtime.scores import softmax
+from sharcs_runtime.scores import MULTI_LABEL, REGRESSION, sigmoid, softmax
 from sharcs_runtime.ways import Costs, Doubles, way_taken
 
 if TYPE_CHECKING:
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
     from sharcs_runtime.cascade import Cascade
     from sharcs_runtime.policy import Floats
-    from sharcs_runtime.pool import Numbers
+    from sharcs_runtime.pool import Flags, Numbers
 
 INTEGER, BOOLEAN = "integer", "boolean"  # types of labels
+ARRAYS = ("probabilities", "answered_by", "start", "tokens", "flops", "full_flops")
 
 
 class Prediction(NamedTuple):
@@ -65,12 +67,14 @@ class Answers:
     """Answers to some inputs, as arrays.
 
     Attributes:
-        probabilities: Of each class, float32 ``[inputs, classes]``.
+        probabilities: Of each class, float32 ``[inputs, classes]``. Of several labels, each one's own; of a
+            regression, the numbers themselves.
         answered_by: Index of the sub-network that answered, ``[inputs]``.
         start: Of the one that ran first, ``[inputs]``.
         tokens: Tokens that were read, special ones included, ``[inputs]``.
         flops: Of all that ran, float64 ``[inputs]``; not numbers where the engine knows of none.
         full_flops: Of the plain full network, ``[inputs]``.
+        problem_type: As in Hugging Face configurations.
     """
 
     probabilities: Floats
@@ -79,6 +83,7 @@ class Answers:
     tokens: Numbers
     flops: Doubles
     full_flops: Doubles
+    problem_type: str | None = None
 
     @classmethod
     def of(cls, cascade: Cascade, rows: Numbers, lengths: Numbers, costs: Costs | None, front: int) -> Answers:
@@ -96,8 +101,10 @@ class Answers:
         spent = full = np.full(len(rows), np.nan)
         if costs is not None:
             spent, full = _flops(cascade, rows, tokens, costs, front), flops(costs.alone[-1:], tokens)[:, 0]
-        probabilities = softmax(cascade.logits[rows])
-        return cls(probabilities, cascade.answered_by[rows], cascade.start[rows], tokens, spent, full)
+        logits, problem_type = cascade.logits[rows], cascade.problem_type
+        if problem_type != REGRESSION:
+            logits = sigmoid(logits) if problem_type == MULTI_LABEL else softmax(logits)
+        return cls(logits, cascade.answered_by[rows], cascade.start[rows], tokens, spent, full, problem_type)
 
     def __len__(self) -> int:
         """Return the number of inputs."""
@@ -105,7 +112,8 @@ class Answers:
 
     def take(self, rows: Numbers) -> Answers:
         """Select inputs, in any order, also several times."""
-        return Answers(*(getattr(self, field.name)[rows] for field in fields(self)))
+        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in ARRAYS}
+        return replace(self, **arrays)
 
     @property
     def cost(self) -> Doubles:
@@ -114,12 +122,30 @@ class Answers:
 
     @property
     def scores(self) -> Floats:
-        """Probability of the predicted class, ``[inputs]``."""
-        best: Floats = self.probabilities.max(axis=-1)
-        return best
+        """Probability of the predicted class, of several labels the least sure one's: ``[inputs]``."""
+        of_labels = self.probabilities
+        if self.problem_type == MULTI_LABEL:
+            return np.maximum(of_labels, 1 - of_labels).min(axis=-1)  # type: ignore[no-any-return]
+        return of_labels.max(axis=-1)  # type: ignore[no-any-return]
+
+    @property
+    def said(self) -> Numbers | Flags | Floats:
+        """The class, ``[inputs]``; of several labels which, ``[inputs, labels]``; of a regression the numbers."""
+        if self.problem_type == MULTI_LABEL:
+            return self.probabilities > 0.5
+        return self.probabilities if self.problem_type == REGRESSION else self.probabilities.argmax(axis=-1)
 
     def predictions(self) -> list[Prediction]:
-        """List the predicted classes."""
+        """List the predicted classes.
+
+        Raises:
+            InputError: If an answer is no class.
+        """
+        if self.problem_type in (MULTI_LABEL, REGRESSION):
+            raise InputError(
+                f"predict: names a class a text, and the network has none (problem_type {self.problem_type}); take "
+                "`said` of what answer_windows gives"
+            )
         classes = self.probabilities.argmax(axis=-1).tolist()
         scores = self.scores.astype(np.float64).tolist()
         rows = zip(classes, scores, self.answered_by.tolist(), self.start.tolist(), strict=True)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Array = Any  # of NumPy, torch or another library of the array API standard
+# Problem types, as Hugging Face configurations name them.
+SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
 
 
 def namespace(array: Array) -> Any:
@@ -29,6 +32,11 @@ def softmax(logits: Array) -> Array:
     xp = namespace(logits)
     powers = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
     return powers / xp.sum(powers, axis=-1, keepdims=True)
+
+
+def sigmoid(logits: Array) -> Array:
+    """Turn logits of labels that are each true or not into probabilities."""
+    return namespace(logits).exp(_log_sigmoid(logits))
 
 
 def _probability(logits: Array, problem_type: str | None) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 from sharcs_runtime.bundle import DESCRIPTION_FILE
 from sharcs_runtime.errors import InputError, first_line
 from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.scores import MULTI_LABEL, REGRESSION
 from sharcs_serve.stored import MODEL_FILE, weights_digest
 from sharcs_serve.wire import Message, is_waiting, packed, receive
 
@@ -59,6 +60,7 @@ def open_engine(folder: Path) -> tuple[PooledEngine[Any], Message, AbstractConte
 
         bundle = Bundle.read(folder)
         runner = OnnxRunner(folder, threads=1)
+        _require_classes(folder, bundle.problem_type)
         info = _info(folder, DESCRIPTION_FILE, bundle.labels, bundle.names, bundle.policy, bundle.calibration)
         return runner, info | {"kind": "export", "routed": bundle.trunk is not None}, nullcontext()
     import torch
@@ -71,10 +73,19 @@ def open_engine(folder: Path) -> tuple[PooledEngine[Any], Message, AbstractConte
     torch.set_num_threads(1)
     trained = open_model(folder)
     config = trained.model.config
+    _require_classes(folder, config.problem_type)
     names = class_names(trained.model.config)
     info = _info(folder, MODEL_FILE, names, config.names, config.routing_policy, config.calibration)
     around = without_shape_cache(trained.model.device, trained.model.dtype)
     return InferenceEngine(trained.model, trained.tokenizer), info | {"kind": "model", "routed": True}, around
+
+
+def _require_classes(folder: Path, problem_type: str | None) -> None:
+    if problem_type in (MULTI_LABEL, REGRESSION):
+        raise InputError(
+            f"{folder}: is no classifier with one label for each input (problem_type {problem_type}), and nothing "
+            "else can be served; answer tables by 'sharcs predict'"
+        )
 
 
 def _info(

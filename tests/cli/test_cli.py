@@ -206,7 +206,8 @@ def test_without_epochs_a_model_has_to_be_fine_tuned_on_the_same_classes(toys, t
     assert "'bad'" in message
     several = fine_tuned(toys, tmp_path / "several", ["good", "bad"], problem_type="multi_label_classification")
     message = error_message(sharcs(*command, several))
-    assert "no classifier with one label for each input (problem_type multi_label_classification)" in message
+    assert "problem_type multi_label_classification, and " in message
+    assert "has labels for single_label_classification" in message
     assert not (tmp_path / "routed").exists()
     message = error_message(sharcs(*command, toys.encoder, "--recipe", "paper"))
     assert "at least 1" in message

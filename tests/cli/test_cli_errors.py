@@ -643,8 +643,7 @@ MODELS = [
     ("training.json of nothing", replace("training.json", "{}"), ["training.json"]),
     ("NaN weights", nan_weights, ["train again"]),
     ("a model of tokens", token_model, ["is a SharcsForTokenClassification", "from Python"]),
-    ("several labels", problem("multi_label_classification"), ["no classifier with one label", "from Python"]),
-    ("a regression", problem("regression"), ["no classifier with one label", "from Python"]),
+    ("a regression of two", problem("regression"), ["answers with 2 numbers for each input", "from Python"]),
 ]
 
 

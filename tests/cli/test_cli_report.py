@@ -397,6 +397,7 @@ def test_a_full_disk_at_evaluate_s_picture_leaves_the_numbers(toys, data, tmp_pa
 def test_a_regression_is_refused(toys, data, tmp_path):
     folder = shutil.copytree(toys.model, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
+    config |= {"problem_type": "regression", "policy": {"cost_weight": 0.0}}
+    (folder / "config.json").write_text(json.dumps(config))
     message = error_message(sharcs("report", folder, "--data", data, "--output", tmp_path / "r.html"))
-    assert "no classifier with one label" in message
+    assert "answers with 2 numbers for each input" in message

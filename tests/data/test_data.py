@@ -131,7 +131,7 @@ def test_labels_become_strings(tmp_path, labels, expected):
         ([1, None, 2], "row 2: the label is missing"),
         ([1.0, 2.0, math.nan], "row 3: the label is missing"),
         (pa.nulls(3), "row 1: the label is missing"),
-        ([1.0, 2.5, 3.0], "row 2: the label 2.5 (column 'label') is not a class; regression is not supported here"),
+        ([1.0, 2.5, 3.0], "row 2: the label 2.5 (column 'label') is not a class; give `regression` to learn numbers"),
         ([1.0, 2.0, math.inf], "row 3: the label inf (column 'label') is not a class; regression"),
         ([["x"], ["y"], []], "the label column 'label' holds list<"),
     ],

@@ -32,7 +32,6 @@ from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import accuracy_report
 from sharcs.evaluation.widths import run_all_widths
-from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.folder import TrainedModel
 from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.report.content import build_report
@@ -465,13 +464,25 @@ def test_a_regression_has_no_accuracy():
 @pytest.mark.parametrize("task", OTHERS)
 def test_what_speaks_of_one_class_refuses_other_models(task):
     model, rows = task_model(task), task_rows(task, 8)
-    outputs = run_all_widths(multi_label_model(), task_rows("labels", 8), collate)
-    uses = [
-        lambda: calibrate(outputs, Constraint("budget", 0.5), 3),
-        lambda: build_report(TrainedModel(model, None, None), None, "a report"),
-        lambda: InferenceEngine(model, None),
-        lambda: DriftMonitor(0.1).predict(model, collate(rows)),
-    ]
-    for use in uses:
-        with pytest.raises(InputError, match="no classifier with one label for each input"):
-            use()
+    with pytest.raises(InputError, match="no classifier with one label for each input"):
+        DriftMonitor(0.1).predict(model, collate(rows))
+    if task != "labels":
+        with pytest.raises(InputError, match="a report: counts answers that are right"):
+            build_report(TrainedModel(model, None, None), None, "a report")
+
+
+def test_sets_of_labels_have_no_bound_for_each_class():
+    outputs = run_all_widths(multi_label_model(), task_rows("labels", 40), collate)
+    with pytest.raises(InputError, match="`per_class`: the model answers with sets of labels"):
+        calibrate(outputs, Constraint("max_disagreement", 0.5, per_class=True), 3)
+
+
+def test_sets_that_no_answer_is_like_get_numbers_of_their_own():
+    model, rows = multi_label_model(), task_rows("labels", 40)
+    outputs = run_all_widths(model, rows, collate)
+    labels = collate(rows)["labels"].numpy().copy()
+    unlike = [row for row in np.ndindex(2, 2, 2) if list(row) not in outputs.label_sets.astype(int).tolist()]
+    labels[: len(unlike)] = np.array(unlike).reshape(-1, 3)
+    found = outputs.labelled(labels)
+    assert found.label_sets[found.labels].astype(float).tolist() == labels.tolist()
+    assert found.predictions.tolist() == outputs.predictions.tolist()

@@ -23,12 +23,13 @@ from helpers.tiny import (
 )
 from sharcs.config import RoutingPolicy
 from sharcs.errors import InputError
-from sharcs.tasks.base import SINGLE_LABEL, router_loss
+from sharcs.tasks.base import router_loss
 from sharcs.tasks.classification import Task
 from sharcs.training.arguments import RECIPES, PaperTrainingArguments, SharcsTrainingArguments, recipe_of
 from sharcs.training.hardness import narrowest_sure
 from sharcs.training.subnetworks import learning_parameters, narrow_networks
 from sharcs.training.trainer import SharcsTrainer
+from sharcs_runtime.scores import SINGLE_LABEL
 
 ROWS, EPOCHS, NARROW_EPOCHS = 44, 2, 3
 STEPS = -(-ROWS // 8)

@@ -10,7 +10,6 @@ import numpy as np
 from sharcs.calibration.choice import Choice, Constraint, choose
 from sharcs.calibration.frontier import build_frontier
 from sharcs.errors import InputError
-from sharcs.tasks.base import MULTI_LABEL, require_one_label
 from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:
@@ -92,8 +91,8 @@ def calibrate(
             a fifth of all.
 
     Raises:
-        InputError: If there are fewer than 10 rows, one width only, several labels of each input, or no labels where
-            they are needed.
+        InputError: If there are fewer than 10 rows, one width only, ``per_class`` of sets of labels, or no labels
+            where they are needed.
     """
     check_rows(answers, constraint)
     if constraint.kind == "max_disagreement":
@@ -107,8 +106,8 @@ def check_rows(answers: AllAnswers, constraint: Constraint) -> None:
     Raises:
         InputError: As :func:`calibrate` says.
     """
-    if answers.label_sets is not None:
-        require_one_label(MULTI_LABEL, "calibration")
+    if answers.label_sets is not None and constraint.per_class:
+        raise InputError("`per_class`: the model answers with sets of labels, and not with a class; leave it out")
     if len(answers.names) < 2:
         raise InputError("the network has the width 1.0 only, so nothing can be chosen; train it with two widths")
     if len(answers) < MIN_ROWS:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -12,8 +13,66 @@ from sharcs.data.columns import find_column, is_string, json_string
 from sharcs.data.jsonlines import MISSING, is_json
 from sharcs.errors import InputError
 from sharcs_runtime.answers import BOOLEAN, INTEGER, has_room, typed_labels
+from sharcs_runtime.scores import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# Of a column that says which rows have a label.
+YES, NO = ("1", "true", "yes"), ("0", "false", "no")
 LONG = 20  # letters of a 64-bit integer, at most
+
+
+def problem_type_of(table: pa.Table, names: Sequence[str]) -> str:
+    """Tell classes from sets of labels, by the columns: several, or one of lists, hold sets."""
+    if len(names) > 1:
+        return MULTI_LABEL
+    if names[0] not in table.column_names:
+        return SINGLE_LABEL  # which is refused where it is read
+    column = table.column(names[0])
+    if is_json(table.schema.field(names[0])):
+        given = (value for value in column.to_pylist() if value not in MISSING)
+        return MULTI_LABEL if next(given, "").startswith("[") else SINGLE_LABEL
+    return MULTI_LABEL if _is_list(column.type) else SINGLE_LABEL
+
+
+def read_targets(
+    table: pa.Table, names: Sequence[str], source: str, problem_type: str, rows_before: int = 0
+) -> tuple[list[str], str | None]:
+    """Read what rows are to be answered with; see :class:`sharcs.data.texts.TextData` for how it is written.
+
+    Args:
+        table: All rows of a source, or some in a row.
+        names: The column, or a column a label.
+        source: Where the table is from, for messages.
+        problem_type: As in Hugging Face configurations.
+        rows_before: Rows of the source before the table's first, for messages.
+
+    Returns:
+        One a row, and the type of classes and labels; see :func:`read_labels`.
+
+    Raises:
+        InputError: If a column is missing, or holds or lacks what it must not.
+    """
+    if problem_type == MULTI_LABEL:
+        read = _read_sets if len(names) == 1 else _read_flags
+        return read(table, names, source, rows_before)
+    if len(names) > 1:
+        raise InputError(f"{source}: `label_column` is given {len(names)} times, for sets of labels; give it once")
+    if problem_type == REGRESSION:
+        return _read_numbers(table, names[0], source, rows_before), None
+    return read_labels(table, names[0], source, rows_before)
+
+
+def set_of(names: Iterable[str]) -> str:
+    """Write a set of labels."""
+    return json.dumps(sorted(set(names)), ensure_ascii=False)
+
+
+def labels_in(written: str) -> list[str]:
+    """Read a set of labels that :func:`set_of` wrote."""
+    names: list[str] = json.loads(written)
+    return names
 
 
 def read_labels(table: pa.Table, name: str, source: str, rows_before: int = 0) -> tuple[list[str], str | None]:
@@ -56,6 +115,72 @@ def read_labels(table: pa.Table, name: str, source: str, rows_before: int = 0) -
     return labels, _type_of(kinds)
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _read_sets(table: pa.Table, names: Sequence[str], source: str, rows_before: int) -> tuple[list[str], str | None]:
+    """Read a column of lists."""
+    name = names[0]
+    column = find_column(table, name, "label", source)
+    json_texts = is_json(table.schema.field(name))
+    if not json_texts and not _is_list(column.type):
+        raise InputError(
+            f"{source}: the label column {name!r} holds {column.type}, and not lists of labels; name a column of "
+            "lists, or a column a label"
+        )
+    found, kinds = [], set()
+    for row, value in enumerate(column.to_pylist(), start=rows_before + 1):
+        where = f"{source}: row {row}"
+        if json_texts and value not in MISSING:
+            value = json.loads(value)
+        if not isinstance(value, list):
+            raise InputError(f"{where}: the labels {value!r} (column {name!r}) are no list; write [] for none")
+        labels = [_label(label, name, where) if isinstance(label, str | int | float) else "" for label in value]
+        if not all(label.strip() for label in labels):
+            raise InputError(f"{where}: a label in the list {value!r} (column {name!r}) is no name; correct it")
+        found.append(set_of(labels))
+        kinds |= {type(label) for label in value}
+    return found, _type_of(kinds)
+
+
+def _read_flags(table: pa.Table, names: Sequence[str], source: str, rows_before: int) -> tuple[list[str], str | None]:
+    """Read a column a label, that says which rows have it."""
+    columns = [find_column(table, name, "label", source).to_pylist() for name in names]
+    found = []
+    for row, values in enumerate(zip(*columns, strict=True), start=rows_before + 1):
+        labels = []
+        for name, value in zip(names, values, strict=True):
+            said = str(value).strip().strip('"').lower().removesuffix(".0")
+            if said not in (*YES, *NO):
+                raise InputError(
+                    f"{source}: row {row}: {value!r} (column {name!r}) does not say whether the row has the label; "
+                    "write 1 or 0"
+                )
+            if said in YES:
+                labels.append(name)
+        found.append(set_of(labels))
+    return found, None
+
+
+def _read_numbers(table: pa.Table, name: str, source: str, rows_before: int) -> list[str]:
+    """Read a column of numbers."""
+    column = find_column(table, name, "label", source)
+    found = []
+    for row, value in enumerate(column.to_pylist(), start=rows_before + 1):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(
+                f"{source}: row {row}: the label {value!r} (column {name!r}) is no finite number; correct it or drop "
+                "the row"
+            )
+        found.append(repr(number))
+    return found
+
+
 def label_values(names: list[str], label_type: str | None) -> tuple[list[Any], pa.DataType]:
     """Turn the names of classes into values of the type that the training's labels had, and name Arrow's type.
 
@@ -84,7 +209,7 @@ def _label(value: Any, name: str, where: str) -> str:
     # Whole numbers become floats in tools that have no missing integers.
     if not value.is_integer():
         raise InputError(
-            f"{where}: the label {value} (column {name!r}) is not a class; regression is not supported here"
+            f"{where}: the label {value} (column {name!r}) is not a class; give `regression` to learn numbers"
         )
     return str(int(value))
 

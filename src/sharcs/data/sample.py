@@ -11,7 +11,7 @@ import pyarrow as pa
 from sharcs.data.columns import find_column
 from sharcs.data.dialects import USUAL, Dialect
 from sharcs.data.jsonlines import as_strings
-from sharcs.data.labels import read_labels
+from sharcs.data.labels import problem_type_of, read_targets
 from sharcs.data.sources import sources_of
 from sharcs.data.tables import open_table
 from sharcs.data.texts import TextData, checked_texts, pair_column
@@ -94,6 +94,7 @@ def sample_texts(
     seed: int = 0,
     dialect: Dialect = USUAL,
     also: Sequence[str] = (),
+    problem_type: str | None = None,
 ) -> Sample:
     """Draw rows from tables, in one pass and in memory for twice as many; rows that may be taken are checked.
 
@@ -105,6 +106,7 @@ def sample_texts(
         seed: Of the draw.
         dialect: How text files are written.
         also: Columns to keep besides.
+        problem_type: What the labels have to be; see :func:`sharcs.data.texts.load_texts`.
 
     Raises:
         InputError: If a table can't be read, a column is missing or of the wrong type or unlike that of another
@@ -119,11 +121,13 @@ def sample_texts(
         stream = open_table(name, dialect)
         if not number:
             pair = pair_column(stream.schema, columns)
-        kinds = {"text": columns.text, "text pair": pair, "label": columns.label}
-        for kind, column in kinds.items():
-            if column is not None and (labelled or kind != "label"):
+        kinds = {"text": columns.text, "text pair": pair}
+        needed = [*kinds.items(), *(("label", column) for column in columns.labels if labelled)]
+        for kind, column in needed:
+            if column is not None:
                 find_column(stream.schema.empty_table(), column, kind, name)
-        wanted = [column for column in dict.fromkeys([*kinds.values(), *also]) if column in stream.schema.names]
+        asked = dict.fromkeys([*kinds.values(), *columns.labels, *also])
+        wanted = [column for column in asked if column in stream.schema.names]
         before = 0
         for batch in stream.batches():
             chosen = reservoir.draw(batch.num_rows)
@@ -131,7 +135,8 @@ def sample_texts(
             for kind in ("text", "text pair"):
                 if (column := kinds[kind]) is not None:
                     _check(rows, column, kind, name, before + chosen)
-            labels = _labels(rows, columns.label, name, before + chosen, labelled)
+            of = columns.labels, problem_type or problem_type_of(rows, columns.labels)
+            labels = _labels(rows, of, name, before + chosen, labelled)
             # Last, and by its place: a table may have a column of any name.
             reservoir.add(as_strings(rows).append_column("", pa.array(labels, pa.string())))
             before += batch.num_rows
@@ -148,7 +153,9 @@ def sample_texts(
     texts = checked_texts(table, columns.text, "text", source)
     pairs = None if pair is None else checked_texts(table, pair, "text pair", source)
     known = [label for label in found if label is not None]
-    return Sample(TextData(table, texts, pairs, known if len(known) == len(found) else None, source), reservoir.seen)
+    complete = known if len(known) == len(found) else None
+    kind = problem_type or of[1]
+    return Sample(TextData(table, texts, pairs, complete, source, problem_type=kind), reservoir.seen)
 
 
 def _check(rows: pa.Table, column: str, kind: str, source: str, numbers: NDArray[np.int64]) -> None:
@@ -162,14 +169,14 @@ def _check(rows: pa.Table, column: str, kind: str, source: str, numbers: NDArray
 
 
 def _labels(
-    rows: pa.Table, column: str, source: str, numbers: NDArray[np.int64], labelled: bool
+    rows: pa.Table, of: tuple[tuple[str, ...], str], source: str, numbers: NDArray[np.int64], labelled: bool
 ) -> Sequence[str | None]:
-    """Read the labels of rows of a table; where one is wrong and they need not have any, all of them are None."""
+    """Read the labels of rows, of columns and a problem type; if one is wrong and none is needed, all are None."""
     try:
-        return read_labels(rows, column, source)[0]
+        return read_targets(rows, of[0], source, of[1])[0]
     except InputError:
         if not labelled:
             return [None] * rows.num_rows
         for index, number in enumerate(numbers.tolist()):
-            read_labels(rows.slice(index, 1), column, source, number)
+            read_targets(rows.slice(index, 1), of[0], source, of[1], number)
         raise

@@ -14,10 +14,11 @@ import pyarrow as pa
 from sharcs.data.columns import find_column, is_string, json_string
 from sharcs.data.dialects import USUAL, Dialect
 from sharcs.data.jsonlines import as_strings, is_json
-from sharcs.data.labels import read_labels
+from sharcs.data.labels import labels_in, problem_type_of, read_targets
 from sharcs.data.sampling import sampled_rows
 from sharcs.data.tables import open_table, read_rows
 from sharcs.errors import InputError
+from sharcs_runtime.scores import MULTI_LABEL, SINGLE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,12 +36,23 @@ class Columns:
         text: The texts to classify.
         text_pair: The second texts, for tasks on pairs of texts. None stands for the column ``text_pair`` if
             the table has one, and for no second texts if it has not.
-        label: The class of each row.
+        label: The class of each row, its list of labels, or its number; or several columns, one a label, that say
+            which rows have it.
     """
 
     text: str = "text"
     text_pair: str | None = None
-    label: str = "label"
+    label: str | tuple[str, ...] = "label"
+
+    def __post_init__(self) -> None:
+        """Take lists, as JSON has them, too."""
+        if isinstance(self.label, list):
+            object.__setattr__(self, "label", tuple(self.label))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns with labels."""
+        return (self.label,) if isinstance(self.label, str) else self.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +63,11 @@ class TextData:
         table: The source's rows with all of its columns, row for row those of ``texts``.
         texts: The texts; none is empty.
         pairs: The second texts, or None if the task has one text per row.
-        labels: The classes as strings, or None if they are not known.
+        labels: The classes as strings, or None if they are not known. A set of labels is the JSON list of their
+            names, sorted, and a number is written as Python does.
         source: Where the table is from, for messages.
         label_type: ``integer`` or ``boolean``, where the labels were such; None for text.
+        problem_type: What the labels are, as Hugging Face configurations name it.
         rows: The 1-based row of each text in the source if only some rows were taken, else None.
     """
 
@@ -64,6 +78,7 @@ class TextData:
     source: str
     rows: list[int] | None = None
     label_type: str | None = None
+    problem_type: str = SINGLE_LABEL
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -87,6 +102,7 @@ def load_texts(
     max_samples: int | None = None,
     seed: int = 0,
     dialect: Dialect = USUAL,
+    problem_type: str | None = None,
 ) -> TextData:
     """Read texts and labels, and check every row.
 
@@ -99,6 +115,8 @@ def load_texts(
             named in a warning.
         seed: The seed of that random choice.
         dialect: How a text file is written.
+        problem_type: What the labels have to be; by default classes, or sets of labels where a row has a list or
+            several columns are named.
 
     Returns:
         The texts. Labels that are integers, booleans or whole floats are given as strings; class numbers of
@@ -114,19 +132,20 @@ def load_texts(
     texts = checked_texts(table, columns.text, "text", source)
     pair = pair_column(table.schema, columns)
     pairs = None if pair is None else checked_texts(table, pair, "text pair", source)
+    problem_type = problem_type or problem_type_of(table, columns.labels)
     labels: list[str] | None = None
     label_type = None
     try:
-        labels, label_type = read_labels(table, columns.label, source)
+        labels, label_type = read_targets(table, columns.labels, source, problem_type)
     except InputError:
         if labelled:
             raise
-    data = TextData(as_strings(table), texts, pairs, labels, source, label_type=label_type)
+    data = TextData(as_strings(table), texts, pairs, labels, source, None, label_type, problem_type)
     return data if max_samples is None or max_samples >= len(data) else _sample(data, max_samples, seed)
 
 
 def label_names(data: TextData) -> list[str]:
-    """List the classes of labelled texts.
+    """List the classes, or the labels, of labelled texts.
 
     Args:
         data: Texts with labels.
@@ -141,10 +160,13 @@ def label_names(data: TextData) -> list[str]:
         raise InputError(f"{data.source}: the rows have no labels; name the column that has them with `label_column`")
     names = set(data.labels)
     if len(names) < 2:
+        what = "class" if data.problem_type == SINGLE_LABEL else "set of labels"
         raise InputError(
-            f"{data.source}: one class only ({reprlib.repr(data.labels[0])} in all {len(data)} rows); "
-            "give rows of at least two classes"
+            f"{data.source}: one {what} only ({reprlib.repr(data.labels[0])} in all {len(data)} rows); "
+            "give rows of at least two"
         )
+    if data.problem_type == MULTI_LABEL:
+        names = {name for labels in names for name in labels_in(labels)}
     if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
@@ -163,7 +185,7 @@ def pair_column(schema: pa.Schema, columns: Columns) -> str | None:
     """Name the column of second texts: the one that was asked for, else ``text_pair`` if the table has it."""
     if columns.text_pair is not None:
         return columns.text_pair
-    return PAIR_COLUMN if PAIR_COLUMN in schema.names and PAIR_COLUMN not in (columns.text, columns.label) else None
+    return PAIR_COLUMN if PAIR_COLUMN in schema.names and PAIR_COLUMN not in (columns.text, *columns.labels) else None
 
 
 def checked_texts(table: pa.Table, name: str, kind: str, source: str, rows_before: int = 0) -> list[str]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from sharcs.data.labels import labels_in
 from sharcs.encoders.architectures import position_count
 from sharcs.errors import InputError
+from sharcs_runtime.scores import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from sharcs_runtime.truncation import check_limit, shortened
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def tokenise(
     Returns:
         A row per text with what the tokenizer makes (``input_ids``, ``attention_mask`` and, for some
         tokenizers, ``token_type_ids``), ``sample_id`` (the text's index in ``data``, from 0), ``length`` (its
-        number of tokens) and, with ``label2id``, ``labels``.
+        number of tokens) and, with ``label2id``, ``labels``: class indices, or single-precision floats ``[labels]``.
 
     Raises:
         InputError: If ``max_length`` leaves no room for text, or a label is not in ``label2id``.
@@ -54,7 +56,7 @@ def tokenise(
     import datasets
 
     limit = token_limit(tokenizer, max_length, with_pairs=data.pairs is not None)
-    labels = None if label2id is None else label_ids(data, label2id)
+    labels = None if label2id is None else label_column(data, label2id)
     chunks: dict[str, list[pa.Array]] = {}
     lengths: list[int] = []
     for start in range(0, len(data), TOKENISER_BATCH):
@@ -68,7 +70,7 @@ def tokenise(
     result["sample_id"] = pa.array(range(len(data)), pa.int64())
     result["length"] = pa.array(lengths, pa.int64())
     if labels is not None:
-        result["labels"] = pa.array(labels, pa.int64())
+        result["labels"] = labels
     return datasets.Dataset(pa.table(result))
 
 
@@ -128,23 +130,59 @@ def _copies(
         return known[state]
 
 
-def label_ids(data: TextData, label2id: dict[str, int]) -> list[int]:
+def label_column(data: TextData, label2id: dict[str, int]) -> pa.Array:
+    """Write the labels of some texts as models read them.
+
+    Returns:
+        Class indices, int64; of sets of labels zeros and ones, of a regression numbers, float32 ``[labels]`` each.
+    """
+    values = label_ids(data, label2id)
+    return pa.array(values, pa.int64() if data.problem_type == SINGLE_LABEL else pa.list_(pa.float32()))
+
+
+def label_ids(data: TextData, label2id: dict[str, int]) -> list[Any]:
     """Number the labels of some texts.
+
+    Returns:
+        Class indices; of sets of labels zeros and ones ``[labels]``, and of a regression a number ``[1]``.
 
     Raises:
         InputError: If there are none, or one is not in ``label2id``.
     """
     if data.labels is None:
         raise InputError(f"{data.source}: the rows have no labels; name the column that has them with `label_column`")
-    for index, label in enumerate(data.labels):
-        if label not in label2id:
+    if data.problem_type == REGRESSION:
+        return [[float(number)] for number in data.labels]
+    if data.problem_type == MULTI_LABEL:
+        sets = [labels_in(labels) for labels in data.labels]
+        _check_known(data, sets, label2id)
+        names = sorted(label2id, key=lambda name: label2id[name])
+        return [[float(name in labels) for name in names] for labels in sets]
+    _check_known(data, [[label] for label in data.labels], label2id)
+    return [label2id[label] for label in data.labels]
+
+
+def has_known_labels(data: TextData, label2id: dict[str, int]) -> bool:
+    """Tell whether all rows have labels, and a model knows them."""
+    try:
+        label_ids(data, label2id)
+    except InputError:
+        return False
+    return True
+
+
+def _check_known(data: TextData, labels: list[list[str]], label2id: dict[str, int]) -> None:
+    """Refuse labels that a model has not."""
+    for index, names in enumerate(labels):
+        for label in names:
+            if label in label2id:
+                continue
             known = ", ".join(reprlib.repr(name) for name in list(label2id)[:5])
             more = ", ..." if len(label2id) > 5 else ""
             raise InputError(
                 f"{data.source}: row {data.row(index)}: the label {reprlib.repr(label)} is not a class of "
                 f"the model, which has {known}{more}; correct it or drop the row"
             )
-    return [label2id[label] for label in data.labels]
 
 
 def _shorten(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> str:

@@ -23,6 +23,24 @@ if TYPE_CHECKING:
     from sharcs_runtime.ways import Doubles, Numbers, Singles
 
 
+def export_batches(
+    runner: OnnxRunner, texts: Sequence[Text], on_batch: Callable[[int], None] | None = None
+) -> tuple[Iterator[tuple[Numbers, Singles, Singles]], Numbers, int, Doubles]:
+    """Prepare to run every text at every width of an export; see :func:`sharcs.evaluation.widths.width_batches`."""
+    config = runner.config
+    check_comparable(config)
+    lengths = np.zeros(len(texts), np.int64)
+
+    def batches() -> Iterator[tuple[Numbers, Singles, Singles]]:
+        for batch in runner.run_all(texts):
+            lengths[batch.rows] = batch.lengths  # which is read when all batches are there
+            yield batch.rows, batch.logits, batch.router_logits
+            if on_batch:
+                on_batch(len(batch.rows))
+
+    return batches(), lengths, len(config.names), export_coefficients(config)
+
+
 def run_export(
     runner: OnnxRunner,
     texts: Sequence[Text],
@@ -47,22 +65,13 @@ def run_export(
         InputError: If the export holds a narrow network alone, or an earlier version did not write all costs.
     """
     config = runner.config
-    check_comparable(config)
-    lengths = np.zeros(len(texts), np.int64)
-
-    def batches() -> Iterator[tuple[Numbers, Singles, Singles]]:
-        for batch in runner.run_all(texts):
-            lengths[batch.rows] = batch.lengths  # which is read when all batches are there
-            yield batch.rows, batch.logits, batch.router_logits
-            if on_batch:
-                on_batch(len(batch.rows))
-
+    batches, lengths, _, coefficients = export_batches(runner, texts, on_batch)
     policy = config.routing_policy
     return record_answers(
-        batches(),
+        batches,
         tuple(config.names),
         lengths,
-        export_coefficients(config),
+        coefficients,
         problem_type=config.problem_type,
         blend=policy.blend if blend is None else blend,
         signals={"probability", policy.signal},

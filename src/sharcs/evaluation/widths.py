@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from sharcs.errors import InputError
 from sharcs.evaluation.inputs import model_inputs
 from sharcs.evaluation.record import record_answers
-from sharcs.tasks.base import MULTI_LABEL, SINGLE_LABEL
+from sharcs_runtime.scores import MULTI_LABEL, SINGLE_LABEL
 from sharcs_runtime.ways import ways_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,26 @@ if TYPE_CHECKING:
     Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 
 
-@torch.inference_mode()
+def width_batches(
+    model: RoutedModel,
+    rows: Sized,
+    collate: Collate,
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+) -> tuple[Iterator[tuple[Numbers, Singles, Singles]], Numbers, int, Doubles]:
+    """Prepare to run every input at every width; the arguments are those of :func:`run_all_widths`.
+
+    Returns:
+        What :func:`sharcs.evaluation.numbers.record_numbers` takes: batches, lengths, the number of sub-networks, and
+        what ways cost.
+    """
+    model.train(False)
+    lengths = np.array([model.token_count(row) for row in rows], np.int64)  # type: ignore[attr-defined]
+    count = len(model.config.names)
+    batches = _batches(model, rows, collate, lengths, batch_size, on_batch)
+    return batches, lengths, count, way_coefficients(model, ways_of(count))
+
+
 def run_all_widths(
     model: RoutedModel,
     rows: Sized,
@@ -62,15 +81,13 @@ def run_all_widths(
             f"problem_type {model.problem_type}: its answers are not right or wrong as a whole; compare "
             "model(**batch, widths='all') by a measure of your own"
         )
-    model.train(False)
     policy = model.config.routing_policy
-    names = tuple(model.config.names)
-    lengths = np.array([model.token_count(row) for row in rows], np.int64)  # type: ignore[attr-defined]
+    batches, lengths, _, coefficients = width_batches(model, rows, collate, batch_size, on_batch)
     return record_answers(
-        _batches(model, rows, collate, lengths, batch_size, on_batch),
-        names,
+        batches,
+        tuple(model.config.names),
         lengths,
-        way_coefficients(model, ways_of(len(names))),
+        coefficients,
         problem_type=model.problem_type,
         blend=policy.blend if blend is None else blend,
         signals={"probability", policy.signal},
@@ -97,7 +114,8 @@ def _batches(
         collate_fn=lambda batch: collate([model_inputs(row) for row in batch]),
     )
     for number, batch in enumerate(loader):
-        outputs = model(**{name: value.to(model.device) for name, value in batch.items()}, widths="all")
+        with torch.inference_mode():
+            outputs = model(**{name: value.to(model.device) for name, value in batch.items()}, widths="all")
         indices = order[number * batch_size : (number + 1) * batch_size]
         yield indices, outputs.width_logits.float().cpu().numpy(), outputs.router_logits.float().cpu().numpy()
         if on_batch:

@@ -18,7 +18,7 @@ from sharcs.data.tokens import most_tokens
 from sharcs.errors import InputError
 from sharcs.export.onnx import Dense, Front, Tail, Trunk, check_graph, require_onnx, to_int8, write_graph
 from sharcs.files import claimed, write_json, written
-from sharcs.tasks.base import require_one_label
+from sharcs.tasks.base import require_one_answer
 from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT, TOKENIZER_FILE
 from sharcs_runtime.policy import RoutingPolicy
 
@@ -78,11 +78,11 @@ def export_model(
         on_graph: Called with 1 after each graph, for a progress bar.
 
     Raises:
-        InputError: If the model doesn't name one class for each input, a package is missing, the network has no such
+        InputError: If the model has not one answer for each input, a package is missing, the network has no such
             width, its tokenizer is not of the ``tokenizers`` library, a graph doesn't compute what PyTorch does, or
             the directory can't be written.
     """
-    require_one_label(model.problem_type, "export")
+    require_one_answer(model.problem_type, "export")
     require_onnx()
     check_export_path(output)
     index = None if width is None else model.config.index_of(width)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharcs.data.tokens import encode, most_tokens, token_limit
 from sharcs.inference.pool import Pool
-from sharcs.tasks.base import require_one_label
+from sharcs.tasks.base import require_one_answer
 from sharcs_runtime.cascade import Routing
 from sharcs_runtime.policy import choose_width, relative_cost
 from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine
@@ -77,9 +77,9 @@ class InferenceEngine(PooledEngine[Tensor]):
         """Take over the settings.
 
         Raises:
-            InputError: If the network has no such width, or doesn't name one class for each input.
+            InputError: If the network has no such width, or has not one answer for each input.
         """
-        require_one_label(model.problem_type, "InferenceEngine")
+        require_one_answer(model.problem_type, "InferenceEngine")
         batch_tokens = batch_tokens_on(model.device) if batch_tokens is None else batch_tokens
         super().__init__(forced=width is not None, batch_tokens=batch_tokens, window=window)
         self.model = model

@@ -18,8 +18,9 @@ from sharcs.data.tokens import most_tokens
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.files import claimed, is_lock, write_json
 from sharcs.model.text import SharcsForSequenceClassification
-from sharcs.tasks.base import require_one_label
+from sharcs.tasks.base import require_one_answer
 from sharcs_runtime.bundle import DESCRIPTION_FILE
+from sharcs_runtime.scores import REGRESSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +65,7 @@ def open_model(folder: str | Path) -> TrainedModel:
 
     Raises:
         InputError: If the directory is missing, holds no model, an unfinished one, none of ours, or one that the
-            command line has no use for: it speaks of one class for each input.
+            command line has no use for: it speaks of one answer for each input.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -104,7 +105,12 @@ def open_model(folder: str | Path) -> TrainedModel:
         # transformers would leave random values there.
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{folder}: its weights lack {missing}; train again")
-    require_one_label(model.problem_type, f"{folder}")
+    require_one_answer(model.problem_type, f"{folder}")
+    if model.problem_type == REGRESSION and (count := len(model.config.class_indices)) > 1:
+        raise InputError(
+            f"{folder}: answers with {count} numbers for each input, and tables have room for one; "
+            "call it from Python"
+        )
     check_finite(model, f"{folder}")
     tokenizer.model_max_length = most_tokens(tokenizer, model.config.encoder)
     model.to(best_device())  # type: ignore[arg-type]

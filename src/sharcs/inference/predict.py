@@ -23,7 +23,8 @@ from sharcs.inference.exported import ExportedModel
 from sharcs.inference.record import CUT, AnswerRecord, answer_settings, recorded
 from sharcs.inference.stream import TextStream
 from sharcs.subnetworks.onednn import without_shape_cache
-from sharcs_runtime.stage.columns import answer_columns, free_names
+from sharcs_runtime.scores import MULTI_LABEL, REGRESSION
+from sharcs_runtime.stage.columns import added_names, answer_columns, free_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,6 +102,17 @@ def predict_table(
         reused = _answer(engine, settings, record, stream, on_rows or (lambda _: None), added, abstain_below)
         cut, abstained = _join(engine, settings, record, stream, output, added)
     return Predicted(reused, cut, engine.max_length, abstained)
+
+
+def check_scored(config: SharcsConfig | Bundle, scores: bool, abstain_below: float | None) -> None:
+    """Refuse scores of answers that have none.
+
+    Raises:
+        InputError: If some are asked for.
+    """
+    if config.problem_type == REGRESSION and (scores or abstain_below is not None):
+        option = "scores" if scores else "abstain_below"
+        raise InputError(f"`{option}`: the model answers with numbers, which have no scores; leave it out")
 
 
 def engine_of(trained: TrainedModel | ExportedModel, width: float | str | None) -> InferenceEngine | OnnxRunner:
@@ -225,14 +237,13 @@ def class_names(config: SharcsConfig | Bundle) -> list[str]:
 
 
 def added_columns(config: SharcsConfig | Bundle, scores: bool = False) -> pa.Schema:
-    """List the columns of an answer; a width says nothing of what stands in front of the encoder, and a name does."""
+    """List the columns of an answer, and their types."""
     _, kind = label_values(class_names(config), config.label_type)
-    fields = [pa.field("prediction", kind), pa.field("score", pa.float64()), pa.field("width", pa.float64())]
-    if config.front_count:
-        fields.append(pa.field("sub_network", pa.string()))
-    if scores:
-        fields += [pa.field(f"score_{name}", pa.float64()) for name in class_names(config)]
-    return pa.schema(fields)
+    if config.problem_type in (MULTI_LABEL, REGRESSION):
+        kind = pa.list_(kind) if config.problem_type == MULTI_LABEL else pa.float64()
+    kinds = {"prediction": kind, "sub_network": pa.string()}
+    names = added_names(config.problem_type, class_names(config), bool(config.front_count), scores)
+    return pa.schema([pa.field(name, kinds.get(name, pa.float64())) for name in names])
 
 
 def _fingerprint(settings: str, texts: list[Text]) -> str:

@@ -9,16 +9,19 @@ from transformers import DataCollatorWithPadding
 
 from sharcs.calibration.latency import measure_export_times, measure_times
 from sharcs.data.tokens import label_ids, tokenise
-from sharcs.evaluation.exported import run_export
-from sharcs.evaluation.widths import run_all_widths
+from sharcs.evaluation.exported import export_batches, run_export
+from sharcs.evaluation.numbers import record_numbers
+from sharcs.evaluation.widths import run_all_widths, width_batches
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.exported import ExportedModel
+from sharcs.tasks.base import require_right_or_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sharcs.data.texts import TextData
     from sharcs.evaluation.answers import AllAnswers
+    from sharcs.evaluation.numbers import AllNumbers
     from sharcs.inference.folder import TrainedModel
 
 
@@ -58,6 +61,7 @@ def all_answers(
         InputError: If a label is none of the network's classes, or is missing, or an export has no full network.
     """
     known = network.model.config.class_indices
+    require_right_or_wrong(network.model.config.problem_type, "answers")
     if isinstance(network, ExportedModel):
         labels = label_ids(data, known) if labelled else None
         texts = data.inputs
@@ -77,3 +81,14 @@ def all_answers(
         max_length=longest,
     )
     return replace(answers, way_milliseconds=measure_times(model, rows, collate)) if timed else answers
+
+
+def all_numbers(
+    network: TrainedModel | ExportedModel, data: TextData, *, on_batch: Callable[[int], None] | None = None
+) -> AllNumbers:
+    """Run every text at every width of a regression; see :func:`all_answers`."""
+    if isinstance(network, ExportedModel):
+        return record_numbers(*export_batches(network.model, data.inputs, on_batch))
+    model, tokenizer = network.model, network.tokenizer
+    rows = tokenise(data, tokenizer, max_length=tokenizer.model_max_length)
+    return record_numbers(*width_batches(model, rows, DataCollatorWithPadding(tokenizer), on_batch=on_batch))

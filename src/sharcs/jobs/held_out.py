@@ -13,6 +13,7 @@ from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.jobs.answers import all_answers
 from sharcs.jobs.given import read_given
+from sharcs_runtime.scores import REGRESSION, SINGLE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,9 @@ def split(data: TextData, seed: int) -> tuple[TextData, TextData | None]:
     count = round(SHARE * len(data))
     if len(data) >= WHERE_THERE_ARE:
         count = max(LEAST, count)
-    held = sampled_rows(data.labels or [], count, seed)
+    of_one_class = [""] * len(data)  # numbers have no classes, of which each would have its share
+    strata = of_one_class if data.problem_type == REGRESSION else data.labels or []
+    held = sampled_rows(strata, count, seed)
     chosen = set(held)
     return take_rows(data, [row for row in range(len(data)) if row not in chosen]), take_rows(data, held)
 
@@ -59,13 +62,16 @@ def judging_rows(held_out: TextData, tokenizer: PreTrainedTokenizerBase, label2i
     )
 
 
-def check_limit(limit: Constraint | None, held_out: TextData | None, names: int) -> None:
+def check_limit(
+    limit: Constraint | None, held_out: TextData | None, names: int, problem_type: str = SINGLE_LABEL
+) -> None:
     """Refuse a limit that could not be kept whatever a training gives.
 
     Args:
         limit: What the policy has to keep.
         held_out: Labelled rows that nothing is trained on.
         names: How many sub-networks there will be.
+        problem_type: What the labels are.
 
     Raises:
         InputError: If there are no rows for it, or too few, or nothing to choose from.
@@ -73,6 +79,10 @@ def check_limit(limit: Constraint | None, held_out: TextData | None, names: int)
     if limit is None:
         return
     what = f"`{limit.kind}` {limit.limit:g}"
+    if problem_type == REGRESSION:
+        raise InputError(
+            f"{what}: bounds how many answers are right, and a number is not right or wrong; leave it out"
+        )
     if names < 2:
         raise InputError(f"{what}: there is one sub-network only, so nothing can be chosen; name more")
     rows = 0 if held_out is None else len(held_out)
@@ -144,7 +154,7 @@ def unlabelled_rows(
     """
     if source is None:
         return None
-    texts = read_given(source, columns, dialect, labelled=False)
+    texts = read_given(source, columns, dialect, labelled=False, problem_type=train.problem_type)
     check_same_shape(train, texts)
     return tokenise(texts, tokenizer, max_length=tokenizer.model_max_length)
 

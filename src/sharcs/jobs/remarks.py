@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sharcs.data.labels import labels_in
 from sharcs.data.sampling import sampled_rows
 from sharcs.data.texts import take_rows
 from sharcs.jobs.answers import all_answers
+from sharcs_runtime.scores import MULTI_LABEL, REGRESSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,10 +27,15 @@ ROWS_TRIED = 500
 
 
 def rows_and_classes(train: TextData) -> str:
-    """Say in a line how many rows there are, and how many of each class."""
-    counts = Counter(train.labels).most_common()
+    """Say in a line how many rows there are, and how many of each class or with each label."""
+    if train.problem_type == REGRESSION:
+        numbers = [float(number) for number in train.labels or []]
+        low, high, mean = min(numbers), max(numbers), np.mean(numbers)
+        return f"{len(train):,} rows, numbers from {low:g} to {high:g}, {mean:.4g} on average"
+    counts = Counter(names_of(train)).most_common()
     shown = counts if len(counts) <= ALL_SHOWN else counts[:SHOWN]
-    line = f"{len(train):,} rows, {len(counts)} classes: " + ", ".join(f"{name} {count:,}" for name, count in shown)
+    what = "labels" if train.problem_type == MULTI_LABEL else "classes"
+    line = f"{len(train):,} rows, {len(counts)} {what}: " + ", ".join(f"{name} {count:,}" for name, count in shown)
     if len(shown) == len(counts):
         return line
     last, count = counts[-1]
@@ -42,7 +49,7 @@ def warn_of_rows(train: TextData, held_out: Iterable[TextData | None]) -> None:
         train: What is trained on.
         held_out: What chooses the policy or judges the model; None is passed over.
     """
-    counts, alike = Counter(train.labels or ()), defaultdict(list)
+    counts, alike = Counter(names_of(train)), defaultdict(list)
     for name in counts:
         alike[_bare(name)].append(name)
     for names in alike.values():
@@ -62,6 +69,13 @@ def warn_of_rows(train: TextData, held_out: Iterable[TextData | None]) -> None:
                 f"{data.row(again[0])}, have texts that are trained on, too; what they say of the model is too good",
                 stacklevel=3,
             )
+
+
+def names_of(train: TextData) -> list[str]:
+    """List the class of each row, or all labels of all rows; a regression has none."""
+    if train.problem_type == MULTI_LABEL:
+        return [name for labels in train.labels or () for name in labels_in(labels)]
+    return [] if train.problem_type == REGRESSION else train.labels or []
 
 
 def learned(trained: TrainedModel, train: TextData, seed: int) -> str:

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from safetensors import SafetensorError
-from transformers import AutoConfig, DataCollatorWithPadding, PrinterCallback
+from transformers import DataCollatorWithPadding, PrinterCallback
 
-from sharcs.config import SharcsConfig
 from sharcs.data.dialects import Dialect
 from sharcs.data.named import MINILM, encoder_location
 from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, fingerprint, label_names, take_rows
-from sharcs.data.tokens import most_tokens, tokenise
-from sharcs.errors import EncoderError, InputError, first_line
+from sharcs.data.tokens import tokenise
+from sharcs.errors import InputError
 from sharcs.files import written
 from sharcs.inference import folder as artifacts
-from sharcs.jobs.arguments import TRAINERS, check_numbers, training_arguments
+from sharcs.jobs.arguments import TRAINERS, Patience, check_numbers, training_arguments, weights_of
+from sharcs.jobs.encoder import classes_of_fine_tuned, load_model, load_tokenizer
 from sharcs.jobs.given import read_given
 from sharcs.jobs.held_out import (
     check_limit,
@@ -29,24 +28,25 @@ from sharcs.jobs.held_out import (
     split,
     unlabelled_rows,
 )
-from sharcs.jobs.remarks import learned, rows_and_classes, warn_of_rows
-from sharcs.jobs.trial import Trial, accuracy_of
-from sharcs.model.text import SharcsForSequenceClassification
+from sharcs.jobs.remarks import learned, names_of, rows_and_classes, warn_of_rows
+from sharcs.jobs.trial import Trial, accuracy_of, error_of
 from sharcs.spec import FIRST
-from sharcs.tasks.base import problem_type_of, require_one_label
 from sharcs.training.arguments import RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
+from sharcs_runtime.scores import REGRESSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from transformers import PreTrainedTokenizerBase, TrainerCallback
+    from transformers import TrainerCallback
 
     from sharcs.calibration.choice import Constraint
+    from sharcs.model.text import SharcsForSequenceClassification
 
 # Where sub-networks stand in front of the encoder: it is trained until held-out rows are content, and they alone
 # are read from there on.
 FRONT_EPOCHS, FRONT_RATE = 8, 1e-4
+LATER_FIELDS = ("regression", "class_weights", "sub_network_epochs", "patience")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,10 @@ class TrainingJob:
     seed: int = 0
     dialect: Dialect = field(default_factory=Dialect)
     resume: bool = False
+    regression: bool = False
+    class_weights: str | dict[str, float] | None = None
+    sub_network_epochs: int | None = None
+    patience: int | None = None
 
 
 def run_training(
@@ -110,21 +114,27 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[st
         learning_rate=usual[1] if job.learning_rate is None else job.learning_rate,
     )
     check_numbers(job)
-    train = read_given(job.data, job.columns, job.dialect, max_samples=job.max_train_samples, seed=job.seed)
-    names = label_names(train)
+    asked = REGRESSION if job.regression else None
+    draw = {"max_samples": job.max_train_samples, "seed": job.seed}
+    train = read_given(job.data, job.columns, job.dialect, problem_type=asked, **draw)
+    kind = train.problem_type
+    names = [job.columns.labels[0]] if job.regression else label_names(train)
     check_unlabelled(job.unlabelled, job.front)
-    validation = read_given(job.validation, job.columns, job.dialect) if job.validation else None
+    validation, held_out = (
+        read_given(source, job.columns, job.dialect, problem_type=kind) if source else None
+        for source in (job.validation, job.eval_data)
+    )
     if validation is not None:
         _check_held_out(validation, train, names)
-    elif job.front or job.limit:
+    elif job.front or job.limit or job.patience:
         train, validation = split(train, job.seed)
-    check_limit(job.limit, validation, len(job.front) + len(job.widths))
-    held_out = read_given(job.eval_data, job.columns, job.dialect) if job.eval_data else None
+    check_limit(job.limit, validation, len(job.front) + len(job.widths), kind)
     encoder_path = encoder_location(job.model)
     if job.epochs == 0:
-        names = _classes_of_fine_tuned(encoder_path, names, job, train.source)
+        names = classes_of_fine_tuned(encoder_path, names, job, kind, train.source)
     label2id = {name: index for index, name in enumerate(names)}
-    tokenizer, max_length, depth = _tokenizer(encoder_path, job)
+    weights = weights_of(job.class_weights, names, kind)
+    tokenizer, max_length, depth = load_tokenizer(encoder_path, job)
     if job.router_layer is None and depth is not None:
         job = replace(job, router_layer=RECIPES[recipe].router_layer(depth))
     if held_out is not None:
@@ -134,11 +144,15 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[st
     more = unlabelled_rows(job.unlabelled, job.columns, job.dialect, train, tokenizer)
     columns = replace(job.columns, text_pair=job.columns.text_pair or (PAIR_COLUMN if train.pairs else None))
     judging = None if validation is None else judging_rows(validation, tokenizer, label2id, job.seed)
+    if job.patience and judging is None:
+        raise InputError(
+            f"`patience` {job.patience}: needs more held-out rows to judge by; give them as `validation`"
+        )
 
     def load(readout: str, widths: tuple[float, ...], front: tuple[str, ...]) -> SharcsForSequenceClassification:
         transformers.set_seed(job.seed)
         of = replace(job, readout=readout, widths=widths, front=front)
-        model = _load_model(of, encoder_path, names, train.source, train.pairs is not None)
+        model = load_model(of, encoder_path, names, train)
         model.config.label_type = train.label_type
         return model
 
@@ -148,8 +162,9 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[st
     # Everything that the job names has been found right: from here on the directory is in use.
     checkpoints = artifacts.begin(job.output, _settings(given, train, columns), job.resume)
     collate = DataCollatorWithPadding(tokenizer)
+    measure = error_of if job.regression else accuracy_of
     if job.readout is None and judging is not None and job.epochs:
-        tried = Trial(lambda readout: load(readout, (1.0,), ()), rows, judging, collate, job)
+        tried = Trial(lambda readout: load(readout, (1.0,), ()), rows, judging, collate, job, measure)
         if (readout := tried.readout(checkpoints)) != FIRST:
             model = load(readout, job.widths, job.front)
     transformers.set_seed(job.seed)
@@ -160,7 +175,9 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[st
             len(rows),
             window=job.window,
             bands=job.bands,
-            judged=judging is not None,
+            judged=None if judging is None else "error" if job.regression else "accuracy",
+            sub_network_epochs=job.sub_network_epochs,
+            class_weights=weights,
             output_dir=str(checkpoints),
             seed=job.seed,
             num_train_epochs=job.epochs,
@@ -170,17 +187,17 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[st
         train_dataset=rows,
         data_collator=collate,
         processing_class=tokenizer,
-        callbacks=callbacks,
-        **({} if judging is None else {"eval_dataset": judging, "compute_metrics": accuracy_of}),
+        callbacks=[*callbacks, *([] if job.patience is None else [Patience(job.patience)])],
+        **({} if judging is None else {"eval_dataset": judging, "compute_metrics": measure}),
         **({} if more is None else {"unlabelled_dataset": more}),
     )
     trainer.remove_callback(PrinterCallback)  # raw dictionaries on standard output; the callbacks show progress
     trainer.train(resume_from_checkpoint=furthest_checkpoint(checkpoints) if job.resume else None)
     artifacts.check_finite(model, f"{job.output}")
     trained = artifacts.TrainedModel(model.train(False), tokenizer, columns)
-    if validation is not None:
+    if validation is not None and not job.regression:
         choose_policy(trained, validation, job.seed, job.limit)
-    if model.config.promise is None:
+    if model.config.promise is None and not job.regression:
         say(learned(trained, train, job.seed))
     artifacts.finish(job.output, model, tokenizer)
     return trained
@@ -189,9 +206,9 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[st
 def _check_held_out(held_out: TextData, train: TextData, names: list[str]) -> None:
     """Refuse held-out rows of another shape, or with other classes."""
     check_same_shape(train, held_out)
-    unseen = sorted(set(held_out.labels or ()) - set(names))
+    unseen = sorted(set(names_of(held_out)) - set(names))
     if unseen:
-        row = (held_out.labels or []).index(unseen[0]) + 1
+        row = next(row for row in range(len(held_out)) if unseen[0] in names_of(take_rows(held_out, [row]))) + 1
         trained_on = train.source if train.rows is None else f"the {len(train)} rows taken of {train.source}"
         raise InputError(
             f"{held_out.source}: row {row}: the label {unseen[0]!r} is not among the classes of {trained_on}; "
@@ -199,83 +216,8 @@ def _check_held_out(held_out: TextData, train: TextData, names: list[str]) -> No
         )
 
 
-def _load_model(
-    job: TrainingJob, encoder_path: str, names: list[str], source: str, pairs: bool
-) -> SharcsForSequenceClassification:
-    """Wrap the encoder, for the classes of some source."""
-    try:
-        return SharcsForSequenceClassification.from_encoder(
-            encoder_path,
-            widths=job.widths,
-            front=job.front,
-            pairs=pairs,
-            readout=job.readout or FIRST,
-            router_layer=job.router_layer,
-            weights=RECIPES[str(job.recipe)].weights,
-            id2label=dict(enumerate(names)),
-            problem_type="single_label_classification",
-            use_safetensors=True,
-        )
-    except EncoderError as error:
-        raise InputError(f"`model` {job.model}: {error}") from error
-    except InputError:
-        raise
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"`model` {job.model}: its weights can't be loaded ({first_line(error)}); it needs model.safetensors"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"`model` {job.model}: is no text encoder ({first_line(error)}); choose another") from error
-    except RuntimeError as error:
-        raise InputError(
-            f"`model` {job.model}: its weights don't fit its configuration or the {len(names)} classes of "
-            f"{source} ({first_line(error)}); name an encoder without a head"
-        ) from error
-
-
-def _classes_of_fine_tuned(encoder_path: str, names: list[str], job: TrainingJob, source: str) -> list[str]:
-    """Look up the classes of a model that is fine-tuned already; it has to have those of the data."""
-    try:
-        config = AutoConfig.from_pretrained(encoder_path)
-    except (OSError, ValueError, KeyError):
-        return names  # what is wrong with it is found out where its tokenizer is loaded
-    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-        raise InputError(f"`epochs` 0: {job.model} is not fine-tuned, it has no head; give at least 1")
-    require_one_label(problem_type_of(config), f"`epochs` 0: {job.model}")
-    known = [str(name) for _, name in sorted((config.id2label or {}).items())]
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        raise InputError(
-            f"`epochs` 0: {job.model} has the classes {', '.join(map(repr, known[:10]))}, and {source} has "
-            f"{unknown[0]!r}; correct the labels, or train the model with `epochs` 1 or more"
-        )
-    return known
-
-
-def _tokenizer(encoder_path: str, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, int, int | None]:
-    """Load the tokenizer, cap the length at what the encoder has positions for, and look up the encoder's depth."""
-    try:
-        config = AutoConfig.from_pretrained(encoder_path)
-        tokenizer = artifacts.load_tokenizer(encoder_path)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"`model` {job.model}: no encoder can be loaded from there ({first_line(error)}); give a local "
-            f"model directory, a name on the hub, or {MINILM}"
-        ) from error
-    if not isinstance(config, SharcsConfig):
-        # Refuse settings that don't fit the encoder before anything is written.
-        SharcsConfig(encoder=config, widths=list(job.widths), router_layer=job.router_layer)
-    embeddings = getattr(config, "vocab_size", None)
-    if embeddings is not None and len(tokenizer) > embeddings:
-        raise InputError(
-            f"`model` {job.model}: its tokenizer has {len(tokenizer)} tokens, but it has {embeddings} embeddings; "
-            "save it with its own tokenizer"
-        )
-    # What is routed already is refused where it is loaded.
-    encoder = config.encoder if isinstance(config, SharcsConfig) else config
-    max_length = min(job.max_length, most_tokens(tokenizer, encoder))
-    tokenizer.model_max_length = max_length
-    return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
+def _head(data: TextData) -> TextData:
+    return TextData(data.table.slice(0, 1), data.texts[:1], data.pairs and data.pairs[:1], None, data.source)
 
 
 def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, Any]:
@@ -285,6 +227,7 @@ def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, 
     sources = {name: of.source if isinstance(of, TextData) else of for name, of in sources.items()}
     fields = {name: value for name, value in asdict(replace(job, **sources)).items() if name not in left_out}
     # What is not given is not written, as by versions that don't know it.
+    fields = {name: value for name, value in fields.items() if value or name not in LATER_FIELDS}
     fields |= {name: value for name, value in asdict(job.dialect).items() if value}
     return {
         "format": artifacts.FORMAT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,18 @@ RESULT = "readout"  # a file beside the checkpoints, so that a resumed training 
 
 
 def accuracy_of(prediction: EvalPrediction) -> dict[str, float]:
-    """Measure how often answers are right."""
+    """Measure how often answers are right: of several labels, all of them."""
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return {"accuracy": float((np.asarray(logits).argmax(-1) == prediction.label_ids).mean())}
+    logits, labels = np.asarray(logits), np.asarray(prediction.label_ids)
+    right = logits.argmax(-1) == labels if labels.ndim == 1 else ((logits > 0) == (labels > 0.5)).all(-1)
+    return {"accuracy": float(right.mean())}
+
+
+def error_of(prediction: EvalPrediction) -> dict[str, float]:
+    """Measure how far numbers are from the truth: the mean square, as ``error``."""
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    difference = np.asarray(logits).reshape(-1) - np.asarray(prediction.label_ids).reshape(-1)
+    return {"error": float((difference**2).mean())}
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,7 @@ class Trial:
         judging: Those that judge.
         collate: Pads rows.
         job: The whole training's settings: seed, rate, size of batches.
+        measure: Of answers: :func:`accuracy_of` or :func:`error_of`.
     """
 
     load: Callable[[str], SharcsForSequenceClassification]
@@ -48,6 +59,7 @@ class Trial:
     judging: Any
     collate: Any
     job: Any
+    measure: Callable[[EvalPrediction], dict[str, float]] = accuracy_of
 
     def readout(self, folder: Path) -> str:
         """Name the better read-out; the first token where they are alike, or where the encoder has no choice.
@@ -68,7 +80,7 @@ class Trial:
         try:
             model = self.load(readout)
         except InputError:
-            return -1.0
+            return -math.inf
         order = np.random.default_rng(self.job.seed).permutation(len(self.rows))[:MOST_ROWS]
         trainer = SharcsTrainer(
             model=model,
@@ -87,8 +99,9 @@ class Trial:
             train_dataset=self.rows.select(np.sort(order)),
             eval_dataset=self.judging,
             data_collator=self.collate,
-            compute_metrics=accuracy_of,
+            compute_metrics=self.measure,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        return float(trainer.evaluate()["eval_accuracy"])
+        found = trainer.evaluate()
+        return float(found["eval_accuracy"] if self.measure is accuracy_of else -found["eval_error"])

@@ -34,10 +34,13 @@ from sharcs.report.record import (
     WidthAnswer,
     WrongLabels,
 )
-from sharcs.tasks.base import require_one_label
+from sharcs.tasks.base import require_right_or_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from sharcs.data.texts import TextData
     from sharcs.evaluation.answers import Routed
@@ -69,13 +72,13 @@ def build_report(
         on_batch: Called with the number of inputs after each batch.
 
     Raises:
-        InputError: If the model is no classifier with single labels, a label is unknown, or the configuration holds
-            a calibration that can't be read.
+        InputError: If the model's answers are not right or wrong as a whole, a label is unknown, or the configuration
+            holds a calibration that can't be read.
     """
     model, tokenizer = trained.model, trained.tokenizer
     config = model.config
     names = [str(label) for _, label in sorted((config.id2label or {}).items())]
-    require_one_label(model.problem_type, name)
+    require_right_or_wrong(model.problem_type, name)
     calibration = _evidence(config.calibration, config.routing_policy, fingerprint(texts.texts, texts.pairs))
     labelled = texts.labels is not None
     label2id = {label: index for index, label in enumerate(names)} if labelled else None
@@ -85,9 +88,12 @@ def build_report(
     routed = answers.route([config.routing_policy])[0]
     # Without labels: by the class that the full network names.
     class_of = answers.full_predictions if answers.labels is None else answers.labels
-    listing = _Listing(texts, routed, names, config.keys)
+    sets = answers.label_sets
+    said = names if sets is None else [_set_name(names, labels) for labels in sets]
+    listing = _Listing(texts, routed, said, config.keys)
     overthinking, wrong_labels = overthinking_rows(answers), wrong_label_rows(answers)
-    by_class = "class" if labelled else "class named by the full network"
+    what = "class" if sets is None else "set of labels"
+    by_class = what if labelled else f"{what} named by the full network"
     return Report(
         name=name,
         source=texts.source,
@@ -97,9 +103,9 @@ def build_report(
         labelled=labelled,
         policy=config.routing_policy,
         calibration=calibration,
-        evaluation=accuracy_report(model, answers, class_of),
+        evaluation=accuracy_report(model, answers, class_of if sets is None else sets[class_of]),
         agreement=agreement(routed),
-        harm_by_class=_worst(by_class, harm_by(routed, [names[index] for index in class_of])),
+        harm_by_class=_worst(by_class, harm_by(routed, [said[index] for index in class_of])),
         harm_by_group=None if group is None else _worst(group[0], harm_by(routed, group[1])),
         reliability=_reliability(routed),
         examples=[
@@ -115,7 +121,13 @@ def build_report(
             count=len(wrong_labels),
             inputs=[listing.row(int(row)) for row in wrong_labels[:LISTED]],
         ),
+        several=sets is not None,
     )
+
+
+def _set_name(names: list[str], labels: NDArray[np.bool_]) -> str:
+    """Write a set of labels for people."""
+    return " + ".join(name for name, has in zip(names, labels.tolist(), strict=True) if has) or "(none)"
 
 
 class _Listing:

@@ -38,7 +38,10 @@ def headline(report: Report) -> str:
         cost = f"takes {percentage(-saved)} more computation by routing"
     else:
         cost = "saves no computation by routing"
-    what = f"The model \u201c{report.name}\u201d sorts texts into {len(report.classes):,} classes and {cost}"
+    does = f"sorts texts into {len(report.classes):,} classes"
+    if report.several:
+        does = f"gives texts any of {len(report.classes):,} labels"
+    what = f"The model \u201c{report.name}\u201d {does} and {cost}"
     if not report.labelled:
         return f"{what}; {percentage(routed.accuracy)} of its answers are the full network\u2019s."
     gap = round(routed.accuracy, 3) - round(full, 3)

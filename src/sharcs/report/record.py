@@ -180,6 +180,7 @@ class Report:
         examples: Of each width.
         overthinking: Where the full network is worse than a narrow one.
         wrong_labels: Which labels are likely wrong.
+        several: Whether an answer is a set of labels.
     """
 
     name: str
@@ -198,3 +199,4 @@ class Report:
     examples: list[Example]
     overthinking: Overthinking
     wrong_labels: WrongLabels
+    several: bool = False

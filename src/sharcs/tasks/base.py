@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from sharcs.errors import InputError
+from sharcs_runtime.scores import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
     from sharcs.config import SharcsConfig
 
-# As Hugging Face configurations name them.
-SINGLE_LABEL = "single_label_classification"
-MULTI_LABEL = "multi_label_classification"
-REGRESSION = "regression"
 # The label of what doesn't count, as everywhere in transformers.
 UNLABELLED = -100
 BALANCED = "balanced"
@@ -110,6 +107,40 @@ def require_one_label(problem_type: str, what: str) -> None:
         raise InputError(
             f"{what}: the model is no classifier with one label for each input (problem_type {problem_type}); "
             "train it with SharcsTrainer and call it from Python"
+        )
+
+
+def require_right_or_wrong(problem_type: str | None, what: str) -> None:
+    """Refuse a model whose answers are not right or wrong as a whole.
+
+    Args:
+        problem_type: The model's.
+        what: What needs it, to begin the message.
+
+    Raises:
+        InputError: If it is a regression, or answers for tokens.
+    """
+    if problem_type not in (None, SINGLE_LABEL, MULTI_LABEL):
+        raise InputError(
+            f"{what}: counts answers that are right or the full network's, and those of the model are neither "
+            f"(problem_type {problem_type}); measure it with 'sharcs evaluate'"
+        )
+
+
+def require_one_answer(problem_type: str, what: str) -> None:
+    """Refuse a model whose answers lie in tokens; one class, a set of labels and numbers are answers to an input.
+
+    Args:
+        problem_type: The model's.
+        what: What needs it, to begin the message.
+
+    Raises:
+        InputError: If it is one.
+    """
+    if problem_type not in (SINGLE_LABEL, MULTI_LABEL, REGRESSION):
+        raise InputError(
+            f"{what}: the model has not one answer for each input (problem_type {problem_type}); train it with "
+            "SharcsTrainer and call it from Python"
         )
 
 

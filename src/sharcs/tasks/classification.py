@@ -9,15 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from sharcs.errors import InputError
-from sharcs.tasks.base import (
-    MULTI_LABEL,
-    REGRESSION,
-    SINGLE_LABEL,
-    UNLABELLED,
-    BaseTask,
-    class_weights_of,
-    problem_type_of,
-)
+from sharcs.tasks.base import UNLABELLED, BaseTask, class_weights_of, problem_type_of
+from sharcs_runtime.scores import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

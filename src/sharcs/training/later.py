@@ -12,11 +12,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerState, set_seed
 
 from sharcs.config import BLEND, RoutingPolicy, SharcsConfig
-from sharcs.tasks.base import REGRESSION
 from sharcs.training.arguments import SharcsTrainingArguments
 from sharcs.training.base import RoutedTrainer
 from sharcs.training.checkpoints import LAST_FILE, step_of
 from sharcs.training.importance import measure_importance
+from sharcs_runtime.scores import REGRESSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -193,9 +193,10 @@ class UnitWorker:
             own &= answers.start == last  # else a smaller network's answer was averaged in
         asked = np.flatnonzero(due & ~own)
         other = np.zeros(len(texts), np.bool_)
-        given = answers.probabilities.argmax(axis=-1)
-        for index, prediction in zip(asked, self._full.predict([texts[index] for index in asked]), strict=True):
-            other[index] = prediction.class_index != given[index]
+        if len(asked):
+            (full,) = self._full.answer_windows([[texts[index] for index in asked]])
+            differs = full.said != answers.said[asked]
+            other[asked] = differs.reshape(len(asked), -1).any(axis=1)
         found: Flags = other[due]
         return found
 

@@ -14,7 +14,7 @@ import numpy as np
 from sharcs_runtime.bundle import DESCRIPTION_FILE
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.onnx import OnnxRunner
-from sharcs_runtime.stage.columns import answer_columns, free_names
+from sharcs_runtime.stage.columns import added_names, answer_columns, free_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -117,8 +117,7 @@ class Classify:
             missing = min(set(range(len(rows))) - set(with_text))
             raise InputError(f"batch: row {missing + 1} has no text; fill it in, drop the row, or give on_error")
         given = [rows[number] if self.text_pair is not None else rows[number][0] for number in with_text]
-        names = ["prediction", "score", "width", *(["sub_network"] if config.front_count else [])]
-        names += [f"score_{label}" for label in labels] if self.scores else []
+        names = added_names(config.problem_type, labels, bool(config.front_count), self.scores)
         found: Columns = {name: [None] * len(rows) for name in names}
         with around():
             for start, columns in _answered(engine, given, labels):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sharcs_runtime.answers import typed_labels
+from sharcs_runtime.scores import MULTI_LABEL, REGRESSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,16 +31,37 @@ def answer_columns(
         widths: Of the sub-networks.
         names: Theirs.
     """
-    predictions = answers.predictions()
-    values = typed_labels(labels, label_type)
     columns: dict[str, list[Any]] = {
-        "prediction": [values[answer.class_index] for answer in predictions],
-        "score": [answer.score for answer in predictions],
-        "width": [widths[answer.width_index] for answer in predictions],
-        "sub_network": [names[answer.width_index] for answer in predictions],
+        "prediction": _predictions(answers, typed_labels(labels, label_type)),
+        "score": answers.scores.astype(np.float64).tolist(),
+        "width": [widths[index] for index in answers.answered_by.tolist()],
+        "sub_network": [names[index] for index in answers.answered_by.tolist()],
     }
     of_classes = answers.probabilities.astype(float).T.tolist()
     return columns | {f"score_{name}": scores for name, scores in zip(labels, of_classes, strict=True)}
+
+
+def added_names(problem_type: str | None, labels: Sequence[str], front: bool, scores: bool) -> list[str]:
+    """List the columns of an answer: a number has no score, and a width says nothing of what stands in front.
+
+    Args:
+        problem_type: As in Hugging Face configurations.
+        labels: Names of the classes.
+        front: Whether sub-networks answer before the encoder runs.
+        scores: Whether the probabilities of all classes are added.
+    """
+    names = ["prediction", *([] if problem_type == REGRESSION else ["score"]), "width"]
+    names += ["sub_network"] if front else []
+    return names + ([f"score_{label}" for label in labels] if scores else [])
+
+
+def _predictions(answers: Answers, values: list[Any]) -> list[Any]:
+    """Write what is answered: a class, a list of labels, or a number."""
+    if answers.problem_type == MULTI_LABEL:
+        return [[values[index] for index in np.flatnonzero(row)] for row in answers.said]
+    if answers.problem_type == REGRESSION:
+        return list(answers.probabilities[:, 0].astype(float).tolist())
+    return [values[index] for index in answers.said.tolist()]
 
 
 def free_names(names: Iterable[str], taken: Iterable[str]) -> list[str]:
