@@ -341,3 +341,61 @@ def test_it_abstains_where_it_is_unsure(fitted):
     ]
     assert fitted.predict(texts, abstain_below=limit).tolist() == expected
     assert 0 < expected.count(None) < 40
+
+
+def test_weights_of_classes_reach_the_training(encoder, monkeypatch):
+    texts, labels = texts_and_labels(10)
+    number_of = {sense: number for number, sense in enumerate(sorted(set(labels)), 3)}
+    seen = []
+
+    def noted(job, _callbacks):
+        seen.append(job.class_weights)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sharcs.jobs.classifier.run_training", noted)
+    for weight in ({3: 2.5}, "balanced", None):
+        with pytest.raises(KeyboardInterrupt):
+            Classifier(encoder, **QUICK, class_weight=weight).fit(texts, [number_of[label] for label in labels])
+    assert seen == [{"3": 2.5}, "balanced", None]
+
+
+SETS = {"sub_networks": (0.25, "full"), "epochs": 12, "learning_rate": 3e-3, "max_length": 16}
+
+
+def test_sets_of_labels_in_each_form_are_one_training(encoder, tmp_path):
+    texts, _ = texts_and_labels(90)
+    words = ["dog", "film", "town"]
+    sets = [[word for word in words if word in text] for text in texts]
+    flags = np.array([[word in text for word in words] for text in texts], int)
+    found = Classifier(encoder, **SETS).fit(texts, sets)
+    assert found.classes_.tolist() == words
+    scores, answers = found.predict_proba(texts), found.predict(texts)
+    assert answers.tolist() == (scores > 0.5).astype(int).tolist()
+    assert 0 < answers.sum() < answers.size
+    assert found.score(texts, sets) == np.mean((answers == flags).all(axis=1))
+    matrix = Classifier(encoder, **SETS).fit(texts, flags)
+    assert matrix.classes_.tolist() == [0, 1, 2]
+    assert np.array_equal(matrix.predict_proba(texts), scores)
+    assert matrix.score(texts, flags) == found.score(texts, sets)
+    found.save(tmp_path / "saved")
+    loaded = Classifier.load(tmp_path / "saved")
+    assert loaded.classes_.tolist() == words
+    assert np.array_equal(loaded.predict(texts), answers)
+    assert loaded.calibrate(texts, sets, max_disagreement=0.9).calibration_.met
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([["a"], ["b"]], "labels: are of 2 texts, and there are 3"),
+        ([["a"], ["b"], [None]], "labels: number 3 is missing"),
+        (np.array([[0, 1], [1, 0], [2, 0]]), r"labels: number 3 is \[2, 0\]; give zeros and ones"),
+        (np.array([[0, 1], [0, 0], [0, 1]]), "no text has the label 0"),
+        (pd.DataFrame({"a": [0, 0, 1], "b": [0, 0, 0]}), "no text has the label 'b'"),
+        ([["a"], ["b"], []], "front recurrent: answer with one class"),
+    ],
+)
+def test_sets_that_cannot_be_are_refused_before_the_training(encoder, labels, says, monkeypatch):
+    monkeypatch.setattr("transformers.Trainer.train", lambda *_, **__: pytest.fail("trains"))
+    with pytest.raises(InputError, match=says):
+        Classifier(encoder, **QUICK).fit(["one", "two", "three"], labels)

@@ -67,6 +67,48 @@ def labels_given(given: Any, count: int) -> NDArray[Any]:
     return np.array(values)
 
 
+def are_sets(given: Any) -> bool:
+    """Tell sets of labels from classes: a table or a matrix of flags, or a series of lists."""
+    names = _column_names(given)
+    if names is not None:
+        return len(names) > 1
+    first = next(iter(_values(given, "labels")), None)
+    return isinstance(first, list | tuple | set | frozenset)
+
+
+def sets_given(given: Any, count: int) -> tuple[list[list[Any]], list[Any]]:
+    """Bring sets of labels into lists.
+
+    Args:
+        given: A matrix of zeros and ones ``[texts, labels]``, as scikit-learn takes it; a table of such columns,
+            named like the labels; or a list of lists of labels.
+        count: How many texts they are of.
+
+    Returns:
+        The labels of each text, and all labels, ascending or in the order of the columns.
+
+    Raises:
+        InputError: If there are more or fewer, or something is no flag or no label; the message counts from 1.
+    """
+    names: list[Any] | None = _column_names(given)
+    if names is not None:
+        rows = [list(row) for row in zip(*(_values(given[name], "labels") for name in names), strict=True)]
+    else:
+        rows = [list(value) for value in _values(given, "labels")]
+    if len(rows) != count:
+        raise InputError(f"labels: are of {len(rows):,} texts, and there are {count:,}; give a set a text")
+    if names is None and getattr(given, "ndim", 1) != 2:
+        for number, labels in enumerate(rows, 1):
+            for label in labels:
+                _check_label(label, type(label), number)
+        return [list(labels) for labels in rows], sorted({label for labels in rows for label in labels})
+    names = list(range(len(rows[0]))) if names is None else names
+    for number, flags in enumerate(rows, 1):
+        if not set(flags) <= {0, 1}:
+            raise InputError(f"labels: number {number} is {list(flags)!r}; give zeros and ones, one a label")
+    return [[name for name, has in zip(names, flags, strict=True) if has] for flags in rows], names
+
+
 def _check_label(value: Any, kind: type, number: int) -> None:
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
         raise InputError(f"labels: number {number} is missing; fill it in or drop the text")

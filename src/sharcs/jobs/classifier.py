@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from sharcs.calibration.choice import constraint_of
 from sharcs.data.named import MINILM
+from sharcs.data.texts import label_names
 from sharcs.errors import InputError
 from sharcs.inference import folder as artifacts
 from sharcs.jobs.given import text_data
@@ -41,6 +43,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         learning_rate: Peak learning rate; None for the same.
         batch_size: Texts a training step.
         max_length: Tokens kept of a text.
+        class_weight: ``balanced``, or weights by class: what classes weigh in the loss; others weigh 1.
         seed: Same seed and texts, same classifier.
 
     Attributes:
@@ -60,6 +63,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         learning_rate: float | None = None,
         batch_size: int = 32,
         max_length: int = 128,
+        class_weight: str | dict[Any, float] | None = None,
         seed: int = 0,
     ) -> None:
         self.encoder = encoder
@@ -71,6 +75,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_length = max_length
+        self.class_weight = class_weight
         self.seed = seed
 
     def fit(
@@ -87,7 +92,8 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         Args:
             texts: Strings or pairs of strings: a list, an array, a pandas, Arrow, polars or ``datasets`` column, or a
                 table with a column ``text`` and for pairs ``text_pair``.
-            labels: A class for each: strings, whole numbers or booleans.
+            labels: A class for each: strings, whole numbers or booleans. Or a set of labels for each: lists, or zeros
+                and ones ``[texts, labels]``; then no sub-network can stand in front of the encoder.
             validation: Texts and labels like those to come, which choose the policy; by default a tenth of the rows.
             unlabelled: More texts like those to come, for ``recurrent`` and ``compact`` to learn from.
             callbacks: Of ``transformers``, to watch the training.
@@ -100,11 +106,14 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         train, held_out, more = text_data(texts, labels), None, None
         if validation is not None:
             with _named("validation"):
-                held_out = text_data(*validation, known=set(train.labels or ()), name="validation")
+                held_out = text_data(*validation, known=label_names(train), name="validation")
         if unlabelled is not None:
             with _named("unlabelled"):
                 more = text_data(unlabelled, name="unlabelled")
         limit = constraint_of(limits)
+        weights = self.class_weight
+        if isinstance(weights, Mapping):
+            weights = {str(label): weight for label, weight in weights.items()}
         with tempfile.TemporaryDirectory(prefix="sharcs-") as work:
             job = TrainingJob(
                 data=train,
@@ -119,6 +128,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
                 learning_rate=self.learning_rate,
                 batch_size=self.batch_size,
                 max_length=self.max_length,
+                class_weights=weights,
                 seed=self.seed,
             )
             return self._take(run_training(job, list(callbacks)))
@@ -197,6 +207,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         """Say that inputs are texts."""
         tags = super().__sklearn_tags__()
         tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        tags.classifier_tags.multi_label = True
         return tags
 
 

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sharcs.data.dialects import USUAL, Dialect
-from sharcs.data.given import labels_given, texts_given
-from sharcs.data.labels import read_labels
+from sharcs.data.given import are_sets, labels_given, sets_given, texts_given
+from sharcs.data.labels import read_labels, set_of
 from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, load_texts
 from sharcs.errors import InputError
+from sharcs_runtime.scores import MULTI_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from sharcs_runtime.tokens import Text
 
-TEXT, PAIR, LABEL = Columns().text, PAIR_COLUMN, Columns().label
+TEXT, PAIR, LABEL = Columns().text, PAIR_COLUMN, Columns().labels[0]
 
 
 def read_given(
@@ -36,7 +37,8 @@ def text_data(
 
     Args:
         texts: See :func:`sharcs.data.given.texts_given`.
-        labels: See :func:`sharcs.data.given.labels_given`; None for texts without classes.
+        labels: See :func:`sharcs.data.given.labels_given`, and :func:`sharcs.data.given.sets_given` for sets of them;
+            None for texts without.
         known: The classes that there may be, as strings; None for any.
         name: What later messages call them.
 
@@ -47,7 +49,12 @@ def text_data(
     if not given:
         raise InputError("texts: there are none; give at least one")
     table = _table_of(given)
+    pairs = table.column(PAIR).to_pylist() if PAIR in table.column_names else None
+    read = table.column(TEXT).to_pylist()
     names, label_type = None, None
+    if labels is not None and are_sets(labels):
+        sets, label_type = _sets(labels, len(given), known)
+        return TextData(table, read, pairs, sets, name, label_type=label_type, problem_type=MULTI_LABEL)
     if labels is not None:
         table = table.append_column(LABEL, pa.array(labels_given(labels, len(given))))
         names, label_type = read_labels(table, LABEL, "labels")
@@ -57,8 +64,22 @@ def text_data(
                     f"labels: number {number} is {label!r}, which is no class of the training; correct it or drop "
                     "the text"
                 )
-    pairs = table.column(PAIR).to_pylist() if PAIR in table.column_names else None
-    return TextData(table, table.column(TEXT).to_pylist(), pairs, names, name, label_type=label_type)
+    return TextData(table, read, pairs, names, name, label_type=label_type)
+
+
+def _sets(labels: Any, count: int, known: Collection[str] | None) -> tuple[list[str], str | None]:
+    """Write sets of labels, one a text, and tell the labels' type."""
+    sets, every = sets_given(labels, count)
+    used = {label for of in sets for label in of}
+    table = pa.table({LABEL: pa.array(labels_given(every, len(every)))})
+    names, label_type = read_labels(table, LABEL, "labels")
+    name_of = dict(zip(every, names, strict=True))
+    for label, name in name_of.items():
+        if known is None and label not in used:
+            raise InputError(f"labels: no text has the label {label!r}; leave it out, or give texts that have it")
+        if known is not None and name not in known:
+            raise InputError(f"labels: {label!r} is no label of the training; correct it or leave it out")
+    return [set_of(name_of[label] for label in of) for of in sets], label_type
 
 
 def _table_of(texts: list[Text]) -> pa.Table:

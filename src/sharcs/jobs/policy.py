@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
 
 from sharcs.calibration.calibrate import calibrate
 from sharcs.calibration.choice import constraint_of
 from sharcs.config import BLEND, policy_for_budget
-from sharcs.data.given import texts_given
+from sharcs.data.given import sets_given, texts_given
 from sharcs.errors import InputError
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.predict import class_names
@@ -18,6 +19,7 @@ from sharcs.jobs.answers import all_answers
 from sharcs.jobs.given import text_data
 from sharcs.stored import evidence_of
 from sharcs_runtime.answers import typed_labels
+from sharcs_runtime.scores import MULTI_LABEL
 
 if TYPE_CHECKING:
     from typing import Self
@@ -84,16 +86,40 @@ class RoutedAnswers:
     def predict(self, texts: Any, *, abstain_below: float | None = None) -> NDArray[Any]:
         """Name the class of each text, in the type of the labels; see :meth:`predict_proba`.
 
+        Where answers are sets of labels, it says which: zeros and ones ``[texts, labels]``, by ``classes_``.
+
         Args:
             texts: As for :meth:`fit`.
             abstain_below: Where the class is less probable than this the answer is None, in an array of objects.
         """
         scores = self.predict_proba(texts)
+        if self._says_sets:
+            if abstain_below is not None:
+                raise InputError("abstain_below: a row of zeros and ones has no empty answer; leave it out")
+            return (scores > 0.5).astype(np.int64)
         chosen: NDArray[Any] = self.classes_[scores.argmax(axis=1)]
         if abstain_below is not None:
             chosen = chosen.astype(object)
             chosen[scores.max(axis=1) < abstain_below] = None
         return chosen
+
+    @property
+    def _says_sets(self) -> bool:
+        return bool(self._fitted().model.problem_type == MULTI_LABEL)
+
+    def score(self, texts: Any, labels: Any, sample_weight: Any = None) -> float:
+        """Measure how often the answer is right: of sets of labels, the whole set.
+
+        Args:
+            texts: As for :meth:`fit`.
+            labels: The same.
+            sample_weight: What each text counts, ``[texts]``.
+        """
+        said, truth = self.predict(texts), labels
+        if self._says_sets:
+            sets, _ = sets_given(labels, len(said))
+            truth = np.array([[label in of for label in self.classes_.tolist()] for of in sets], np.int64)
+        return float(accuracy_score(truth, said, sample_weight=sample_weight))
 
     def costs(self, texts: Any) -> NDArray[np.float64]:
         """Say what each text takes: FLOPs over the full network's, ``[texts]``; see :meth:`predict_proba`."""

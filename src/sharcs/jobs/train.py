@@ -115,7 +115,7 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[st
     )
     check_numbers(job)
     asked = REGRESSION if job.regression else None
-    draw = {"max_samples": job.max_train_samples, "seed": job.seed}
+    draw: dict[str, Any] = {"max_samples": job.max_train_samples, "seed": job.seed}
     train = read_given(job.data, job.columns, job.dialect, problem_type=asked, **draw)
     kind = train.problem_type
     names = [job.columns.labels[0]] if job.regression else label_names(train)
