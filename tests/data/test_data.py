@@ -132,14 +132,21 @@ def test_labels_become_strings(tmp_path, labels, expected):
         ([1.0, 2.0, math.nan], "row 3: the label is missing"),
         (pa.nulls(3), "row 1: the label is missing"),
         ([1.0, 2.5, 3.0], "row 2: the label 2.5 (column 'label') is not a class; give `regression` to learn numbers"),
-        ([1.0, 2.0, math.inf], "row 3: the label inf (column 'label') is not a class; regression"),
-        ([["x"], ["y"], []], "the label column 'label' holds list<"),
+        ([1.0, 2.0, math.inf], "row 3: the label inf (column 'label') is not a class; give `regression`"),
+        ([{"x": 1}, {"x": 2}, {"x": 3}], "the label column 'label' holds struct<"),
+        ([["x"], ["y"], None], "row 3: the labels None (column 'label') are no list"),
     ],
 )
 def test_bad_labels(tmp_path, labels, part):
     source = save(tmp_path, text=["a", "b", "c"], label=labels)
     refuses(lambda: load_texts(source), source, part)
     assert load_texts(source, labelled=False).labels is None
+
+
+def test_lists_are_sets_of_labels(tmp_path):
+    data = load_texts(save(tmp_path, text=["a", "b", "c"], label=[["y", "x", "y"], [], ["é"]]))
+    assert data.labels == ['["x", "y"]', "[]", '["é"]']
+    assert label_names(data) == ["x", "y", "é"]
 
 
 def test_labels_are_optional_when_unlabelled(tmp_path):
@@ -176,7 +183,7 @@ def test_texts_and_labels_of_jsonl_are_taken_by_key(tmp_path):
         ('{"text": "t", "label": null}', "row 2: the label is missing"),
         ('{"text": "t", "label": NaN}', "row 2: the label is missing"),
         ('{"text": "t"}', "row 2: the label is missing"),
-        ('{"text": "t", "label": 0.5}', "row 2: the label 0.5 (column 'label') is not a class; regression"),
+        ('{"text": "t", "label": 0.5}', "row 2: the label 0.5 (column 'label') is not a class; give `regression`"),
         ('{"text": "t", "label": Infinity}', "row 2: the label inf (column 'label') is not a class"),
         ('{"text": "t", "label": {"a": 1}}', "row 2: the label '{\"a\": 1}' is no string"),
         (r'{"text": "t", "label": "\udfff"}', "row 2: the label"),
