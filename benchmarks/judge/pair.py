@@ -21,12 +21,13 @@ from judge.training import Schedule, machine_record
 from sharcs.data.made import TextMaker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from judge.answers import Answers
     from judge.settings import Study
 
 CACHE = Path(__file__).parents[1] / "cache" / "judge"
+TWO_LAYERS = "2-layers"
 Result = tuple[dict[str, "Answers"], dict[str, Any]]
 
 
@@ -154,13 +155,13 @@ class Pair:
         """Vectors of all tokens, from the reference."""
         return students.token_vectors(self.reference, students.STATIC_SIZE, self.seed)
 
-    def distilled(self, make: Callable[[], Any], rate: float, method: str) -> Result:
+    def distilled(
+        self, make: Callable[[], Any], rate: float, method: str, ways: Sequence[str] = ("train", "made")
+    ) -> Result:
         """Train a small network on train and on made texts too; held-out rows say which one stays."""
         tried = []
-        for name, (rows, teacher) in (
-            ("train", (self.parts.train, self.teacher)),
-            ("made", self.with_made_texts),
-        ):
+        for name in ways:
+            rows, teacher = (self.parts.train, self.teacher) if name == "train" else self.with_made_texts
             torch.manual_seed(self.seed)
             model = make()
             record = students.distilled(
@@ -227,12 +228,17 @@ def _dynabert(pair: Pair) -> Result:
 
 
 def _first_layers(layers: int) -> Callable[[Pair], Result]:
+    """Distil the first layers; whether made texts help them is found out with two of them, which take most hours."""
+
     def run(pair: Pair) -> Result:
         settings = pair.study.settings["students"]
+        two = pair.folder / f"{TWO_LAYERS}.npz"
+        ways = [answers.read(two)[1]["chosen"]] if two.exists() and layers != 2 else ["train", "made"]
         return pair.distilled(
             lambda: students.first_layers(pair.reference, layers, settings["readout"], pair.seed),
             settings["rate"],
             f"{layers}-layers",
+            ways,
         )
 
     return run
@@ -266,8 +272,8 @@ METHODS: dict[str, Callable[[Pair], Result]] = {
     "heads": lambda pair: exits.linear_heads(pair.reference, pair.parts),
     "exits": _exits("exits"),
     "branches": _exits("branches"),
+    TWO_LAYERS: _first_layers(2),
     "1-layer": _first_layers(1),
-    "2-layers": _first_layers(2),
     "3-layers": _first_layers(3),
     "joint-exits": _exits("joint_exits"),
     "dynabert": _dynabert,
