@@ -44,8 +44,8 @@ class SharcsConfig(PreTrainedConfig):
         widths: Ascending fractions of the heads and feed-forward neurons, and of the hidden size where weights are
             shared; the last is 1.0. Each has to give a whole number of attention heads (up to rounding in the second
             decimal: 0.33 of 12 is 4). Afterwards it holds the widths of all sub-networks, those in front included.
-        front: Sub-networks that answer before the encoder runs, the cheapest first: ``recurrent`` and ``compact``,
-            or descriptions.
+        front: Sub-networks that answer before the encoder runs, the cheapest first: ``lexical``, ``recurrent`` and
+            ``compact``, or descriptions.
         router_layer: k, how many full-width layers run before the router, from 1 to L − 1. By default the
             paper's 3 of 12, scaled to the encoder's depth.
         router_hidden_size: Neurons in the router's hidden layer.

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
 # Kinds: the encoder as it is; slices of its layers, as in the paper; layers with weights of their own, as in sharcs+.
 FULL, SHARED, OWN = "full", "shared", "own"
-# Those that answer from the input itself, before layer 1: a few layers of their own, and a recurrent network.
-COMPACT, RECURRENT = "compact", "recurrent"
+# Those that answer from the input itself, before layer 1: a few layers of their own, a recurrent network, and a
+# linear classifier of the tokens.
+COMPACT, RECURRENT, LEXICAL = "compact", "recurrent", "lexical"
 TOKENS = "tokens"
 # Of a recurrent one, numbers a token and units in each direction: these, or this part of a smaller hidden size. Of a
 # compact one, fractions of layers and heads.
 RECURRENT_SIZES = ((128, 2), (64, 4))
 COMPACT_SHARES = (0.5, 0.25)
+# Of a lexical one, numbers a token; places of its hash, and how many numbers all of them hold at most.
+LEXICAL_SIZE, LEXICAL_PLACES, LEXICAL_NUMBERS = 256, 2**16, 2**23
 MEAN, ALIGNED = "mean", "aligned"
-FRONT_READOUTS = {RECURRENT: (MEAN, ALIGNED), COMPACT: (MEAN,)}  # of each kind in front
+FRONT_READOUTS = {LEXICAL: (MEAN, ALIGNED), RECURRENT: (MEAN, ALIGNED), COMPACT: (MEAN,)}  # of each kind in front
 FIRST = "first"  # of the encoder's own head: the first token, where the encoder has it
 
 
@@ -35,12 +38,13 @@ class SubnetworkSpec:
 
     Attributes:
         name: By which policies, weights and exports call it.
-        kind: ``full``, ``shared``, ``own``, ``compact`` or ``recurrent``.
+        kind: ``full``, ``shared``, ``own``, ``compact``, ``recurrent`` or ``lexical``.
         width: Fraction of the full network's heads; 0.0 of one that has none.
         layers: How many layers an input runs through, the shared ones before the router included.
         heads: Attention heads of each layer that is its own.
-        neurons: Feed-forward neurons of these; of a recurrent one, its units in each direction.
-        hidden: Hidden size of these; of a recurrent one, the numbers that stand for a token.
+        neurons: Feed-forward neurons of these; of a recurrent one, its units in each direction; of a lexical one, the
+            places of its hash.
+        hidden: Hidden size of these; of a recurrent or lexical one, the numbers that stand for a token.
         reads: ``hidden:k`` for the output of layer k, or ``tokens``: these answer before the encoder runs, stand in
             front of all others, and an input that goes on from one starts anew.
         readout: What its answer is read by: ``head`` is the encoder's own, ``mean`` a classifier on the tokens' mean
@@ -86,7 +90,8 @@ def sub_networks_of(names: Iterable[str | float]) -> tuple[tuple[str, ...], tupl
     """Divide sub-networks into names of those in front of the encoder, and widths.
 
     Args:
-        names: The cheapest first: ``recurrent``, ``compact``, ascending widths, and ``full``, which is 1.0.
+        names: The cheapest first: ``lexical``, ``recurrent``, ``compact``, ascending widths, and ``full``, which
+            is 1.0.
 
     Raises:
         InputError: If one is no name and no number, or one in front stands behind a width.
@@ -136,21 +141,29 @@ def front_spec(encoder_config: PreTrainedConfig, kind: str, *, pairs: bool = Fal
 
     Args:
         encoder_config: The full encoder's configuration.
-        kind: ``recurrent``, or ``compact``: half of the layers, with a quarter of the heads and neurons.
-        pairs: Whether inputs are pairs of texts, which a recurrent one compares.
+        kind: ``lexical``, ``recurrent``, or ``compact``: half of the layers, a quarter of the heads and neurons.
+        pairs: Whether inputs are pairs of texts, which the first two compare.
 
     Raises:
         InputError: If there is no such kind, or the encoder has too few heads.
     """
     full = layers_config(encoder_config)
-    if kind == RECURRENT:
+    if kind in (LEXICAL, RECURRENT):
         size, units = (min(usual, int(full.hidden_size) // part) for usual, part in RECURRENT_SIZES)
+        if kind == LEXICAL:
+            # Places a power of two, fewer where there are very many classes.
+            classes = max(1, int(encoder_config.num_labels or 1))
+            units = min(LEXICAL_PLACES, 2 ** ((LEXICAL_NUMBERS // classes).bit_length() - 1))
+            size = min(LEXICAL_SIZE, int(full.hidden_size))
         readout = ALIGNED if pairs else MEAN
+        layers = int(kind == RECURRENT)
         return SubnetworkSpec(
-            kind, kind, 0.0, layers=1, heads=0, neurons=units, hidden=size, reads=TOKENS, readout=readout
+            kind, kind, 0.0, layers=layers, heads=0, neurons=units, hidden=size, reads=TOKENS, readout=readout
         )
     if kind != COMPACT:
-        raise InputError(f"sub-network {kind!r}: there is none; name {RECURRENT}, {COMPACT}, or a width like 0.25")
+        raise InputError(
+            f"sub-network {kind!r}: there is none; name {', '.join(FRONT_READOUTS)}, or a width like 0.25"
+        )
     layers, width = COMPACT_SHARES
     groups = head_groups(full)
     width = max(1, round(width * groups)) / groups

@@ -52,19 +52,21 @@ def train(
         typer.Option(
             "--sub-networks",
             "--widths",
-            help="Cheapest first: recurrent, compact, ascending widths, and full, which is 1.0.",
+            help="Cheapest first: lexical, recurrent, compact, ascending widths, and full, which is 1.0.",
         ),
     ] = "0.25,1.0",
     unlabelled: Annotated[
         str | None,
-        typer.Option("--unlabelled", help="More texts like those to come, for recurrent and compact to learn from."),
+        typer.Option(
+            "--unlabelled", help="More texts like those to come, for those before the encoder to learn from."
+        ),
     ] = None,
     validation: Annotated[
         str | None,
         typer.Option(
             "--validation",
             help="Labelled rows like those to come, which choose the policy.",
-            show_default="a tenth of --data, with recurrent, compact or a limit",
+            show_default="a tenth of --data, with one before the encoder, or a limit",
         ),
     ] = None,
     budget: BudgetOption = None,
@@ -75,7 +77,7 @@ def train(
         typer.Option(
             "--readout",
             help="What the encoder's head reads: the first token, or the mean of all.",
-            show_default="first; with recurrent or compact, what a short trial says",
+            show_default="first; with one before the encoder, what a short trial says",
         ),
     ] = None,
     router_layer: Annotated[
@@ -104,7 +106,7 @@ def train(
         typer.Option(
             "--epochs",
             help="Passes over the training data; 0 if DIR of --model is fine-tuned.",
-            show_default="5; paper: 10; with recurrent or compact: 8",
+            show_default="5; paper: 10; with one before the encoder: 8",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs a training step.")] = 32,
@@ -113,7 +115,7 @@ def train(
         typer.Option(
             "--learning-rate",
             help="Peak learning rate.",
-            show_default="5e-5; paper: 2e-5; with recurrent or compact: 1e-4",
+            show_default="5e-5; paper: 2e-5; with one before the encoder: 1e-4",
         ),
     ] = None,
     sub_network_epochs: Annotated[

@@ -17,7 +17,7 @@ from sharcs.jobs.held_out import choose_policy
 from sharcs.stored import Promise
 from sharcs_runtime import OnnxRunner
 
-NAMES = ["recurrent", "compact", "width-25", "full"]
+NAMES = ["lexical", "recurrent", "compact", "width-25", "full"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
     encoder = save_encoder(folder / "encoder", layers=4)
     run = succeeds(
         "train", "--data", folder / "train.csv", "--model", encoder, "--output", folder / "model", "--epochs", 4,
-        "--learning-rate", 3e-3, "--max-length", 16, "--sub-networks", "recurrent,compact,0.25,full",
+        "--learning-rate", 3e-3, "--max-length", 16, "--sub-networks", "lexical,recurrent,compact,0.25,full",
         "--unlabelled", folder / "more.csv", "--validation", folder / "held.csv",
     )  # fmt: skip
     return folder, run
@@ -66,7 +66,7 @@ def test_evaluation_calibration_report_and_export_know_it(trained, tmp_path):
     model = folder / "model"
     run = succeeds("evaluate", model, "--data", folder / "held.csv", "--json", tmp_path / "found.json")
     report = json.loads((tmp_path / "found.json").read_text())
-    assert [width["width"] for width in report["widths"]] == ["recurrent", "compact", 0.25, 1.0]
+    assert [width["width"] for width in report["widths"]] == ["lexical", "recurrent", "compact", 0.25, 1.0]
     assert report["widths"][0]["flops_ratio"] < report["widths"][1]["flops_ratio"] < 0.6
     assert "compact" in run.out
     succeeds("report", model, "--data", folder / "held.csv", "--output", tmp_path / "report.html")
@@ -82,7 +82,7 @@ def test_evaluation_calibration_report_and_export_know_it(trained, tmp_path):
     succeeds("calibrate", copied, "--data", tmp_path / "rows.csv", "--max-accuracy-drop", 0.1)
     config = open_model(copied).model.config
     assert config.calibration["met"]
-    assert config.routing_policy.start in ("recurrent", "compact")
+    assert config.routing_policy.start in ("lexical", "recurrent", "compact")
     assert config.calibration["bound"] <= 0.1
     assert config.calibration["cost_ratio"] < 1
     run = succeeds("evaluate", tmp_path / "export", "--data", folder / "held.csv", "--json", tmp_path / "same.json")
@@ -92,7 +92,10 @@ def test_evaluation_calibration_report_and_export_know_it(trained, tmp_path):
         assert [w[key] for w in same["widths"]] == [pytest.approx(w[key]) for w in report["widths"]]
     succeeds("calibrate", tmp_path / "export", "--data", tmp_path / "rows.csv", "--max-accuracy-drop", 0.1)
     found = OnnxRunner(tmp_path / "export").config
-    assert found.policy == config.routing_policy
+    ours, theirs = (policy.to_dict() for policy in (config.routing_policy, found.policy))
+    # What the runtimes compute differs in the last digits, and so do thresholds, which are scores.
+    assert theirs.pop("escalation_threshold") == pytest.approx(ours.pop("escalation_threshold"), abs=1e-5)
+    assert theirs == ours
     for key in ("cost_ratio", "bound", "disagreement"):
         assert found.calibration[key] == pytest.approx(config.calibration[key])
 

@@ -214,7 +214,7 @@ def test_what_has_no_place_in_front_is_refused():
     config = tiny_encoder("bert", layers=4, labels=2).config
     with pytest.raises(InputError, match="front recurrent, recurrent: one comes twice"):
         SharcsConfig(encoder=config, front=["recurrent", "recurrent"])
-    with pytest.raises(InputError, match="sub-network 'lstm': there is none; name recurrent, compact"):
+    with pytest.raises(InputError, match="sub-network 'lstm': there is none; name lexical, recurrent, compact"):
         SharcsConfig(encoder=config, front=["lstm"])
     with pytest.raises(InputError, match="front recurrent: the paper's recipe has none"):
         SharcsConfig(encoder=config, front=["recurrent"], weights="shared")

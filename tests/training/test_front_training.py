@@ -37,13 +37,16 @@ def parts_of(model, prefix):
     return {name: value.clone() for name, value in model.state_dict().items() if name.startswith(prefix)}
 
 
+EVERY = ("lexical", *KINDS)
+
+
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_the_full_network_is_what_it_is_without_anything_in_front(tmp_path):
     trained = []
-    for number, front in enumerate(((), KINDS)):
+    for number, front in enumerate(((), EVERY)):
         torch.manual_seed(0)
         model = front_model(front=front)
         torch.manual_seed(1)
@@ -70,9 +73,10 @@ def test_each_run_moves_its_own_parts_alone(tmp_path):
     assert trainer.model.config.routing_policy.start == "recurrent"
 
 
-def test_what_stands_in_front_learns_the_full_networks_answers(tmp_path):
+@pytest.mark.parametrize("front", [KINDS, ("lexical",)])
+def test_what_stands_in_front_learns_the_full_networks_answers(tmp_path, front):
     rows = [row for number, row in enumerate(toy_rows(256)) if number % 4]  # those whose label can be told
-    model = front_model(layers=2)
+    model = front_model(layers=2, front=front)
     trainer_of(tmp_path, model, rows=rows, num_train_epochs=6, front_epochs=12).train()
     model.train(False)
     batch = collate(rows[:64])
@@ -80,8 +84,7 @@ def test_what_stands_in_front_learns_the_full_networks_answers(tmp_path):
     with torch.no_grad():
         right = (model(**batch, widths="all").width_logits.argmax(-1) == labels).float().mean(-1)
     assert right[-1] > 0.9
-    assert right[0] > 0.85
-    assert right[1] > 0.85
+    assert right[: len(front)].min() > 0.85
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
 
     Args:
         encoder: A local directory, a name on the hub, or ``minilm``.
-        sub_networks: Cheapest first: ``recurrent``, ``compact``, ascending widths, and ``full``.
+        sub_networks: Cheapest first: ``lexical``, ``recurrent``, ``compact``, ascending widths, and ``full``.
         budget: Mean FLOPs over the full network's that the policy may spend.
         max_accuracy_drop: What it may lose against the full network.
         max_disagreement: Share of answers that may be others than the full network's. Of these three limits one is
@@ -95,7 +95,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
             labels: A class for each: strings, whole numbers or booleans. Or a set of labels for each: lists, or zeros
                 and ones ``[texts, labels]``; then no sub-network can stand in front of the encoder.
             validation: Texts and labels like those to come, which choose the policy; by default a tenth of the rows.
-            unlabelled: More texts like those to come, for ``recurrent`` and ``compact`` to learn from.
+            unlabelled: More texts like those to come, for those in front of the encoder to learn from.
             callbacks: Of ``transformers``, to watch the training.
 
         Raises:

@@ -135,8 +135,8 @@ def check_unlabelled(unlabelled: str | TextData | None, front: Sequence[str]) ->
     if unlabelled is not None and not front:
         name = unlabelled.source if isinstance(unlabelled, TextData) else unlabelled
         raise InputError(
-            f"`unlabelled` {name}: is for what answers before the encoder runs; name recurrent or compact "
-            "among the `sub_networks`"
+            f"`unlabelled` {name}: is for what answers before the encoder runs; name lexical, recurrent or "
+            "compact among the `sub_networks`"
         )
 
 

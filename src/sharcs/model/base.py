@@ -208,8 +208,8 @@ class RoutedModel(RoutedPasses):
         Args:
             name_or_path: A name on the hub or a local directory, as for ``from_pretrained``.
             widths: Ascending fractions that end in 1.0.
-            front: What answers before the encoder runs, the cheapest first: ``recurrent``, ``compact``.
-            pairs: Whether inputs are pairs of texts, told apart by ``token_type_ids``: ``recurrent`` compares them.
+            front: What answers before the encoder runs, the cheapest first: ``lexical``, ``recurrent``, ``compact``.
+            pairs: Whether inputs are pairs of texts, told apart by ``token_type_ids``: the first two compare them.
             readout: With ``first`` the encoder's head reads what it always reads, of many the first token; with
                 ``mean`` it finds the tokens' mean there: better where it was trained for mean pooling.
             router_layer: k; by default the paper's, scaled to the encoder's depth.

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from sharcs.encoders.architectures import layers_config
 from sharcs.errors import InputError
-from sharcs.spec import COMPACT, FULL, OWN
+from sharcs.spec import COMPACT, FULL, LEXICAL, OWN
 from sharcs.subnetworks.compact import CompactSubnetwork
 from sharcs.subnetworks.full import FullSubnetwork
+from sharcs.subnetworks.lexical import LexicalSubnetwork
 from sharcs.subnetworks.own import OwnSubnetwork
 from sharcs.subnetworks.recurrent import RecurrentSubnetwork
 from sharcs.subnetworks.shared import SharedSubnetwork
@@ -56,4 +57,5 @@ def make_front(spec: SubnetworkSpec, layers: list[nn.Module], encoder: PreTraine
         return CompactSubnetwork(spec, labels, layers, encoder.config)
     if encoder.main_input_name != "input_ids":
         raise InputError(f"front {spec.name}: reads the tokens of texts; of images and audio name {COMPACT} first")
-    return RecurrentSubnetwork(spec, labels, int(encoder.config.vocab_size or 0))
+    made = LexicalSubnetwork if spec.kind == LEXICAL else RecurrentSubnetwork
+    return made(spec, labels, int(encoder.config.vocab_size or 0))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sharcs.spec import ALIGNED
 from sharcs.subnetworks.base import keep_initialisation, mean_of_real_tokens
-from sharcs.subnetworks.front import FrontSubnetwork
+from sharcs.subnetworks.front import FrontSubnetwork, second_text
 
 if TYPE_CHECKING:
     from sharcs.spec import SubnetworkSpec
@@ -82,17 +82,10 @@ class RecurrentSubnetwork(FrontSubnetwork):
         outputs = self._read(input_ids, real)
         if self.compare is None:
             return self._classified([self._pooled(outputs, real)])
-        second = real * (self._behind_separator(input_ids, real) if token_type_ids is None else token_type_ids != 0)
+        second = second_text(input_ids, real, token_type_ids)
         first = real - second
         compared = self._compared(outputs, first, second)
         return self._classified([self._pooled(compared, text) for text in (first, second)])
-
-    @staticmethod
-    def _behind_separator(input_ids: Tensor, real: Tensor) -> Tensor:
-        """Tell which tokens stand behind the first one that is like the last: bool ``[batch, tokens]``."""
-        last = input_ids.gather(1, (real.sum(1, keepdim=True) - 1).clamp(min=0))
-        is_separator = (input_ids == last).long() * real
-        return is_separator.cumsum(1) - is_separator > 0
 
     def _read(self, input_ids: Tensor, real: Tensor) -> Tensor:
         """Run both GRUs: ``[batch, tokens, 2 · units]``, of no meaning where tokens are padding."""

@@ -41,6 +41,15 @@ def token_vectors(
     return principal_components(torch.cat(parts), size)
 
 
+def token_shares(rows: Any, count: int) -> Tensor:
+    """Count each token of tokenised texts: its share of all, float32 ``[count]``."""
+    found = torch.zeros(count, dtype=torch.float64)
+    for index in range(len(rows)):
+        ids = torch.as_tensor(rows[index]["input_ids"])
+        found += torch.bincount(ids, minlength=count)
+    return (found / found.sum().clamp(min=1)).float()
+
+
 def principal_components(vectors: Tensor, size: int) -> Tensor:
     """Project vectors ``[count, dimensions]`` to their first components, of standard deviation 1 over all."""
     centred = vectors.double() - vectors.double().mean(0)

@@ -10,8 +10,9 @@ from torch import nn
 
 from sharcs.model.layer_list import trunk_layers
 from sharcs.subnetworks.compact import CompactSubnetwork
+from sharcs.subnetworks.lexical import LexicalSubnetwork
 from sharcs.subnetworks.recurrent import RecurrentSubnetwork
-from sharcs.subnetworks.vectors import token_vectors
+from sharcs.subnetworks.vectors import token_shares, token_vectors
 from sharcs.tasks.base import UNLABELLED
 from sharcs.training.later import LaterTrainer, Learner
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 RUN = "front"
 # Learning rates, whatever the encoder's is: they are other networks.
-RATES: dict[type[nn.Module], float] = {RecurrentSubnetwork: 2e-3, CompactSubnetwork: 2e-4}
+RATES: dict[type[nn.Module], float] = {LexicalSubnetwork: 2e-3, RecurrentSubnetwork: 2e-3, CompactSubnetwork: 2e-4}
 TEMPERATURE = 2.0  # of the answers that are learned from (Hinton et al., arXiv 1503.02531)
 
 
@@ -46,16 +47,18 @@ class FrontTrainer(LaterTrainer):
         ]
 
     def begin(self) -> None:
-        """Begin compact networks with what matters in the encoder, and recurrent ones with its tokens' vectors."""
+        """Begin compact networks with what matters in the encoder, and others with its tokens' vectors."""
         layers = [*trunk_layers(self.model.encoder), *self.model.tail.layers]
         for part in self.networks():
             if isinstance(part, CompactSubnetwork):
                 first = layers[: part.spec.layers]
                 part.inner.fill(first, self.orders_of(first))
+            elif isinstance(part, LexicalSubnetwork):
+                part.fill(self._vectors(part), token_shares(self.train_dataset, part.vectors.num_embeddings))
             else:
                 part.fill(self._vectors(part))
 
-    def _vectors(self, part: RecurrentSubnetwork) -> Tensor:
+    def _vectors(self, part: RecurrentSubnetwork | LexicalSubnetwork) -> Tensor:
         """Ask the full network about every token alone."""
         was_training = self.model.training
         self.model.train(False)

@@ -1,0 +1,104 @@
+"""A classifier of the tokens alone: which ones, and which stand side by side; next to nothing of the encoder's cost.
+
+It adds two linear classifiers. One reads the mean of the tokens' vectors, which begin as what the encoder says about
+every token alone, rare ones longer (as in model2vec; Arora et al., ICLR 2017). The other adds up numbers, one a
+class, for each token and each two neighbours, found by a hash, as in fastText (Joulin et al., arXiv 1607.01759). Of
+pairs of texts, the two means are compared, and counted is which of the tokens are in the other text, too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sharcs.spec import ALIGNED
+from sharcs.subnetworks.base import keep_initialisation, mean_of_real_tokens
+from sharcs.subnetworks.front import FrontSubnetwork, second_text
+
+if TYPE_CHECKING:
+    from sharcs.spec import SubnetworkSpec
+
+DROPOUT = 0.2
+# Of the hash: large odd numbers, small enough that no product leaves int64.
+FIRST, SECOND, SPREAD, PRIME = 31_337, 7_919, 48_271, 2_147_483_647
+RARE = 1e-3  # a of a / (a + share): tokens seldomer than that keep their length
+
+
+class LexicalSubnetwork(FrontSubnetwork):
+    """A classifier of texts, or of pairs of texts where its readout is ``aligned``.
+
+    Args:
+        spec: Its description.
+        labels: How many classes there are.
+        vocabulary: How many tokens there are.
+    """
+
+    def __init__(self, spec: SubnetworkSpec, labels: int, vocabulary: int) -> None:
+        super().__init__(spec, labels)
+        self.vectors = nn.Embedding(vocabulary, spec.hidden)
+        self.bag = nn.Embedding(spec.neurons, labels)
+        nn.init.zeros_(self.bag.weight)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.compares = spec.readout == ALIGNED
+        # Of a pair: both means, their difference and product, and two shares.
+        self.classifier = nn.Linear(4 * spec.hidden + 2 if self.compares else spec.hidden, labels)
+        keep_initialisation(self)
+
+    @torch.no_grad()
+    def fill(self, vectors: Tensor, shares: Tensor) -> None:
+        """Begin with vectors of the tokens.
+
+        Args:
+            vectors: ``[vocabulary, hidden]``.
+            shares: Of all tokens of the training rows, ``[vocabulary]``.
+        """
+        self.vectors.weight.copy_(vectors * (RARE / (RARE + shares)).unsqueeze(1))
+
+    def cost(self) -> tuple[float, float, float]:
+        """Count FLOPs: sums over tokens, and of a pair a comparison of every token with every one."""
+        head = 2.0 * self.classifier.in_features * self.labels
+        return head, 2.0 * self.spec.hidden + 4.0 * self.labels, 1.0 if self.compares else 0.0
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Classify a batch.
+
+        Args:
+            input_ids: ``[batch, tokens]``, padded behind.
+            attention_mask: Non-zero where a token is real, ``[batch, tokens]``; None if all are.
+            token_type_ids: As for :class:`~sharcs.subnetworks.recurrent.RecurrentSubnetwork`.
+
+        Returns:
+            Logits, ``[batch, labels]``.
+        """
+        real = torch.ones_like(input_ids) if attention_mask is None else (attention_mask != 0).long()
+        vectors = self.vectors(input_ids)
+        if self.compares:
+            second = second_text(input_ids, real, token_type_ids)
+            read = self._compared(input_ids, vectors, real - second, second)
+        else:
+            read = mean_of_real_tokens(vectors, real)
+        logits: Tensor = self.classifier(self.dropout(read)) + self._counted(input_ids, real)
+        return logits
+
+    def _counted(self, input_ids: Tensor, real: Tensor) -> Tensor:
+        """Add up the numbers of tokens and neighbours, over the root of the tokens' count: ``[batch, labels]``."""
+        alone = self.bag(input_ids * SPREAD % PRIME % self.spec.neurons) * real.unsqueeze(-1)
+        beside = (input_ids[:, :-1] * FIRST + input_ids[:, 1:] * SECOND) * SPREAD % PRIME % self.spec.neurons
+        both = self.bag(beside) * real[:, 1:].unsqueeze(-1)
+        total: Tensor = (alone.sum(1) + both.sum(1)) / real.sum(1, keepdim=True).clamp(min=1).to(alone.dtype).sqrt()
+        return total
+
+    @staticmethod
+    def _compared(input_ids: Tensor, vectors: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Compare the texts of a pair: ``[batch, 4 · hidden + 2]``."""
+        one, other = mean_of_real_tokens(vectors, first), mean_of_real_tokens(vectors, second)
+        same = (input_ids.unsqueeze(2) == input_ids.unsqueeze(1)).long()
+        shares = [
+            mean_of_real_tokens((same * there.unsqueeze(1)).amax(2, keepdim=True).to(vectors.dtype), here)
+            for here, there in ((first, second), (second, first))
+        ]
+        return torch.cat([one, other, (one - other).abs(), one * other, *shares], dim=-1)
