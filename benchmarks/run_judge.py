@@ -2,6 +2,7 @@
 
     python benchmarks/run_judge.py tune                          # try settings on held-out rows
     python benchmarks/run_judge.py references --sets sst2        # fine-tune them meanwhile, without test rows
+    python benchmarks/run_judge.py develop --sets banking77      # ours on held-out rows alone
     python benchmarks/run_judge.py choose                        # write the best ones to settings.json; commit it
     python benchmarks/run_judge.py run --sets sst2 --seeds 0     # what is missing of a pair, on this machine
     python benchmarks/run_judge.py run --minutes 100             # all pairs, as far as the time goes
@@ -59,6 +60,29 @@ def references(options: argparse.Namespace) -> None:
             print(name, seed, record["epochs"], max(record["scores"]), round(record["train_seconds"]), flush=True)
 
 
+def develop(options: argparse.Namespace) -> None:
+    """Train ours, and say what each of its networks reaches on held-out rows; no test row is read."""
+    from judge import front, tuning
+    from judge.networks import accuracy, answers_of
+
+    study = Study.read()
+    for name, seed in pairs(options.sets, options.seeds):
+        settings = study.settings | {"reference": {name: tuning.chosen_reference(name)}}
+        pair = Pair(tuning.Development(study.name, settings), name, seed)
+        pair.state_name = "develop-"
+        rows = pair.parts.held_out
+        found, _ = METHODS["ours"](pair)
+        reference = answers_of(pair.reference, rows)
+        for kind, logits, cost in zip(
+            (*front.KINDS, "full"),
+            (*found["held_out"].logits, *reference.logits),
+            (*found["held_out"].cost, *reference.cost),
+            strict=True,
+        ):
+            right, share = accuracy(logits, rows.labels), float((cost / reference.cost[0]).mean())
+            print(f"{name} {seed} {kind}: {right:.4f} of {len(rows)} at {share:.4%}", flush=True)
+
+
 def choose(options: argparse.Namespace) -> None:
     """Write what was best into the settings."""
     from judge import tuning
@@ -86,7 +110,14 @@ def run(options: argparse.Namespace) -> None:
             pair.run(method)
 
 
-COMMANDS = {"tune": tune, "references": references, "choose": choose, "run": run, "tables": tables}
+COMMANDS = {
+    "tune": tune,
+    "references": references,
+    "develop": develop,
+    "choose": choose,
+    "run": run,
+    "tables": tables,
+}
 
 
 def main() -> None:

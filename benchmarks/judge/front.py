@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from judge.networks import Network
     from sharcs import SharcsForSequenceClassification
 
-KINDS = ("recurrent", "compact")
+KINDS = ("lexical", "recurrent", "compact")
 
 
 def train(
@@ -49,7 +49,7 @@ def answers_of(model: SharcsForSequenceClassification, rows: Rows) -> Answers:
 
 @dataclass(frozen=True)
 class Chain:
-    """One or two steps in front, and then the reference from its start; answers at hand are averaged with later ones.
+    """Steps in front, and then the reference from its start; answers at hand are averaged with later ones.
 
     Attributes:
         steps: Which, in their order.
@@ -106,5 +106,5 @@ class Chain:
 def chains() -> list[Chain]:
     """List the ways through what stands in front."""
     steps = range(len(KINDS))
-    every = [chosen for count in (1, 2) for chosen in itertools.combinations(steps, count)]
+    every = [chosen for count in (1, 2, 3) for chosen in itertools.combinations(steps, count)]
     return [*(Chain(chosen) for chosen in every), Chain(tuple(steps), to_full=False)]

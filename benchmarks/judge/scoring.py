@@ -13,7 +13,7 @@ from judge import answers
 from judge.curves import Curve, at_budget, curve_of, pick, reference_curve
 from judge.data import load
 from judge.families import ByShare, Cascade, Exits, Family, Routed, Static, View
-from judge.front import chains
+from judge.front import KINDS, chains
 from judge.intervals import MOST_GAINED, Floats, draws, mean_over_sets, set_interval
 
 if TYPE_CHECKING:
@@ -39,11 +39,12 @@ EXITS = {
 
 def ways() -> dict[str, tuple[str, list[Family]]]:
     """Name every way to use a method: the file of answers that it reads, and its families."""
+    steps = range(len(KINDS))
     found: dict[str, tuple[str, list[Family]]] = {
-        OURS: (OURS, [Static(0), Static(1), *chains()]),
-        "ours, random": (OURS, [ByShare(0), ByShare(1)]),
-        "ours, oracle": (OURS, [ByShare(0, oracle=True), ByShare(1, oracle=True)]),
-        "ours, static": (OURS, [Static(0), Static(1)]),
+        OURS: (OURS, [*map(Static, steps), *chains()]),
+        "ours, random": (OURS, [ByShare(step) for step in steps]),
+        "ours, oracle": (OURS, [ByShare(step, oracle=True) for step in steps]),
+        "ours, static": (OURS, [*map(Static, steps)]),
         "narrow": ("narrow", [Routed()]),
     }
     for method in (*SMALL, "tfidf-whole"):

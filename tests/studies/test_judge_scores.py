@@ -148,14 +148,15 @@ def test_a_chain_goes_on_while_it_is_unsure_and_averages_what_is_at_hand():
 def test_the_settings_of_a_chain_go_from_the_first_step_alone_to_everything():
     generator = np.random.default_rng(1)
     view = View(
-        Answers(generator.normal(size=(2, 50, 3)).astype(np.float32), np.repeat([[1.0], [12.0]], 50, 1)),
+        Answers(generator.normal(size=(3, 50, 3)).astype(np.float32), np.repeat([[1.0], [4.0], [12.0]], 50, 1)),
         Answers(generator.normal(size=(1, 50, 3)).astype(np.float32), np.full((1, 50), 100.0)),
         generator.integers(0, 3, 50),
     )
     for chain in chains():
         costs = [chain.apply(view, setting)[0].mean() for setting in chain.settings(view)]
-        first, last = chain.steps[0], sum((1.0, 12.0)[step] for step in chain.steps) + 100 * chain.to_full
-        assert min(costs) == pytest.approx((1.0, 12.0)[first])
+        of_steps = [(1.0, 4.0, 12.0)[step] for step in chain.steps]
+        last = sum(of_steps) + 100 * chain.to_full
+        assert min(costs) == pytest.approx(of_steps[0])
         assert max(costs) == pytest.approx(last)
 
 
