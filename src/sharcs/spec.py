@@ -156,9 +156,16 @@ def front_spec(encoder_config: PreTrainedConfig, kind: str, *, pairs: bool = Fal
             units = min(LEXICAL_PLACES, 2 ** ((LEXICAL_NUMBERS // classes).bit_length() - 1))
             size = min(LEXICAL_SIZE, int(full.hidden_size))
         readout = ALIGNED if pairs else MEAN
-        layers = int(kind == RECURRENT)
         return SubnetworkSpec(
-            kind, kind, 0.0, layers=layers, heads=0, neurons=units, hidden=size, reads=TOKENS, readout=readout
+            kind,
+            kind,
+            0.0,
+            layers=int(kind == RECURRENT),
+            heads=0,
+            neurons=units,
+            hidden=size,
+            reads=TOKENS,
+            readout=readout,
         )
     if kind != COMPACT:
         raise InputError(

@@ -22,6 +22,8 @@ from sharcs_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from sharcs.data.dialects import Dialect
+    from sharcs.inference.exported import ExportedModel
+    from sharcs.inference.folder import TrainedModel
     from sharcs.inference.stream import TextStream
     from sharcs.units.run import Outcome
 
@@ -61,7 +63,6 @@ def predict_many(
 
     from sharcs.data.sources import sources_of
     from sharcs.data.texts import Columns
-    from sharcs.inference.exported import ExportedModel
     from sharcs.inference.predict import check_scored
     from sharcs.units.place import place_of
     from sharcs.units.plan import Job
@@ -91,12 +92,7 @@ def predict_many(
     check_scored(trained.model.config, scores, abstain_below)
     if width is not None:
         trained.model.config.index_of(width)
-    if (
-        workers == "auto"
-        and ray is None
-        and not isinstance(trained, ExportedModel)
-        and trained.model.device.type != "cpu"
-    ):
+    if workers == "auto" and ray is None and not _on_processor(trained):
         job = replace(job, workers=1)  # one process keeps a GPU busy
     job = replace(job, columns=columns_of(*columns, trained.columns))
 
@@ -112,6 +108,13 @@ def predict_many(
         say("interrupted; the same command does the units that are left")
         raise typer.Exit(130) from None
     _say_outcome(job.shard, output, when_refuted, outcome)
+
+
+def _on_processor(trained: TrainedModel | ExportedModel) -> bool:
+    """Tell whether a network runs on the processor; exports do."""
+    from sharcs.inference.exported import ExportedModel
+
+    return isinstance(trained, ExportedModel) or trained.model.device.type == "cpu"
 
 
 def _shard(text: str) -> tuple[int, int]:

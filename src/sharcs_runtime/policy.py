@@ -176,9 +176,8 @@ def record_of(policy: RoutingPolicy, *records: dict[str, Any] | None) -> dict[st
         policy: The policy.
         *records: As ``config.calibration`` and ``config.promise`` hold them.
     """
-    return next(
-        (record for record in records if record and RoutingPolicy.from_dict(record["policy"]) == policy), None
-    )
+    told = (record for record in records if record and record.get("policy"))
+    return next((record for record in told if RoutingPolicy.from_dict(record["policy"]) == policy), None)
 
 
 def policy_for_budget(calibration: dict[str, Any] | None, budget: float) -> RoutingPolicy:

@@ -265,7 +265,9 @@ def test_a_thousand_classes_are_capped_and_counted(thousand):
     for kind, total in (("classes", 1000), ("groups", 1200)):
         assert len(page.tables[kind]) == 1 + 50
         assert f"The chart shows the worst 15 of {total:,}. The table leaves out {total - 50:,}" in page.words
-    assert len(text) < 300_000
+    assert len(page.tables["f1"]) == 1 + 50
+    assert "lowest 15 of 1,000. The table leaves out 950 higher ones" in page.words
+    assert len(text) < 450_000
     assert "and 988 more" in page.words
     assert "x" * 100 not in text
 
@@ -329,7 +331,9 @@ def test_a_policy_of_several_steps(toys, data, tmp_path):
 def test_headline(ratio, accuracy, full, says):
     routed = SimpleNamespace(flops_ratio=ratio, accuracy=accuracy)
     evaluation = SimpleNamespace(routed=routed, full=SimpleNamespace(accuracy=full or 1.0))
-    report = SimpleNamespace(name="news", classes=["a", "b"], labelled=full is not None, evaluation=evaluation)
+    report = SimpleNamespace(
+        name="news", classes=["a", "b"], several=False, labelled=full is not None, evaluation=evaluation
+    )
     assert headline(report).startswith("The model “news” sorts texts into 2 classes and ")
     assert says in headline(report)
 

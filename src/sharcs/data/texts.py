@@ -163,7 +163,7 @@ def label_names(data: TextData) -> list[str]:
         what = "class" if data.problem_type == SINGLE_LABEL else "set of labels"
         raise InputError(
             f"{data.source}: one {what} only ({reprlib.repr(data.labels[0])} in all {len(data)} rows); "
-            "give rows of at least two"
+            "give rows of at least two classes"
         )
     if data.problem_type == MULTI_LABEL:
         names = {name for labels in names for name in labels_in(labels)}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sharcs.report.charts import Chart
 
 MOST_CELLS = 12  # classes of a matrix that can be read on a telephone
-MOST_PAIRS = 50
+MOST_ROWS = 50  # of a table
 
 
 def quality_charts(quality: Qualities) -> list[Chart]:
@@ -29,6 +29,8 @@ def _f1(routed: Quality, full: Quality) -> Chart:
     bars = [(named(each.name), each.f1) for each in shown]
     of_full = {each.name: each.f1 for each in full.classes}
     note = "" if len(shown) == len(ordered) else f"The chart shows the lowest {len(shown)} of {len(ordered):,}."
+    if len(ordered) > MOST_ROWS:
+        note += f" The table leaves out {len(ordered) - MOST_ROWS:,} higher ones."
     return drawn(
         "f1",
         "F1 by class",
@@ -43,7 +45,7 @@ def _f1(routed: Quality, full: Quality) -> Chart:
                 count_cell(each.rows),
                 *map(number_cell, (each.precision, each.recall, each.f1, of_full.get(each.name))),
             ]
-            for each in ordered
+            for each in ordered[:MOST_ROWS]
         ],
         note,
     )
@@ -71,7 +73,7 @@ def _confusion(routed: Quality, counts: list[list[int]]) -> Chart:
         rows = [[Cell(name), *map(count_cell, of_class)] for name, of_class in zip(names, counts, strict=True)]
         return drawn("confusion", "Confusion matrix", description, figure, heads, rows)
     bars = [(f"{names[row]} → {names[column]}", float(count)) for count, row, column in pairs[:BARS]]
-    rows = [[Cell(names[row]), Cell(names[column]), count_cell(count)] for count, row, column in pairs[:MOST_PAIRS]]
+    rows = [[Cell(names[row]), Cell(names[column]), count_cell(count)] for count, row, column in pairs[:MOST_ROWS]]
     return drawn(
         "confusion",
         "Most frequent confusions",
@@ -79,7 +81,7 @@ def _confusion(routed: Quality, counts: list[list[int]]) -> Chart:
         bar_figure(bars, [f"{count:,.0f} inputs" for _, count in bars], "chosen", least=1.0),
         ["Class", "Answered", "Inputs"],
         rows,
-        "" if len(pairs) <= MOST_PAIRS else f"The table leaves out {len(pairs) - MOST_PAIRS:,} rarer ones.",
+        "" if len(pairs) <= MOST_ROWS else f"The table leaves out {len(pairs) - MOST_ROWS:,} rarer ones.",
     )
 
 
