@@ -299,7 +299,7 @@ def study(tmp_path, monkeypatch):
         folder = tmp_path / name / "0"
         files.save(folder / "reference.npz", both([full], [1.0]), {})
         files.save(folder / "tfidf.npz", both([wrong], [0.01]), {})
-        ours = both([full, full], [0.02, 1.0], router=router, continuation=np.full((1, 40), 0.9, np.float32))
+        ours = both([full] * 3, [0.02, 0.05, 1.0], router=router, continuation=np.full((1, 40), 0.9, np.float32))
         files.save(folder / "ours.npz", ours, {})
     return Scores({name: [PairScores(name, tmp_path / name / "0")] for name in ("one", "two")})
 
