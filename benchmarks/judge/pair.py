@@ -193,14 +193,16 @@ def _ours(pair: Pair) -> Result:
         settings,
         made_texts=pair.study.settings["made_texts"] * len(pair.parts.train),
         seed=pair.seed,
-        state=pair.cache / "ours",
+        state=pair.cache / f"{pair.state_name}ours",
     )
     return pair.parts.measured(lambda rows: front.answers_of(model, rows)), record
 
 
 def _narrow(pair: Pair) -> Result:
     settings = pair.study.settings["narrow"]
-    model, record = narrow.train(pair.reference, pair.parts, settings, seed=pair.seed, state=pair.cache / "narrow")
+    model, record = narrow.train(
+        pair.reference, pair.parts, settings, seed=pair.seed, state=pair.cache / f"{pair.state_name}narrow"
+    )
     return pair.parts.measured(lambda rows: narrow.answers_of(model, pair.reference, rows)), record
 
 
