@@ -50,8 +50,8 @@ def test_help_shows_the_defaults_of_the_recipes():
     shown = " ".join(succeeds("train", "--help").out.replace("│", " ").split())
     plus, paper = RECIPES[PLUS], RECIPES[PAPER]
     assert (plus.learning_rate, paper.learning_rate, FRONT_RATE) == (5e-5, 2e-5, 1e-4)
-    assert "Peak learning rate. [default: (5e-5; paper: 2e-5; with recurrent or compact: 1e-4)]" in shown
-    front = f"with recurrent or compact: {FRONT_EPOCHS}"
+    assert "Peak learning rate. [default: (5e-5; paper: 2e-5; with one before the encoder: 1e-4)]" in shown
+    front = f"with one before the encoder: {FRONT_EPOCHS}"
     assert f"fine-tuned. [default: ({plus.epochs:g}; paper: {paper.epochs:g}; {front})]" in shown
     assert f"sharcs+, or paper. [default: ({PLUS})]" in shown
     assert (plus.router_layer(12), paper.router_layer(12)) == (2, 3)
