@@ -117,5 +117,7 @@ def test_every_test_of_a_fault_was_seen_to_fail():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "results" / "soundness.md").read_text(encoding="utf-8")))
     assert named <= {re.split(r"::|\[", test)[1] for mutation in table.values() for test in mutation["tests"]}
     for name, mutation in table.items():
+        for path, old, _ in mutation["edits"]:
+            assert (ROOT / "src" / path).read_text(encoding="utf-8").count(old) == 1, name
         assert found[name]["outcome"] == "seen", name
         assert {part: found[name][part] for part in ("edits", "tests")} == mutation, name
