@@ -1,13 +1,19 @@
 """The lexical sub-network, against sums written out token by token, and among others in a model."""
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from helpers.front import front_model, row_of, token_batch
+from sharcs.config import SharcsConfig
+from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.spec import LEXICAL_PLACES, front_spec
 from sharcs.subnetworks.vectors import token_shares
+from sharcs_runtime.policy import flops
 
 FRONT = ("lexical", "recurrent", "compact")
 
@@ -107,3 +113,19 @@ def test_rare_tokens_begin_longer():
     lengths = part.vectors.weight[:, 0]
     assert lengths[7] == 1
     assert lengths[6].item() == pytest.approx(1e-3 / (1e-3 + 1 / 6))
+
+
+def test_the_guide_says_what_those_in_front_cost():
+    page = Path(__file__).parents[2] / "docs" / "guides" / "cheap-answers.md"
+    said = dict(re.findall(r"^\| `(\w+)` \|.*\| (?:below )?([\d.]+)% \|$", page.read_text(encoding="utf-8"), re.M))
+    # MiniLM-L6 but for its vocabulary, which costs nothing, with as many classes as banking77 has.
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    config = BertConfig(**sizes, vocab_size=64, num_labels=77)
+    routed = SharcsConfig(encoder=config, front=list(FRONT), widths=[1.0])
+    model = SharcsForSequenceClassification(routed, encoder=BertForSequenceClassification(config))
+    costs = flops(model.cost_coefficients(), torch.tensor([16]))[0]
+    shares = dict(zip(FRONT, (100 * costs / costs[-1]).tolist(), strict=False))
+    assert said.keys() == shares.keys()
+    assert float(said["lexical"]) - 0.01 < shares["lexical"] < float(said["lexical"])
+    assert shares["recurrent"] == pytest.approx(float(said["recurrent"]), abs=0.05)
+    assert shares["compact"] == pytest.approx(float(said["compact"]), abs=0.05)

@@ -1,6 +1,7 @@
 """The run that trains what stands in front of the encoder: what moves, what it learns from, and resuming it."""
 
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -223,6 +224,23 @@ def test_the_recurrent_one_begins_with_what_the_full_network_says_of_each_token(
         rows,
     )
     torch.testing.assert_close(recurrent.vectors.weight.detach(), expected)
+
+
+def test_the_lexical_one_begins_with_the_same_the_rare_tokens_longer(tmp_path):
+    model = front_model(layers=2, front=("lexical",))
+    rows = toy_rows(20)
+    settings = arguments(tmp_path, recipe=PLUS, **SETTINGS | {"importance_samples": 0})
+    FrontTrainer(model=model, args=settings, train_dataset=rows, data_collator=collate).begin()
+    vectors = model.tail.front[0].vectors.weight.detach()
+    expected = token_vectors(
+        lambda tokens: model.last_states(input_ids=tokens, attention_mask=torch.ones_like(tokens)),
+        *vectors.shape,
+        rows,
+    )
+    counts = Counter(token for row in rows for token in row["input_ids"])
+    for token in (1, 3, 10, 41):
+        share = counts[token] / sum(counts.values())
+        torch.testing.assert_close(vectors[token], expected[token] * 1e-3 / (1e-3 + share))
 
 
 @pytest.mark.parametrize("encoder_rate", [5e-5, 1e-3])
