@@ -52,11 +52,9 @@ def references(options: argparse.Namespace) -> None:
     from judge import tuning
 
     end = time.time() + 60 * options.minutes
-    study = Study.read()
     for name, seed in pairs(options.sets, options.seeds):
         if time.time() < end:
-            settings = study.settings | {"reference": {name: tuning.chosen_reference(name)}}
-            record = Pair(tuning.Development(study.name, settings), name, seed).fine_tuned_reference[1]
+            record = tuning.development(name, seed).fine_tuned_reference[1]
             print(name, seed, record["epochs"], max(record["scores"]), round(record["train_seconds"]), flush=True)
 
 
@@ -65,10 +63,8 @@ def develop(options: argparse.Namespace) -> None:
     from judge import front, tuning
     from judge.networks import accuracy, answers_of
 
-    study = Study.read()
     for name, seed in pairs(options.sets, options.seeds):
-        settings = study.settings | {"reference": {name: tuning.chosen_reference(name)}}
-        pair = Pair(tuning.Development(study.name, settings), name, seed)
+        pair = tuning.development(name, seed)
         pair.state_name = "develop-"
         rows = pair.parts.held_out
         found, _ = METHODS["ours"](pair)

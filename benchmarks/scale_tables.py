@@ -89,6 +89,13 @@ def billion(contents: dict[str, dict[str, Any]]) -> str:
     return table(headings, rows)
 
 
+def _of_quiet_machine(show: Callable[[dict[str, dict[str, Any]]], str]) -> str:
+    contents = measured()
+    if any(content.get("alone") for content in contents.values()):
+        return show(contents)
+    return "Not measured yet: `python benchmarks/scale_study.py run minilm --alone`."
+
+
 def _run(name: str) -> str:
     content = measured().get(name)
     return arms(content) if content else f"Not measured yet: `python benchmarks/scale_study.py run {name}`."
@@ -99,6 +106,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale-tiny": lambda: _run("tiny"),
     "scale-minilm": lambda: _run("minilm"),
     "scale-ray": lambda: _run("minilm-ray"),
-    "scale-two": lambda: two_against_one(measured()),
-    "scale-billion": lambda: billion(measured()),
+    "scale-two": lambda: _of_quiet_machine(two_against_one),
+    "scale-billion": lambda: _of_quiet_machine(billion),
 }

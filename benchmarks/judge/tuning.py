@@ -53,6 +53,13 @@ class Development(Study):
         return replace(rows, test=rows.held_out)
 
 
+def development(name: str, seed: int) -> Pair:
+    """Take a set and a seed of the study as it is now, with the reference that its trial has chosen."""
+    study = Study.read()
+    settings = study.settings | {"reference": {name: chosen_reference(name)}}
+    return Pair(Development(study.name, settings), name, seed)
+
+
 def best_score(record: Any) -> float:
     """Find the best held-out score in a training's record, however deep it lies."""
     if not isinstance(record, dict):

@@ -149,24 +149,9 @@ def front_spec(encoder_config: PreTrainedConfig, kind: str, *, pairs: bool = Fal
     """
     full = layers_config(encoder_config)
     if kind in (LEXICAL, RECURRENT):
-        size, units = (min(usual, int(full.hidden_size) // part) for usual, part in RECURRENT_SIZES)
-        if kind == LEXICAL:
-            # Places a power of two, fewer where there are very many classes.
-            classes = max(1, int(encoder_config.num_labels or 1))
-            units = min(LEXICAL_PLACES, 2 ** ((LEXICAL_NUMBERS // classes).bit_length() - 1))
-            size = min(LEXICAL_SIZE, int(full.hidden_size))
+        sizes = _recurrent_sizes(int(full.hidden_size)) if kind == RECURRENT else _lexical_sizes(encoder_config)
         readout = ALIGNED if pairs else MEAN
-        return SubnetworkSpec(
-            kind,
-            kind,
-            0.0,
-            layers=int(kind == RECURRENT),
-            heads=0,
-            neurons=units,
-            hidden=size,
-            reads=TOKENS,
-            readout=readout,
-        )
+        return SubnetworkSpec(kind, kind, 0.0, heads=0, reads=TOKENS, readout=readout, **sizes)
     if kind != COMPACT:
         raise InputError(
             f"sub-network {kind!r}: there is none; name {', '.join(FRONT_READOUTS)}, or a width like 0.25"
@@ -180,6 +165,23 @@ def front_spec(encoder_config: PreTrainedConfig, kind: str, *, pairs: bool = Fal
     return replace(
         narrow, name=kind, kind=kind, layers=max(1, round(layers * narrow.layers)), reads=TOKENS, readout=MEAN
     )
+
+
+def _recurrent_sizes(hidden: int) -> dict[str, int]:
+    """Choose the sizes of a recurrent network, smaller ones for a small encoder."""
+    size, units = (min(usual, hidden // part) for usual, part in RECURRENT_SIZES)
+    return {"layers": 1, "neurons": units, "hidden": size}
+
+
+def _lexical_sizes(encoder_config: PreTrainedConfig) -> dict[str, int]:
+    """Choose the sizes of a lexical network: places a power of two, fewer where there are very many classes."""
+    classes = max(1, int(encoder_config.num_labels or 1))
+    places = min(LEXICAL_PLACES, 2 ** ((LEXICAL_NUMBERS // classes).bit_length() - 1))
+    return {
+        "layers": 0,
+        "neurons": places,
+        "hidden": min(LEXICAL_SIZE, int(layers_config(encoder_config).hidden_size)),
+    }
 
 
 def front_specs(encoder_config: PreTrainedConfig, given: Iterable[str | Mapping[str, Any]]) -> list[SubnetworkSpec]:

@@ -146,7 +146,7 @@ class Answers:
                 f"predict: names a class a text, and the network has none (problem_type {self.problem_type}); take "
                 "`said` of what answer_windows gives"
             )
-        classes = self.probabilities.argmax(axis=-1).tolist()
+        classes = self.said.tolist()
         scores = self.scores.astype(np.float64).tolist()
         rows = zip(classes, scores, self.answered_by.tolist(), self.start.tolist(), strict=True)
         return [Prediction(*row) for row in rows]

@@ -23,7 +23,7 @@ YES, NO = ("1", "true", "yes"), ("0", "false", "no")
 LONG = 20  # letters of a 64-bit integer, at most
 
 
-def problem_type_of(table: pa.Table, names: Sequence[str]) -> str:
+def problem_type_of_columns(table: pa.Table, names: Sequence[str]) -> str:
     """Tell classes from sets of labels, by the columns: several, or one of lists, hold sets."""
     if len(names) > 1:
         return MULTI_LABEL

@@ -11,7 +11,7 @@ import pyarrow as pa
 from sharcs.data.columns import find_column
 from sharcs.data.dialects import USUAL, Dialect
 from sharcs.data.jsonlines import as_strings
-from sharcs.data.labels import problem_type_of, read_targets
+from sharcs.data.labels import problem_type_of_columns, read_targets
 from sharcs.data.sources import sources_of
 from sharcs.data.tables import open_table
 from sharcs.data.texts import TextData, checked_texts, pair_column
@@ -135,7 +135,7 @@ def sample_texts(
             for kind in ("text", "text pair"):
                 if (column := kinds[kind]) is not None:
                     _check(rows, column, kind, name, before + chosen)
-            of = columns.labels, problem_type or problem_type_of(rows, columns.labels)
+            of = columns.labels, problem_type or problem_type_of_columns(rows, columns.labels)
             labels = _labels(rows, of, name, before + chosen, labelled)
             # Last, and by its place: a table may have a column of any name.
             reservoir.add(as_strings(rows).append_column("", pa.array(labels, pa.string())))

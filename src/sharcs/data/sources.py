@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharcs.data.files.remote import as_os_error, file_system, is_url, without_scheme
-from sharcs.data.tables import DATASET_NAME, SUPPORTED, format_of
+from sharcs.data.tables import DATASET_NAME, SUPPORTED, format_of, is_table
 from sharcs.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -132,18 +132,11 @@ def _tables(files: Iterable[str], folder: str, name: str) -> list[str]:
     taken = []
     for file in sorted(files):
         parts = Path(os.path.relpath(file, folder)).parts
-        if not any(part.startswith((".", "_")) for part in parts) and _is_table(file):
+        if not any(part.startswith((".", "_")) for part in parts) and is_table(file):
             taken.append(file)
     if not taken:
         raise InputError(f"{name}: holds no table; supported are {SUPPORTED}")
     return taken
-
-
-def _is_table(name: str) -> bool:
-    try:
-        return bool(format_of(name))
-    except InputError:
-        return False
 
 
 def _common_folder(names: list[str]) -> str:

@@ -191,16 +191,21 @@ def check_output_path(path: str | Path) -> None:
         raise InputError(f"{path}: the directory {parent} is not writable")
 
 
+def is_table(name: str) -> bool:
+    """Tell whether a file has the extension of a table, by its name."""
+    return Path(split_packing(name)[0]).suffix in FORMATS
+
+
 def format_of(path: str | Path) -> str:
     """Return the extension of a file's format, without that of its compression.
 
     Raises:
         InputError: If there is no such format.
     """
-    suffix = Path(split_packing(Path(path).name)[0]).suffix
-    if suffix not in FORMATS:
+    name = Path(path).name
+    if not is_table(name):
         raise InputError(f"{path}: unknown extension; supported are {SUPPORTED}")
-    return suffix
+    return Path(split_packing(name)[0]).suffix
 
 
 def _open_file(path: str, dialect: Dialect) -> TableStream:
@@ -220,7 +225,7 @@ def _open_file(path: str, dialect: Dialect) -> TableStream:
 def _read_named(source: str) -> pa.Table:
     """Read what is not a file: a built-in data set or one of the hub."""
     match = DATASET_NAME.fullmatch(source)
-    has_extension = Path(split_packing(source)[0]).suffix in FORMATS
+    has_extension = is_table(source)
     if match is None or has_extension:
         if has_extension:
             raise InputError(f"{source}: no such file")

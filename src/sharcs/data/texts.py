@@ -14,7 +14,7 @@ import pyarrow as pa
 from sharcs.data.columns import find_column, is_string, json_string
 from sharcs.data.dialects import USUAL, Dialect
 from sharcs.data.jsonlines import as_strings, is_json
-from sharcs.data.labels import labels_in, problem_type_of, read_targets
+from sharcs.data.labels import labels_in, problem_type_of_columns, read_targets
 from sharcs.data.sampling import sampled_rows
 from sharcs.data.tables import open_table, read_rows
 from sharcs.errors import InputError
@@ -132,7 +132,7 @@ def load_texts(
     texts = checked_texts(table, columns.text, "text", source)
     pair = pair_column(table.schema, columns)
     pairs = None if pair is None else checked_texts(table, pair, "text pair", source)
-    problem_type = problem_type or problem_type_of(table, columns.labels)
+    problem_type = problem_type or problem_type_of_columns(table, columns.labels)
     labels: list[str] | None = None
     label_type = None
     try:

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -160,18 +160,13 @@ def answer_table(
     answers: Answers, config: SharcsConfig | Bundle, added: pa.Schema, abstain_below: float | None = None
 ) -> pa.Table:
     """Write answers as the columns that are added to a table; ``prediction`` is null where the score is too low."""
-    columns = _columns_of(answers, config)
+    columns = answer_columns(answers, class_names(config), config.label_type, config.widths, config.names)
     if abstain_below is not None:
         unsure = (answers.scores < abstain_below).tolist()
         columns["prediction"] = [
             None if no else value for no, value in zip(unsure, columns["prediction"], strict=True)
         ]
     return pa.Table.from_pydict({name: columns[name] for name in added.names}, schema=added)
-
-
-def _columns_of(answers: Answers, config: SharcsConfig | Bundle) -> dict[str, list[Any]]:
-    """Write answers as columns, all that there may be."""
-    return answer_columns(answers, class_names(config), config.label_type, config.widths, config.names)
 
 
 def check_names(table: TableStream, config: SharcsConfig | Bundle, output: str, added: pa.Schema) -> Dialect | None:

@@ -6,6 +6,7 @@ import reprlib
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,7 @@ def rows_and_classes(train: TextData) -> str:
         numbers = [float(number) for number in train.labels or []]
         low, high, mean = min(numbers), max(numbers), np.mean(numbers)
         return f"{len(train):,} rows, numbers from {low:g} to {high:g}, {mean:.4g} on average"
-    counts = Counter(names_of(train)).most_common()
+    counts = Counter(chain.from_iterable(names_by_row(train))).most_common()
     shown = counts if len(counts) <= ALL_SHOWN else counts[:SHOWN]
     what = "labels" if train.problem_type == MULTI_LABEL else "classes"
     line = f"{len(train):,} rows, {len(counts)} {what}: " + ", ".join(f"{name} {count:,}" for name, count in shown)
@@ -49,7 +50,7 @@ def warn_of_rows(train: TextData, held_out: Iterable[TextData | None]) -> None:
         train: What is trained on.
         held_out: What chooses the policy or judges the model; None is passed over.
     """
-    counts, alike = Counter(names_of(train)), defaultdict(list)
+    counts, alike = Counter(chain.from_iterable(names_by_row(train))), defaultdict(list)
     for name in counts:
         alike[_bare(name)].append(name)
     for names in alike.values():
@@ -71,11 +72,11 @@ def warn_of_rows(train: TextData, held_out: Iterable[TextData | None]) -> None:
             )
 
 
-def names_of(train: TextData) -> list[str]:
-    """List the class of each row, or all labels of all rows; a regression has none."""
-    if train.problem_type == MULTI_LABEL:
-        return [name for labels in train.labels or () for name in labels_in(labels)]
-    return [] if train.problem_type == REGRESSION else train.labels or []
+def names_by_row(data: TextData) -> list[list[str]]:
+    """List the class of each row, or its labels; a regression has none."""
+    if data.problem_type == MULTI_LABEL:
+        return [labels_in(labels) for labels in data.labels or ()]
+    return [] if data.problem_type == REGRESSION else [[name] for name in data.labels or ()]
 
 
 def learned(trained: TrainedModel, train: TextData, seed: int) -> str:

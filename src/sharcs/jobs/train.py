@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from sharcs.jobs.held_out import (
     split,
     unlabelled_rows,
 )
-from sharcs.jobs.remarks import learned, names_of, rows_and_classes, warn_of_rows
+from sharcs.jobs.remarks import learned, names_by_row, rows_and_classes, warn_of_rows
 from sharcs.jobs.trial import Trial, accuracy_of, error_of
 from sharcs.spec import FIRST
 from sharcs.training.arguments import RECIPES, recipe_of
@@ -206,18 +207,15 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[st
 def _check_held_out(held_out: TextData, train: TextData, names: list[str]) -> None:
     """Refuse held-out rows of another shape, or with other classes."""
     check_same_shape(train, held_out)
-    unseen = sorted(set(names_of(held_out)) - set(names))
+    by_row = names_by_row(held_out)
+    unseen = sorted(set(chain.from_iterable(by_row)) - set(names))
     if unseen:
-        row = next(row for row in range(len(held_out)) if unseen[0] in names_of(take_rows(held_out, [row]))) + 1
+        row = next(row for row, of_row in enumerate(by_row, 1) if unseen[0] in of_row)
         trained_on = train.source if train.rows is None else f"the {len(train)} rows taken of {train.source}"
         raise InputError(
             f"{held_out.source}: row {row}: the label {unseen[0]!r} is not among the classes of {trained_on}; "
             "correct it or drop the row"
         )
-
-
-def _head(data: TextData) -> TextData:
-    return TextData(data.table.slice(0, 1), data.texts[:1], data.pairs and data.pairs[:1], None, data.source)
 
 
 def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from transformers import EvalPrediction
 
     from sharcs.model.text import SharcsForSequenceClassification
@@ -28,17 +29,21 @@ RESULT = "readout"  # a file beside the checkpoints, so that a resumed training 
 
 def accuracy_of(prediction: EvalPrediction) -> dict[str, float]:
     """Measure how often answers are right: of several labels, all of them."""
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    logits, labels = np.asarray(logits), np.asarray(prediction.label_ids)
+    logits, labels = _logits(prediction), np.asarray(prediction.label_ids)
     right = logits.argmax(-1) == labels if labels.ndim == 1 else ((logits > 0) == (labels > 0.5)).all(-1)
     return {"accuracy": float(right.mean())}
 
 
 def error_of(prediction: EvalPrediction) -> dict[str, float]:
     """Measure how far numbers are from the truth: the mean square, as ``error``."""
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    difference = np.asarray(logits).reshape(-1) - np.asarray(prediction.label_ids).reshape(-1)
+    difference = _logits(prediction).reshape(-1) - np.asarray(prediction.label_ids).reshape(-1)
     return {"error": float((difference**2).mean())}
+
+
+def _logits(prediction: EvalPrediction) -> NDArray[Any]:
+    """Take the answers themselves, which come alone or before others."""
+    found = prediction.predictions
+    return np.asarray(found[0] if isinstance(found, tuple) else found)
 
 
 @dataclass(frozen=True)

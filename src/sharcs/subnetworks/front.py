@@ -5,12 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
+
+from sharcs.spec import ALIGNED
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sharcs.spec import SubnetworkSpec
+
+DROPOUT = 0.2  # of what reads tokens
 
 
 class FrontSubnetwork(nn.Module):
@@ -31,17 +36,52 @@ class FrontSubnetwork(nn.Module):
         """Count its own FLOPs on T tokens, those of embeddings left out: c₀, c₁ and c₂ of c₀ + c₁·T + c₂·T²."""
 
 
-def second_text(input_ids: Tensor, real: Tensor, token_type_ids: Tensor | None) -> Tensor:
-    """Tell which tokens are of the second text of a pair: int64 ``[batch, tokens]``.
+class TokenSubnetwork(FrontSubnetwork):
+    """One that reads tokens by vectors of its own; where its readout is ``aligned``, it compares the texts of pairs.
 
     Args:
-        input_ids: ``[batch, tokens]``, padded behind.
-        real: 1 where a token is real, of the same shape.
-        token_type_ids: 1 in the second text, of the same shape; None where the encoder has none: then it is what
-            follows the first separator, which is the token that the input ends with.
+        spec: Its description.
+        labels: How many classes there are.
+        vocabulary: How many tokens there are.
     """
-    if token_type_ids is not None:
-        return real * (token_type_ids != 0)
-    last = input_ids.gather(1, (real.sum(1, keepdim=True) - 1).clamp(min=0))
-    is_separator = (input_ids == last).long() * real
-    return real * (is_separator.cumsum(1) - is_separator > 0)
+
+    def __init__(self, spec: SubnetworkSpec, labels: int, vocabulary: int) -> None:
+        super().__init__(spec, labels)
+        self.compares = spec.readout == ALIGNED
+        self.vectors = nn.Embedding(vocabulary, spec.hidden)
+        self.dropout = nn.Dropout(DROPOUT)
+
+    @abstractmethod
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Classify a batch.
+
+        Args:
+            input_ids: ``[batch, tokens]``, padded behind.
+            attention_mask: Non-zero where a token is real, ``[batch, tokens]``; None if all are.
+            token_type_ids: 1 in the second text, ``[batch, tokens]``; where the encoder has none, the second text is
+                what follows the first separator, which is the token that the input ends with.
+
+        Returns:
+            Logits, ``[batch, labels]``.
+        """
+
+    def _texts_of(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tell which tokens are real, and which of them are of the second text, if texts are compared.
+
+        The arguments are those of :meth:`forward`.
+
+        Returns:
+            1 where they are, int64 ``[batch, tokens]`` each.
+        """
+        real = torch.ones_like(input_ids) if attention_mask is None else (attention_mask != 0).long()
+        if not self.compares:
+            return real, None
+        if token_type_ids is not None:
+            return real, real * (token_type_ids != 0)
+        last = input_ids.gather(1, (real.sum(1, keepdim=True) - 1).clamp(min=0))
+        is_separator = (input_ids == last).long() * real
+        return real, real * (is_separator.cumsum(1) - is_separator > 0)

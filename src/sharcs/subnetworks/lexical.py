@@ -13,35 +13,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sharcs.spec import ALIGNED
 from sharcs.subnetworks.base import keep_initialisation, mean_of_real_tokens
-from sharcs.subnetworks.front import FrontSubnetwork, second_text
+from sharcs.subnetworks.front import TokenSubnetwork
 
 if TYPE_CHECKING:
     from sharcs.spec import SubnetworkSpec
 
-DROPOUT = 0.2
 # Of the hash: large odd numbers, small enough that no product leaves int64.
 FIRST, SECOND, SPREAD, PRIME = 31_337, 7_919, 48_271, 2_147_483_647
 RARE = 1e-3  # a of a / (a + share): tokens seldomer than that keep their length
 
 
-class LexicalSubnetwork(FrontSubnetwork):
-    """A classifier of texts, or of pairs of texts where its readout is ``aligned``.
-
-    Args:
-        spec: Its description.
-        labels: How many classes there are.
-        vocabulary: How many tokens there are.
-    """
+class LexicalSubnetwork(TokenSubnetwork):
+    """A classifier of texts, or of pairs of texts; see :class:`~sharcs.subnetworks.front.TokenSubnetwork`."""
 
     def __init__(self, spec: SubnetworkSpec, labels: int, vocabulary: int) -> None:
-        super().__init__(spec, labels)
-        self.vectors = nn.Embedding(vocabulary, spec.hidden)
+        super().__init__(spec, labels, vocabulary)
         self.bag = nn.Embedding(spec.neurons, labels)
         nn.init.zeros_(self.bag.weight)
-        self.dropout = nn.Dropout(DROPOUT)
-        self.compares = spec.readout == ALIGNED
         # Of a pair: both means, their difference and product, and two shares.
         self.classifier = nn.Linear(4 * spec.hidden + 2 if self.compares else spec.hidden, labels)
         keep_initialisation(self)
@@ -64,23 +53,13 @@ class LexicalSubnetwork(FrontSubnetwork):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Classify a batch.
-
-        Args:
-            input_ids: ``[batch, tokens]``, padded behind.
-            attention_mask: Non-zero where a token is real, ``[batch, tokens]``; None if all are.
-            token_type_ids: As for :class:`~sharcs.subnetworks.recurrent.RecurrentSubnetwork`.
-
-        Returns:
-            Logits, ``[batch, labels]``.
-        """
-        real = torch.ones_like(input_ids) if attention_mask is None else (attention_mask != 0).long()
+        """Classify a batch; see :class:`~sharcs.subnetworks.front.TokenSubnetwork`."""
+        real, second = self._texts_of(input_ids, attention_mask, token_type_ids)
         vectors = self.vectors(input_ids)
-        if self.compares:
-            second = second_text(input_ids, real, token_type_ids)
-            read = self._compared(input_ids, vectors, real - second, second)
-        else:
+        if second is None:
             read = mean_of_real_tokens(vectors, real)
+        else:
+            read = self._compared(input_ids, vectors, real - second, second)
         logits: Tensor = self.classifier(self.dropout(read)) + self._counted(input_ids, real)
         return logits
 

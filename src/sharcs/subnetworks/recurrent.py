@@ -12,42 +12,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sharcs.spec import ALIGNED
 from sharcs.subnetworks.base import keep_initialisation, mean_of_real_tokens
-from sharcs.subnetworks.front import FrontSubnetwork, second_text
+from sharcs.subnetworks.front import TokenSubnetwork
 
 if TYPE_CHECKING:
     from sharcs.spec import SubnetworkSpec
 
-DROPOUT = 0.2
 LOWEST = -1e4  # in the place of padding, where a maximum is taken
 
 
-class RecurrentSubnetwork(FrontSubnetwork):
-    """A classifier of texts, or of pairs of texts where its readout is ``aligned``.
-
-    Args:
-        spec: Its description.
-        labels: How many classes there are.
-        vocabulary: How many tokens there are.
-    """
+class RecurrentSubnetwork(TokenSubnetwork):
+    """A classifier of texts, or of pairs of texts; see :class:`~sharcs.subnetworks.front.TokenSubnetwork`."""
 
     def __init__(self, spec: SubnetworkSpec, labels: int, vocabulary: int) -> None:
-        super().__init__(spec, labels)
+        super().__init__(spec, labels, vocabulary)
         units = spec.neurons
-        self.vectors = nn.Embedding(vocabulary, spec.hidden)
         self.forwards = nn.GRU(spec.hidden, units, batch_first=True)
         self.backwards = nn.GRU(spec.hidden, units, batch_first=True)
-        self.dropout = nn.Dropout(DROPOUT)
         # Of a pair: a token, its like in the other text, their difference and product.
-        self.compare = nn.Linear(8 * units, 2 * units) if spec.readout == ALIGNED else None
-        self.classifier = nn.Linear((8 if self.compare is not None else 4) * units, labels)
+        self.compare = nn.Linear(8 * units, 2 * units) if self.compares else None
+        self.classifier = nn.Linear((8 if self.compares else 4) * units, labels)
         keep_initialisation(self)
-
-    @property
-    def reads_pairs(self) -> bool:
-        """Whether it reads two texts, which ``token_type_ids`` tell apart."""
-        return self.compare is not None
 
     @torch.no_grad()
     def fill(self, vectors: Tensor) -> None:
@@ -67,22 +52,11 @@ class RecurrentSubnetwork(FrontSubnetwork):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Classify a batch.
-
-        Args:
-            input_ids: ``[batch, tokens]``, padded behind.
-            attention_mask: Non-zero where a token is real, ``[batch, tokens]``; None if all are.
-            token_type_ids: 1 in the second text, ``[batch, tokens]``; where the encoder has none, the second text is
-                what follows the first separator, which is the token that the input ends with.
-
-        Returns:
-            Logits, ``[batch, labels]``.
-        """
-        real = torch.ones_like(input_ids) if attention_mask is None else (attention_mask != 0).long()
+        """Classify a batch; see :class:`~sharcs.subnetworks.front.TokenSubnetwork`."""
+        real, second = self._texts_of(input_ids, attention_mask, token_type_ids)
         outputs = self._read(input_ids, real)
-        if self.compare is None:
+        if second is None:
             return self._classified([self._pooled(outputs, real)])
-        second = second_text(input_ids, real, token_type_ids)
         first = real - second
         compared = self._compared(outputs, first, second)
         return self._classified([self._pooled(compared, text) for text in (first, second)])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sharcs.data.files.remote import is_url
 from sharcs.errors import InputError, first_line
 from sharcs.units.place import done_name, place_of
-from sharcs.units.processes import MOST_TRIES, Event
-from sharcs.units.schedule import Schedule
+from sharcs.units.processes import Event
+from sharcs.units.schedule import MOST_TRIES, Deaths, Schedule
 from sharcs.units.worker import UnitActor
 
 if TYPE_CHECKING:
@@ -53,14 +53,16 @@ class ClusterActors:
         self, job: Job, plan: Plan, promise: tuple[float, float] | None, is_full: Callable[[], bool]
     ) -> None:
         self._ray = connect(str(job.ray))
-        self._job, self._is_full = with_whole_paths(job), is_full
+        # Actors run in other directories.
+        self._job = replace(job, folder=_whole(job.folder), output=_whole(job.output))
+        self._is_full = is_full
         self._place = place_of(self._job.output)
         sources = [replace(source, name=_whole(source.name)) for source in plan.sources]
-        self._plan, self._units = plan, plan.units()
+        self._units = plan.units()
         # One copy for all of them, in Ray's store.
         self._task = self._ray.put((self._job, replace(plan, sources=sources), promise))
         self._class = self._ray.remote(num_cpus=1, max_restarts=0)(UnitActor)
-        self._tries: Counter[int] = Counter()
+        self._deaths = Deaths(plan, "actors")
         self._busy: dict[Any, _Actor] = {}
         self._stillborn = 0  # actors one after the other that have died before they began
         self._alive = time.monotonic()
@@ -154,15 +156,8 @@ class ClusterActors:
                 ) from error
             return
         schedule.put_back(actor.number)
-        if actor.node not in {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}:
-            return
-        self._tries[actor.number] += 1
-        if self._tries[actor.number] >= MOST_TRIES:
-            unit = self._units[actor.number]
-            raise InputError(
-                f"{self._plan.sources[unit.source].name}: {MOST_TRIES} actors died of rows {unit.start + 1} to "
-                f"{unit.stop}; give fewer `workers` if memory is short"
-            )
+        if actor.node in {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}:
+            self._deaths.count(self._units[actor.number])
 
     def _check_alive(self) -> None:
         """Refuse to wait longer for a processor.
@@ -180,15 +175,12 @@ class ClusterActors:
             )
 
 
-def check_address(address: str) -> Any:
+def check_address(address: str) -> None:
     """Refuse an address where no cluster can be; Ray itself would wait for minutes.
 
     Args:
         address: ``HOST:PORT`` or ``ray://HOST:PORT``; or ``auto``, for the cluster that this machine is part of, else
             a new one on it.
-
-    Returns:
-        The module ``ray``, whose statistics of usage are off in a cluster that is started here.
 
     Raises:
         InputError: If it is no address, Ray is not installed, or nobody answers there.
@@ -196,10 +188,9 @@ def check_address(address: str) -> Any:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address != AUTO and not (host and port.isdecimal()):
         raise InputError(f"`ray` {address}: has to be HOST:PORT, or {AUTO}")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # of a cluster that is started here
     try:
-        import ray
-        import ray.util.scheduling_strategies
+        importlib.import_module("ray")
     except ImportError as error:
         raise InputError(f"`ray` {address}: Ray is not installed; pip install 'sharcs[ray]'") from error
     if address != AUTO:
@@ -210,16 +201,20 @@ def check_address(address: str) -> Any:
             raise InputError(
                 f"`ray` {address}: nobody answers there ({first_line(error)}); start the cluster"
             ) from error
-    return ray
 
 
 def connect(address: str) -> Any:
-    """Connect to a cluster; see :func:`check_address`.
+    """Connect to a cluster at an address that :func:`check_address` has found right.
+
+    Returns:
+        The module ``ray``.
 
     Raises:
-        InputError: If the cluster does not let us in, too.
+        InputError: If the cluster does not let us in.
     """
-    ray = check_address(address)
+    import ray
+    import ray.util.scheduling_strategies
+
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     try:
         ray.init(address, **options)
@@ -234,11 +229,6 @@ def last_line(error: BaseException) -> str:
     """Take the last line of a message: Ray's begin with the trace of the other process."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def with_whole_paths(job: Job) -> Job:
-    """Name model and output so that they are found from another directory, too."""
-    return replace(job, folder=_whole(job.folder), output=_whole(job.output))
 
 
 def _whole(name: str) -> str:

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sharcs.data.files.packed import split_packing
 from sharcs.data.files.remote import as_os_error, file_system, is_url, without_scheme
-from sharcs.data.tables import FORMATS, format_of, table_writer
+from sharcs.data.tables import format_of, is_table, table_writer
 from sharcs.errors import InputError, first_line
 from sharcs.files import claimed, is_lock, replaced
 
@@ -79,18 +78,14 @@ def is_folder(output: str) -> bool:
     """
     name = without_scheme(output)
     if is_url(name):
-        if _is_table(name):
+        if is_table(name):
             raise InputError(f"`output` {output}: is a file behind a URL; name a directory there, or a file here")
         return True
     suffix = Path(name).suffix
-    if name.endswith("/") or not suffix or not suffix[1:].isalpha() or (os.path.isdir(name) and not _is_table(name)):
-        return not _is_table(name)
+    if name.endswith("/") or not suffix or not suffix[1:].isalpha() or (os.path.isdir(name) and not is_table(name)):
+        return not is_table(name)
     format_of(name)
     return False
-
-
-def _is_table(name: str) -> bool:
-    return Path(split_packing(name)[0]).suffix in FORMATS
 
 
 def place_of(output: str) -> Place:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharcs.errors import InputError
-from sharcs.units.schedule import Schedule
+from sharcs.units.schedule import Deaths, Schedule
 from sharcs.units.worker import main
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from sharcs.units.work import Done
 
 PRELOADED = "sharcs.units.worker"
-MOST_TRIES = 2  # processes that may die of a unit
 
 
 class Event(NamedTuple):
@@ -61,7 +59,7 @@ class Processes:
         self._is_full = is_full
         self._units = plan.units()
         self._events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
-        self._tries: Counter[int] = Counter()
+        self._deaths = Deaths(plan, "worker processes")
         self._links: set[_Link] = set()
         self._lock = threading.Lock()
         self._closing = False
@@ -119,7 +117,8 @@ class Processes:
                     self._bury(link)
                     link = None
                     schedule.put_back(number)
-                    self._count_death(self._units[number])
+                    if not self._closing:
+                        self._deaths.count(self._units[number])
         except BaseException as error:
             self._events.put(error)
         finally:
@@ -157,15 +156,6 @@ class Processes:
         except (EOFError, ConnectionError):
             self._events.put(Event(-rows))
             return False
-
-    def _count_death(self, unit: Unit) -> None:
-        self._tries[unit.number] += 1
-        if self._tries[unit.number] >= MOST_TRIES and not self._closing:
-            source = self._task[1].sources[unit.source].name
-            raise InputError(
-                f"{source}: {MOST_TRIES} worker processes died of rows {unit.start + 1} to {unit.stop}; give fewer "
-                "`workers` if memory is short"
-            )
 
     def _bury(self, link: _Link) -> None:
         link.connection.close()

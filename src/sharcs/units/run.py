@@ -18,7 +18,7 @@ from sharcs.units.plan import Job, Plan, job_settings, make_plan
 from sharcs.units.processes import Event, Processes
 from sharcs.units.work import Done, UnitWorker, on_threads
 from sharcs_runtime.drift import DisagreementCounter
-from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.policy import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -288,9 +288,8 @@ def check_job(job: Job) -> None:
 
 def _promise_of(config: Any, job: Job) -> tuple[float, float]:
     """Take the limit of disagreement that a calibration has tested, and its confidence."""
-    found = config.calibration or {}
-    is_promised = found.get("kind") == "max_disagreement" and found.get("met")
-    if is_promised and RoutingPolicy.from_dict(found["policy"]) == config.routing_policy:
+    found = record_of(config.routing_policy, config.calibration) or {}
+    if found.get("kind") == "max_disagreement" and found.get("met"):
         return float(found["limit"]), float(found["confidence"])
     raise InputError(
         f"`check_share`: the policy of {job.folder} promises no limit of disagreement; calibrate it with "

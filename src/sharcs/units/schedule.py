@@ -1,12 +1,19 @@
-"""Who takes which unit next."""
+"""Who takes which unit next, and which unit is not taken again."""
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING
+
+from sharcs.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from sharcs.units.plan import Plan, Unit
+
+MOST_TRIES = 2  # workers that may die of a unit
 
 
 class Schedule:
@@ -60,3 +67,29 @@ class Schedule:
         run = max(runs, key=len)
         # Somebody who works right before the run will read on in it.
         return run[len(run) // 2] if run[0] - 1 in self._at_work else run[0]
+
+
+class Deaths:
+    """Counts the workers that die of a unit.
+
+    Args:
+        plan: Which rows are in which unit.
+        who: What the workers are called.
+    """
+
+    def __init__(self, plan: Plan, who: str) -> None:
+        self._plan, self._who = plan, who
+        self._tries: Counter[int] = Counter()
+
+    def count(self, unit: Unit) -> None:
+        """Count one more.
+
+        Raises:
+            InputError: If it was the last that may die of this unit.
+        """
+        self._tries[unit.number] += 1
+        if self._tries[unit.number] >= MOST_TRIES:
+            raise InputError(
+                f"{self._plan.sources[unit.source].name}: {MOST_TRIES} {self._who} died of rows {unit.start + 1} to "
+                f"{unit.stop}; give fewer `workers` if memory is short"
+            )
