@@ -11,6 +11,7 @@ from helpers.cli import error_message, files_in, read_csv, sharcs, succeeds, wri
 from records.make import HERE, ROWS
 from sharcs.units import cluster as module
 from sharcs.units.cluster import connect
+from sharcs.units.place import LocalPlace
 from sharcs.units.worker import UnitActor
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -143,6 +144,22 @@ class _NoUnits:
     def units(self):
         """Have none."""
         return []
+
+
+def test_an_output_that_is_not_shared_is_said_at_the_first_unit(cluster, data, tmp_path, monkeypatch):
+    elsewhere = LocalPlace(str(tmp_path / "another-machine"))
+    monkeypatch.setattr(module, "place_of", lambda output: elsewhere)
+    output = tmp_path / "out"
+    message = error_message(sharcs("predict", MODEL, "--data", data, "--output", output, "--ray", cluster.address))
+    assert message.startswith(f"--output {output}: what node ")
+    assert "name a directory that all machines share, or a URL" in message
+
+
+def test_a_data_set_that_is_no_file_keeps_its_name(cluster, tmp_path):
+    output = tmp_path / "out"
+    succeeds("predict", MODEL, "--data", "reuters-r8:test", "--output", output, "--ray", cluster.address)
+    (table,) = tables(output)
+    assert table == "reuters-r8-test.parquet"
 
 
 class Stillborn(UnitActor):

@@ -57,7 +57,11 @@ class ClusterActors:
         self._job = replace(job, folder=_whole(job.folder), output=_whole(job.output))
         self._is_full = is_full
         self._place = place_of(self._job.output)
-        sources = [replace(source, name=_whole(source.name)) for source in plan.sources]
+        # A data set that comes with the package has a name, and no path.
+        sources = [
+            replace(source, name=_whole(source.name)) if Path(source.name).exists() else source
+            for source in plan.sources
+        ]
         self._units = plan.units()
         # One copy for all of them, in Ray's store.
         self._task = self._ray.put((self._job, replace(plan, sources=sources), promise))
