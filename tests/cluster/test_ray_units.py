@@ -3,7 +3,9 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -162,6 +164,44 @@ def test_a_data_set_that_is_no_file_keeps_its_name(cluster, tmp_path):
     assert table == "reuters-r8-test.parquet"
 
 
+def test_a_wrong_token_is_said_in_one_line(data, tmp_path, monkeypatch):
+    ray_command = [sys.executable, "-m", "ray.scripts.scripts"]
+    port = free_port()
+    begin = [*ray_command, "start", "--head", "--port", port, "--num-cpus", "1", "--include-dashboard", "false"]
+    right = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "the token of this cluster"}
+    words = ("predict", MODEL, "--data", data, "--output", tmp_path / "out", "--ray", f"127.0.0.1:{port}")
+    command = [sys.executable, "-c", "from sharcs_cli.app import main; main()", *map(str, words)]
+    with subprocess.Popen(
+        [*begin, "--block"], env=right, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as head:
+        wait_for_port(port)
+        try:
+            for token in ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "another one"}, {}):
+                wrong = subprocess.run(command, env=os.environ | token, capture_output=True, text=True, timeout=60)
+                message = f"sharcs: error: --ray 127.0.0.1:{port}: the cluster does not take our token; "
+                assert wrong.returncode == 2
+                assert message in wrong.stderr.splitlines()[-1]
+                assert "gcs_client" not in wrong.stderr
+            assert subprocess.run(command, env=right, timeout=60).returncode == 0
+        finally:
+            head.terminate()
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def wait_for_port(port):
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", int(port)), 1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+
+
 class Stillborn(UnitActor):
     """Can't be made."""
 
@@ -177,9 +217,7 @@ def test_actors_that_never_begin_are_said(cluster, data, tmp_path, monkeypatch):
 
 
 def test_an_address_where_nobody_is_is_said_at_once(data, tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     message = error_message(sharcs("predict", MODEL, "--data", data, "--output", tmp_path / "out", "--ray", address))
     assert f"--ray {address}: nobody answers there" in message
 

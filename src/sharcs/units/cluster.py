@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 PATIENCE = 45.0  # seconds without a processor: with what connecting takes, a minute
 CONNECTING = 10.0  # seconds until somebody answers at an address
+UNAUTHENTICATED = b"Unauthenticated"  # what Ray prints of a wrong token, or of none; its error says nothing of it
 
 
 @dataclass(eq=False, slots=True)
@@ -220,13 +223,33 @@ def connect(address: str) -> Any:
     import ray.util.scheduling_strategies
 
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    try:
-        ray.init(address, **options)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        if address != AUTO or not isinstance(error, ConnectionError):
-            raise InputError(f"`ray` {address}: can't be connected to ({last_line(error)})") from error
-        ray.init(include_dashboard=False, **options)
+    with tempfile.TemporaryFile() as said:
+        try:
+            with _stderr_to(said.fileno()):
+                ray.init(address, **options)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            said.seek(0)
+            if UNAUTHENTICATED in said.read():
+                raise InputError(
+                    f"`ray` {address}: the cluster does not take our token; give its own in RAY_AUTH_TOKEN, with "
+                    "RAY_AUTH_MODE=token"
+                ) from error
+            if address != AUTO or not isinstance(error, ConnectionError):
+                raise InputError(f"`ray` {address}: can't be connected to ({last_line(error)})") from error
+            ray.init(include_dashboard=False, **options)
     return ray
+
+
+@contextmanager
+def _stderr_to(file: int) -> Generator[None]:
+    """Send what Ray's own code prints while it tries, a line a second, to a file."""
+    kept = os.dup(2)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def last_line(error: BaseException) -> str:
