@@ -86,26 +86,32 @@ class SubnetworkSpec:
         return asdict(self)
 
 
-def sub_networks_of(names: Iterable[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def sub_networks_of(names: str | Iterable[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Divide sub-networks into names of those in front of the encoder, and widths.
 
     Args:
         names: The cheapest first: ``lexical``, ``recurrent``, ``compact``, ascending widths, and ``full``, which
-            is 1.0.
+            is 1.0; or a string with commas between them.
 
     Raises:
         InputError: If one is no name and no number, or one in front stands behind a width.
     """
-    parts = [name.strip() if isinstance(name, str) else name for name in names]
+    listed = names.split(",") if isinstance(names, str) else names
+    parts = [name.strip() if isinstance(name, str) else name for name in listed]
     given = ",".join(map(str, parts))
     front = tuple(str(part) for part in parts if part in FRONT_READOUTS)
     if parts[: len(front)] != list(front):
         raise InputError(f"`sub_networks` {given}: name the cheapest first, full last: recurrent,compact,full")
-    try:
-        return front, tuple(1.0 if part == FULL else float(part) for part in parts[len(front) :])
-    except (TypeError, ValueError):
-        name = "sub_networks" if front else "widths"
-        raise InputError(f"`{name}` {given}: is no list of numbers; write it like 0.25,1.0") from None
+    widths = []
+    for part in parts[len(front) :]:
+        try:
+            widths.append(1.0 if part == FULL else float(part))
+        except (TypeError, ValueError):
+            raise InputError(
+                f"`sub_networks` {given}: {str(part)!r} is no sub-network; write {', '.join(FRONT_READOUTS)}, widths "
+                f"like 0.25, and {FULL}"
+            ) from None
+    return front, tuple(widths)
 
 
 def spec_of_width(encoder_config: PreTrainedConfig, width: float, weights: str, router_layer: int) -> SubnetworkSpec:

@@ -157,7 +157,7 @@ def train(
     from sharcs.spec import sub_networks_of
     from sharcs_cli.progress import EpochProgress
 
-    front, widths = sub_networks_of(sub_networks.split(","))
+    front, widths = sub_networks_of(sub_networks)
     job = TrainingJob(
         data=data,
         output=output,

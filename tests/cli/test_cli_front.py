@@ -105,7 +105,7 @@ def test_evaluation_calibration_report_and_export_know_it(trained, tmp_path):
     [
         (("--unlabelled", "train.csv"), "--unlabelled train.csv: is for what answers before the encoder runs"),
         (("--sub-networks", "0.25,recurrent,1.0"), "name the cheapest first, full last"),
-        (("--sub-networks", "recurrent,lstm"), "is no list of numbers"),
+        (("--sub-networks", "recurrent,lstm"), "'lstm' is no sub-network"),
         (("--sub-networks", "recurrent,full", "--recipe", "paper"), "the paper's recipe has none"),
         (("--sub-networks", "recurrent,full", "--validation", "others.csv"), "is not among the classes"),
         (

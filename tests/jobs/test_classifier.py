@@ -246,7 +246,8 @@ def test_a_validation_set_promises(encoder):
             lambda c, t, y: c.set_params(budget=0.5, max_disagreement=0.1).fit(t, y),
             "2 of `budget`, `max_disagreement`",
         ),
-        (lambda c, t, y: c.set_params(sub_networks=("full", "lstm")).fit(t, y), "is no list of numbers"),
+        (lambda c, t, y: c.set_params(sub_networks=("full", "lstm")).fit(t, y), "'lstm' is no sub-network"),
+        (lambda c, t, y: c.set_params(sub_networks="lexical,lstm,full").fit(t, y), "lexical,lstm,full: 'lstm' is no"),
         (lambda c, t, y: c.set_params(max_accuracy_drop=0.1).fit(t, y), "held-out rows"),
     ],
 )
