@@ -1,14 +1,15 @@
 # Set up, do the main job on real data, check everything. All of it works on a fresh machine with Python 3.11, pip and a
 # package registry. `make help` lists the targets.
 
+MAKEFLAGS += --jobs 2
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo/reuters-r8
 
-.PHONY: help setup setup-cluster fix quality test test-extended test-fast test-cluster docs demo
+.PHONY: help setup setup-cluster fix quality test tests test-extended test-fast test-cluster docs demo
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 setup: .venv/.ready ## the library with all extras and the tools, in .venv
 
@@ -23,15 +24,16 @@ fix: setup ## put right what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-quality: setup ## ruff, mypy, the direction of imports, the docs
+quality: setup ## ruff, mypy, the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would count no warnings
 
-# A process a core; a file's tests stay together, since what they share takes long to train.
-test: quality ## quality and the tests: what CI runs
+test: quality tests ## quality and the tests, side by side: what CI runs
+
+# A process a core; a file's tests stay together, since what they share takes long to train. One of them builds the docs.
+tests: setup
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not extended"
 
 test-extended: setup ## more cases of what the tests show already

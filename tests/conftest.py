@@ -7,7 +7,8 @@ import torch
 import transformers
 from hypothesis import settings
 
-from helpers.encoders import ENCODERS, SIBLINGS, save_plain
+from helpers import media
+from helpers.encoders import ENCODERS, RARE, SIBLINGS, save_plain
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
@@ -33,15 +34,21 @@ LONG_FILES = (
 
 
 # Run for every family all the same: what a family is there for.
-OF_EVERY_FAMILY = ("test_full_width_is_the_plain_model_bit_for_bit", "test_the_copies_give_what_the_slices_give")
+OF_EVERY_FAMILY = (
+    "test_full_width_is_the_plain_model_bit_for_bit",
+    "test_full_width_is_the_plain_model_bit_for_bit_before_and_after_saving",
+    "test_a_sub_network_is_a_plain_narrow_model_with_sliced_weights",
+    "test_the_copies_give_what_the_slices_give",
+    "test_cost_is_what_the_flop_counter_counts",
+)
 
 
 def pytest_itemcollected(item):
-    """Leave families out of CI whose layers are those of another one."""
+    """Leave families out of CI whose layers are those of another one, or which few use."""
     if not hasattr(item, "callspec") or item.originalname in OF_EVERY_FAMILY:
         return
     names = [value for value in item.callspec.params.values() if isinstance(value, str)]
-    if set(names) & set(SIBLINGS):
+    if set(names) & {*SIBLINGS, *RARE, *media.SIBLINGS}:
         item.add_marker(pytest.mark.extended)
 
 

@@ -78,10 +78,10 @@ def test_halves_are_all_rows_once():
 
 def test_bounds_hold_as_often_as_they_say():
     policy = RoutingPolicy(start="recurrent", escalation_threshold={"recurrent": 0.7, "compact": 0.8}, blend=0.3)
-    truth = answers_of(200_000, 99).route([policy])[0]
+    truth = answers_of(100_000, 99).route([policy])[0]
     lost, differ = float(truth.lost.mean() - truth.gained.mean()), float(truth.disagrees.mean())
     broken = np.zeros(2)
-    resamples = 300
+    resamples = 120
     for seed in range(resamples):
         promise = promise_of(answers_of(250, seed), policy)
         broken += promise.loss_bound < lost, promise.disagreement_bound < differ

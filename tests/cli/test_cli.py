@@ -808,7 +808,7 @@ def test_all_files_of_a_model_have_the_mode_that_files_have(toys, tmp_path):
     assert set(modes.values()) == {0o640}, modes
 
 
-@pytest.mark.parametrize("stream", ["/dev/full", "cp1252"])
+@pytest.mark.parametrize("stream", ["/dev/full", pytest.param("cp1252", marks=pytest.mark.extended)])
 def test_numbers_are_written_before_they_are_printed(toys, tmp_path, stream):
     data = shutil.copy(toys.test, tmp_path / "\N{GRINNING FACE}.csv")
     command = [sys.executable, "-m", "sharcs_cli.app", "evaluate", toys.model, "--data", data, "--json"]

@@ -187,7 +187,9 @@ def test_the_same_data_gives_the_same_bytes(calibrated, data, tmp_path):
             assert len(picture.convert("L").getcolors()) > 20  # something is drawn
 
 
-@pytest.mark.parametrize("column", ["none", "empty", "withheld"])
+@pytest.mark.parametrize(
+    "column", ["none", *(pytest.param(c, marks=pytest.mark.extended) for c in ("empty", "withheld"))]
+)
 def test_without_labels(toys, data, tmp_path, column):
     rows = [{"text": row["text"], "source": row["source"]} for row in read_csv(data)]
     filled = {"none": {}, "empty": {"label": ""}, "withheld": {"label": -1}}[column]

@@ -403,7 +403,7 @@ def test_very_long_texts_are_quick(tokenizer, text):
     assert row["input_ids"] == [*ids, 102] if len(ids) == 127 else row["input_ids"] == ids
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(
         st.tuples(

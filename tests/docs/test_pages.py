@@ -72,7 +72,7 @@ class Fetches(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site():
-    """Take the site that ``make quality`` has built strictly; build it where something is newer."""
+    """Take the site that ``make docs`` has built; build it strictly where something is newer."""
     pytest.importorskip("mkdocs")
     built = ROOT / "site" / "index.html"
     sources = [ROOT / "mkdocs.yml", *(ROOT / "docs").rglob("*.*"), *(ROOT / "src").rglob("*.py")]

@@ -98,6 +98,8 @@ ENCODERS = {
 }
 # Whose layers are those of another one in the list: left out of tests that take seconds a family, and in CI of most.
 SIBLINGS = ("xlm-roberta", "camembert", "data2vec-text", "electra", "megatron-bert", "deberta-v2")
+# Have layers of their own and few users: in CI they are in what is there for every family alone.
+RARE = ("roformer", "nomic")
 DISTINCT = [name for name in ENCODERS if name not in SIBLINGS]
 # Where the output of the last layer goes through a norm, and linear layers that hold several behind each other.
 FINAL_NORMS = {

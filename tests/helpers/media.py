@@ -76,6 +76,8 @@ MEDIA = {
     "hubert-stable": _wave("hubert", **STABLE),
     "hubert-batch-norm": _wave("hubert", conv_pos_batch_norm=True, feat_proj_layer_norm=False),
 }
+# Whose layers are those of another one in the list; see encoders.SIBLINGS.
+SIBLINGS = ("deit", "clip", "siglip-headless", "hubert-stable", "hubert-batch-norm")
 FINAL_NORMS = {
     "vit": "layernorm",
     "deit": "layernorm",

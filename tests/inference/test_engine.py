@@ -99,7 +99,7 @@ policies = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("family", DISTINCT)
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     texts=several,
     policy=policies,

@@ -207,7 +207,7 @@ def test_lines_and_bars_stand_out(browser, server, dark):
         assert (high + 0.05) / (low + 0.05) >= 3
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("dark", [pytest.param(False, marks=pytest.mark.extended), True], ids=["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing(browser, server, name, dark):
     from axe_core_python.selenium import Axe

@@ -28,7 +28,7 @@ def test_batches_hold_every_row_once_and_no_more_tokens_than_they_may(rows, monk
         assert len(batch) == 1 or len(batch) * max(len(rows.ids[i]) for i in batch) <= 20
 
 
-@pytest.mark.parametrize("readout", ["cls", "mean"])
+@pytest.mark.parametrize("readout", [pytest.param("cls", marks=pytest.mark.extended), "mean"])
 def test_a_graph_answers_as_the_network(rows, tmp_path, monkeypatch, readout):
     torch.manual_seed(0)
     network = Network(2, readout).train(False)

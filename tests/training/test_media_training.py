@@ -81,7 +81,14 @@ def test_a_small_vit_learns_digits_from_scratch_and_answers_most_of_them_narrow(
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("kind", ["siglip", "dinov2-swiglu", "wav2vec2-stable", "hubert"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "siglip",
+        "hubert",
+        *(pytest.param(k, marks=pytest.mark.extended) for k in ("dinov2-swiglu", "wav2vec2-stable")),
+    ],
+)
 def test_both_recipes_run_on_every_kind_of_input(tmp_path, kind, recipe):
     samples = [40 + 7 * (number % 5) for number in range(20)]
     name = next(iter(make_batch(kind)))

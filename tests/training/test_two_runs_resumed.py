@@ -28,8 +28,13 @@ def whole(request, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "kept",
-    ["checkpoint-2", "checkpoint-3", "checkpoint-5", "checkpoint-6", "subnetworks/checkpoint-0"]
-    + [f"subnetworks/checkpoint-{step}" for step in (1, 3, 5, 6)],
+    [
+        "checkpoint-2",
+        *(pytest.param(f"checkpoint-{step}", marks=pytest.mark.extended) for step in (3, 5, 6)),
+        "subnetworks/checkpoint-0",
+        *(pytest.param(f"subnetworks/checkpoint-{step}", marks=pytest.mark.extended) for step in (1, 5, 6)),
+        "subnetworks/checkpoint-3",
+    ],
 )
 def test_a_resumed_training_ends_like_one_that_was_not_interrupted(whole, tmp_path, kept):
     folder, settings, weights = whole
