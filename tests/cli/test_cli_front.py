@@ -110,7 +110,7 @@ def test_evaluation_calibration_report_and_export_know_it(trained, tmp_path):
         (("--sub-networks", "recurrent,full", "--validation", "others.csv"), "is not among the classes"),
         (
             ("--budget", "0.5"),
-            "at least 100 held-out rows, and there are 40; give them as --valid",
+            "at least 100 held-out rows, and there are 0; give them as --valid",
         ),
         (
             ("--max-disagreement", "0.01", "--validation", "held.csv"),

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -203,15 +204,26 @@ def test_it_is_calibrated_like_the_command(copied, tmp_path):
 
 def test_what_stands_in_calibration_is_the_trainings_promise(fitted):
     found = fitted.calibration_
-    assert (found.rows, found.met) == (0, True)  # a tenth of 300 rows is too few to promise anything
+    assert (found.rows, found.met) == (0, True)  # 300 rows are too few to hold any out
+
+
+def test_few_rows_say_that_nothing_is_promised_and_how_many_that_takes(encoder):
+    texts, labels = texts_and_labels(24)
+    with pytest.warns(UserWarning, match="nothing is promised") as warned:
+        Classifier(encoder, **QUICK).fit(texts, labels, validation=texts_and_labels(40, seed=1))
+    (said,) = [str(one.message) for one in warned if "promised" in str(one.message)]
+    assert "40 rows are held out, and 100 are needed" in said
+    assert "1,000 rows to train on" in said
 
 
 def test_a_validation_set_promises(encoder):
     texts, labels = texts_and_labels(100)
     held_out = texts_and_labels(240, seed=1)
-    found = Classifier(encoder, **QUICK).fit(
-        texts, labels, validation=held_out, unlabelled=texts_and_labels(50, 2)[0]
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "nothing is promised")
+        found = Classifier(encoder, **QUICK).fit(
+            texts, labels, validation=held_out, unlabelled=texts_and_labels(50, 2)[0]
+        )
     assert found.calibration_.rows == len(halves(240, 0)[1])
     assert set(found.calibration_.bounds) == {"max_accuracy_drop", "max_disagreement"}
 

@@ -22,7 +22,7 @@ def data_of(count):
     return TextData(pa.table({"text": texts}), texts, None, labels, "rows.csv")
 
 
-@pytest.mark.parametrize(("count", "held"), [(199, None), (200, 20), (2400, 240), (2500, 500), (8000, 800)])
+@pytest.mark.parametrize(("count", "held"), [(999, None), (1000, 100), (2400, 240), (2500, 500), (8000, 800)])
 def test_a_tenth_is_held_out_of_each_class_its_share(count, held):
     kept, out = split(data_of(count), seed=3)
     if held is None:

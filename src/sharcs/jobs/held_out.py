@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sharcs.stored import Promise
 
 SHARE, LEAST, WHERE_THERE_ARE = 0.1, 500, 2500
-FEWEST_ROWS = 200  # of which a tenth could be held out at all
+FEWEST_ROWS = round(2 * LEAST_ROWS / SHARE)  # a tenth of fewer would promise nothing, and be missed
 
 
 def split(data: TextData, seed: int) -> tuple[TextData, TextData | None]:
@@ -109,6 +109,16 @@ def choose_policy(trained: TrainedModel, held_out: TextData, seed: int, limit: C
     if promise is not None:
         config = trained.model.config
         config.policy, config.promise = dict(promise.policy), promise.record()
+
+
+def warn_of_no_promise(held_out: TextData | None) -> None:
+    """Say that nothing is promised of answers before the encoder, and how many rows that takes."""
+    rows = 0 if held_out is None else len(held_out)
+    warnings.warn(
+        f"nothing is promised of cheap answers, and their thresholds are a guess: {rows:,} rows are held out, and "
+        f"{2 * LEAST_ROWS:,} are needed; give so many as `validation`, or {FEWEST_ROWS:,} rows to train on",
+        stacklevel=3,
+    )
 
 
 def _kept(limit: Constraint, answers: AllAnswers, trained: TrainedModel, seed: int) -> Promise:

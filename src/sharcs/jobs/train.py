@@ -28,6 +28,7 @@ from sharcs.jobs.held_out import (
     judging_rows,
     split,
     unlabelled_rows,
+    warn_of_no_promise,
 )
 from sharcs.jobs.remarks import learned, names_by_row, rows_and_classes, warn_of_rows
 from sharcs.jobs.trial import Trial, accuracy_of, error_of
@@ -198,6 +199,8 @@ def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[st
     trained = artifacts.TrainedModel(model.train(False), tokenizer, columns)
     if validation is not None and not job.regression:
         choose_policy(trained, validation, job.seed, job.limit)
+    if job.front and model.config.promise is None:
+        warn_of_no_promise(validation)
     if model.config.promise is None and not job.regression:
         say(learned(trained, train, job.seed))
     artifacts.finish(job.output, model, tokenizer)
