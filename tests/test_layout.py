@@ -15,9 +15,7 @@ MOST_FILES, MOST_LINES, MOST_CODE = 15, 300, 50
 LONG_FILES = {
     "sharcs/training/trainer.py",
 }
-LONG_FUNCTIONS = {
-    ("sharcs/jobs/train.py", "_train"),
-}
+LONG_FUNCTIONS = set()
 SKIP_FORMATTING = {
     "sharcs/benchmark/memory.py",
 }

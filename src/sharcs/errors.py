@@ -1,8 +1,8 @@
 """The one exception for what a user can put right, which lies where the runtime without torch finds it, too."""
 
-from sharcs_runtime.errors import InputError, MissingPackageError, first_line
+from sharcs_runtime.errors import InputError, MissingPackageError, RefusedElsewhereError, first_line
 
-__all__ = ["EncoderError", "InputError", "MissingPackageError", "first_line"]
+__all__ = ["EncoderError", "InputError", "MissingPackageError", "RefusedElsewhereError", "first_line"]
 
 
 class EncoderError(InputError):

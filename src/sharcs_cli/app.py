@@ -26,7 +26,7 @@ from sharcs_cli.predict import predict
 from sharcs_cli.report import report
 from sharcs_cli.serve import serve
 from sharcs_cli.train import train
-from sharcs_runtime.errors import InputError, MissingPackageError, first_line
+from sharcs_runtime.errors import InputError, MissingPackageError, RefusedElsewhereError, first_line
 
 app = typer.Typer(
     name="sharcs",
@@ -101,6 +101,8 @@ def main() -> None:
     try:
         app()
         sys.stdout.flush()
+    except RefusedElsewhereError:
+        sys.exit(2)
     except InputError as error:
         _stop(_with_options(str(error)))
     except OSError as error:

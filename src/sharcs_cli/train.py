@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+import warnings
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,8 @@ from sharcs_cli.options import (
 from sharcs_runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sharcs.inference.folder import TrainedModel
     from sharcs.jobs.train import TrainingJob
 
@@ -149,13 +152,13 @@ def train(
 ) -> None:
     """Train a routed classifier, in one run, and write it to a directory.
 
+    Several processes train it together: torchrun --nproc-per-node 2 -m sharcs train ...
+
     Exit code 3: no policy keeps the limit on held-out rows, and every input goes through the full network.
     """
     from sharcs.calibration.choice import constraint_of
-    from sharcs.inference.folder import claimed_folder
-    from sharcs.jobs.train import TrainingJob, run_training
+    from sharcs.jobs.train import TrainingJob
     from sharcs.spec import sub_networks_of
-    from sharcs_cli.progress import EpochProgress
 
     front, widths = sub_networks_of(sub_networks)
     job = TrainingJob(
@@ -189,15 +192,43 @@ def train(
         sub_network_epochs=sub_network_epochs,
         patience=patience,
     )
-    context.with_resource(claimed_folder(output))
-    say(f"training on {data}; model and checkpoints go to {output}")
-    try:
-        with closing(EpochProgress(err)) as progress:
-            trained = run_training(job, [progress], say)
-    except KeyboardInterrupt:
-        say(f"interrupted; the same command with --resume goes on from the last checkpoint in {output}")
-        raise typer.Exit(130) from None
-    _conclude(job, trained)
+    _run(context, job)
+
+
+def _run(context: typer.Context, job: TrainingJob) -> None:
+    """Train, in each of the processes that were launched; the first one speaks."""
+    from sharcs.inference.folder import claimed_folder
+    from sharcs.jobs.train import run_training
+    from sharcs.training.processes import ended_elsewhere, from_first
+    from sharcs_cli.progress import EpochProgress
+
+    with _speaking_once() as is_first, ended_elsewhere():
+        from_first(lambda: context.with_resource(claimed_folder(job.output)))
+        say(f"training on {job.data}; model and checkpoints go to {job.output}")
+        try:
+            with closing(EpochProgress(err)) as progress:
+                trained = run_training(job, [progress] if is_first else [], say)
+        except KeyboardInterrupt:
+            say(f"interrupted; the same command with --resume goes on from the last checkpoint in {job.output}")
+            raise typer.Exit(130) from None
+        if is_first:
+            _conclude(job, trained)
+    if not (trained.model.config.calibration or {"met": True})["met"]:
+        raise typer.Exit(NOTHING_MEETS_IT)
+
+
+@contextmanager
+def _speaking_once() -> Iterator[bool]:
+    """Let the first of several processes speak alone; whether this is it."""
+    from sharcs.training.processes import join, process_number
+
+    join()
+    is_first = process_number() == 0
+    with warnings.catch_warnings():
+        if not is_first:
+            warnings.simplefilter("ignore")
+            err.quiet = True
+        yield is_first
 
 
 def _conclude(job: TrainingJob, trained: TrainedModel) -> None:
@@ -207,8 +238,6 @@ def _conclude(job: TrainingJob, trained: TrainedModel) -> None:
     if job.eval_data:
         texts = texts_of(trained, job.eval_data, job.columns, labelled=True, dialect=job.dialect)
         report_quality(trained, texts, job.output / "evaluation.json")
-    if not (trained.model.config.calibration or {"met": True})["met"]:
-        raise typer.Exit(NOTHING_MEETS_IT)
 
 
 def _say_promise(promise: dict[str, Any] | None) -> None:

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """
 
 
+class RefusedElsewhereError(InputError):
+    """Several processes work together, and another one of them says what is wrong."""
+
+
 class MissingPackageError(InputError, ImportError):
     """A package is not installed that an extra of the distribution brings.
 

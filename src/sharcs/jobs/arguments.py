@@ -21,6 +21,7 @@ from sharcs.training.arguments import (
 )
 from sharcs.training.hardness import confidence_bands
 from sharcs.training.paper import PaperTrainer
+from sharcs.training.processes import on_cpus, process_count
 from sharcs.training.trainer import SharcsTrainer
 from sharcs_runtime.scores import REGRESSION
 
@@ -61,6 +62,7 @@ def training_arguments(
         "logging_strategy": "epoch",
         "report_to": [],
         "disable_tqdm": True,
+        "use_cpu": on_cpus(),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     settings: RoutedTrainingArguments
@@ -72,7 +74,7 @@ def training_arguments(
             given |= {"subnetwork_epochs": sub_network_epochs, "front_epochs": sub_network_epochs}
         settings = SharcsTrainingArguments(**given)
     epochs = settings.num_train_epochs + (sub_network_epochs or RECIPES[recipe].subnetwork_epochs)
-    updates = epochs * math.ceil(rows / settings.per_device_train_batch_size)
+    updates = epochs * math.ceil(rows / (settings.per_device_train_batch_size * process_count()))
     settings.save_steps = max(STEPS_BETWEEN_SAVES, int(updates) // SAVES)
     if judged and settings.num_train_epochs > 0 and isinstance(settings, SharcsTrainingArguments):
         settings.evaluates_later_runs = False

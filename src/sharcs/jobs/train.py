@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,31 +11,19 @@ import transformers
 from transformers import DataCollatorWithPadding, PrinterCallback
 
 from sharcs.data.dialects import Dialect
-from sharcs.data.named import MINILM, encoder_location
-from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, fingerprint, label_names, take_rows
-from sharcs.data.tokens import tokenise
-from sharcs.errors import InputError
+from sharcs.data.named import MINILM
+from sharcs.data.texts import Columns, TextData, fingerprint
 from sharcs.files import written
 from sharcs.inference import folder as artifacts
-from sharcs.jobs.arguments import TRAINERS, Patience, check_numbers, training_arguments, weights_of
-from sharcs.jobs.encoder import classes_of_fine_tuned, load_model, load_tokenizer
-from sharcs.jobs.given import read_given
-from sharcs.jobs.held_out import (
-    check_limit,
-    check_same_shape,
-    check_unlabelled,
-    choose_policy,
-    judging_rows,
-    split,
-    unlabelled_rows,
-    warn_of_no_promise,
-)
-from sharcs.jobs.remarks import learned, names_by_row, rows_and_classes, warn_of_rows
+from sharcs.jobs.arguments import TRAINERS, Patience, training_arguments
+from sharcs.jobs.held_out import choose_policy, warn_of_no_promise
+from sharcs.jobs.remarks import learned
 from sharcs.jobs.trial import Trial, accuracy_of, error_of
+from sharcs.jobs.work import prepare
 from sharcs.spec import FIRST
 from sharcs.training.arguments import RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
-from sharcs_runtime.scores import REGRESSION
+from sharcs.training.processes import agreed, ended_elsewhere, from_first, join, process_count, process_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from sharcs.calibration.choice import Constraint
-    from sharcs.model.text import SharcsForSequenceClassification
+    from sharcs.jobs.work import Work
 
 # Where sub-networks stand in front of the encoder: it is trained until held-out rows are content, and they alone
 # are read from there on.
@@ -89,6 +77,9 @@ def run_training(
 ) -> artifacts.TrainedModel:
     """Train a routed classifier from a data file, or go on with a training that was interrupted.
 
+    Several processes that run this together, as ``torchrun`` starts them, train one classifier: the first one writes
+    and says everything.
+
     Args:
         job: Data, encoder and settings.
         callbacks: For progress.
@@ -101,124 +92,86 @@ def run_training(
         InputError: If anything that the job names is wrong, found before anything is written; if another process
             writes there; or if the disk is full.
     """
+    join()
     again = "make room, and `resume` goes on from the last checkpoint"
-    with artifacts.claimed_folder(job.output), written(f"`output` {job.output}", again):
-        return _train(job, callbacks, say or (lambda _: None))
+    with ExitStack() as stack, ended_elsewhere():
+        stack.enter_context(written(f"`output` {job.output}", again))
+        from_first(lambda: stack.enter_context(artifacts.claimed_folder(job.output)))
+        return _train(job, callbacks, say if say and process_number() == 0 else lambda _: None)
 
 
-def _train(job: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[str], None]) -> artifacts.TrainedModel:
-    recipe, given = recipe_of(job.recipe, job.window, job.bands), job
+def _with_defaults(job: TrainingJob) -> TrainingJob:
+    recipe = recipe_of(job.recipe, job.window, job.bands)
     usual = (FRONT_EPOCHS, FRONT_RATE) if job.front else (RECIPES[recipe].epochs, RECIPES[recipe].learning_rate)
-    job = replace(
+    return replace(
         job,
         recipe=recipe,
         epochs=usual[0] if job.epochs is None else job.epochs,
         learning_rate=usual[1] if job.learning_rate is None else job.learning_rate,
     )
-    check_numbers(job)
-    asked = REGRESSION if job.regression else None
-    draw: dict[str, Any] = {"max_samples": job.max_train_samples, "seed": job.seed}
-    train = read_given(job.data, job.columns, job.dialect, problem_type=asked, **draw)
-    kind = train.problem_type
-    names = [job.columns.labels[0]] if job.regression else label_names(train)
-    check_unlabelled(job.unlabelled, job.front)
-    validation, held_out = (
-        read_given(source, job.columns, job.dialect, problem_type=kind) if source else None
-        for source in (job.validation, job.eval_data)
-    )
-    if validation is not None:
-        _check_held_out(validation, train, names)
-    elif job.front or job.limit or job.patience:
-        train, validation = split(train, job.seed)
-    check_limit(job.limit, validation, len(job.front) + len(job.widths), kind)
-    encoder_path = encoder_location(job.model)
-    if job.epochs == 0:
-        names = classes_of_fine_tuned(encoder_path, names, job, kind, train.source)
-    label2id = {name: index for index, name in enumerate(names)}
-    weights = weights_of(job.class_weights, names, kind)
-    tokenizer, max_length, depth = load_tokenizer(encoder_path, job)
-    if job.router_layer is None and depth is not None:
-        job = replace(job, router_layer=RECIPES[recipe].router_layer(depth))
-    if held_out is not None:
-        _check_held_out(held_out, train, names)
-        tokenise(replace(take_rows(held_out, [0]), labels=None), tokenizer, max_length=max_length)
-    rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
-    more = unlabelled_rows(job.unlabelled, job.columns, job.dialect, train, tokenizer)
-    columns = replace(job.columns, text_pair=job.columns.text_pair or (PAIR_COLUMN if train.pairs else None))
-    judging = None if validation is None else judging_rows(validation, tokenizer, label2id, job.seed)
-    if job.patience and judging is None:
-        raise InputError(
-            f"`patience` {job.patience}: needs more held-out rows to judge by; give them as `validation`"
-        )
 
-    def load(readout: str, widths: tuple[float, ...], front: tuple[str, ...]) -> SharcsForSequenceClassification:
-        transformers.set_seed(job.seed)
-        of = replace(job, readout=readout, widths=widths, front=front)
-        model = load_model(of, encoder_path, names, train)
-        model.config.label_type = train.label_type
-        return model
 
-    say(rows_and_classes(train))
-    warn_of_rows(train, (validation, held_out))
-    model = load(job.readout or FIRST, job.widths, job.front)
+def _train(
+    given: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[str], None]
+) -> artifacts.TrainedModel:
+    work = agreed(lambda: prepare(_with_defaults(given), say))
+    job, model, tokenizer, judging = work.job, work.model, work.tokenizer, work.judging
     # Everything that the job names has been found right: from here on the directory is in use.
-    checkpoints = artifacts.begin(job.output, _settings(given, train, columns), job.resume)
+    settings = _settings(given, work.train, work.columns)
+    checkpoints = from_first(lambda: artifacts.begin(job.output, settings, job.resume))
     collate = DataCollatorWithPadding(tokenizer)
     measure = error_of if job.regression else accuracy_of
     if job.readout is None and judging is not None and job.epochs:
-        tried = Trial(lambda readout: load(readout, (1.0,), ()), rows, judging, collate, job, measure)
+        tried = Trial(
+            lambda readout: work.load(readout, widths=(1.0,), front=()), work.rows, judging, collate, job, measure
+        )
         if (readout := tried.readout(checkpoints)) != FIRST:
-            model = load(readout, job.widths, job.front)
+            model = work.load(readout)
     transformers.set_seed(job.seed)
-    trainer = TRAINERS[recipe](
+    trainer = TRAINERS[str(job.recipe)](
         model=model,
         args=training_arguments(
-            recipe,
-            len(rows),
+            str(job.recipe),
+            len(work.rows),
             window=job.window,
             bands=job.bands,
             judged=None if judging is None else "error" if job.regression else "accuracy",
             sub_network_epochs=job.sub_network_epochs,
-            class_weights=weights,
+            class_weights=work.weights,
             output_dir=str(checkpoints),
             seed=job.seed,
             num_train_epochs=job.epochs,
             learning_rate=job.learning_rate,
-            per_device_train_batch_size=job.batch_size,
+            per_device_train_batch_size=job.batch_size // process_count(),
         ),
-        train_dataset=rows,
+        train_dataset=work.rows,
         data_collator=collate,
         processing_class=tokenizer,
         callbacks=[*callbacks, *([] if job.patience is None else [Patience(job.patience)])],
         **({} if judging is None else {"eval_dataset": judging, "compute_metrics": measure}),
-        **({} if more is None else {"unlabelled_dataset": more}),
+        **({} if work.more is None else {"unlabelled_dataset": work.more}),
     )
     trainer.remove_callback(PrinterCallback)  # raw dictionaries on standard output; the callbacks show progress
-    trainer.train(resume_from_checkpoint=furthest_checkpoint(checkpoints) if job.resume else None)
+    found = from_first(lambda: furthest_checkpoint(checkpoints)) if job.resume else None
+    trainer.train(resume_from_checkpoint=found)
     artifacts.check_finite(model, f"{job.output}")
-    trained = artifacts.TrainedModel(model.train(False), tokenizer, columns)
-    if validation is not None and not job.regression:
-        choose_policy(trained, validation, job.seed, job.limit)
-    if job.front and model.config.promise is None:
-        warn_of_no_promise(validation)
-    if model.config.promise is None and not job.regression:
-        say(learned(trained, train, job.seed))
-    artifacts.finish(job.output, model, tokenizer)
+    trained = artifacts.TrainedModel(model.train(False), tokenizer, work.columns)
+    chosen = from_first(lambda: _conclude(work, trained, say))
+    model.config.policy, model.config.promise, model.config.calibration = chosen
     return trained
 
 
-def _check_held_out(held_out: TextData, train: TextData, names: list[str]) -> None:
-    """Refuse held-out rows of another shape, or with other classes."""
-    check_same_shape(train, held_out)
-    by_row = names_by_row(held_out)
-    unseen = sorted(set(chain.from_iterable(by_row)) - set(names))
-    if unseen:
-        row = next(row for row, of_row in enumerate(by_row, 1) if unseen[0] in of_row)
-        trained_on = train.source if train.rows is None else f"the {len(train)} rows taken of {train.source}"
-        raise InputError(
-            f"{held_out.source}: row {row}: the label {unseen[0]!r} is not among the classes of {trained_on}; "
-            "correct it or drop the row"
-        )
+def _conclude(work: Work, trained: artifacts.TrainedModel, say: Callable[[str], None]) -> tuple[Any, Any, Any]:
+    """Choose the policy, say what was learned, and write the model: policy, promise and calibration."""
+    job, config = work.job, trained.model.config
+    if work.validation is not None and not job.regression:
+        choose_policy(trained, work.validation, job.seed, job.limit)
+    if job.front and config.promise is None:
+        warn_of_no_promise(work.validation)
+    if config.promise is None and not job.regression:
+        say(learned(trained, work.train, job.seed))
+    artifacts.finish(job.output, trained.model, trained.tokenizer)
+    return config.policy, config.promise, config.calibration
 
 
 def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from transformers import PrinterCallback
 from sharcs.errors import InputError
 from sharcs.spec import FIRST, MEAN
 from sharcs.training.arguments import SharcsTrainingArguments
+from sharcs.training.processes import from_first, on_cpus, process_count
 from sharcs.training.trainer import SharcsTrainer
 
 if TYPE_CHECKING:
@@ -73,13 +74,18 @@ class Trial:
             folder: Where the result is kept.
         """
         file = folder / RESULT
-        if self.job.resume and file.is_file():
-            return file.read_text(encoding="utf-8")
+        known = from_first(lambda: file.read_text(encoding="utf-8") if self.job.resume and file.is_file() else None)
+        if known is not None:
+            return known
         scores = {readout: self._score(readout, folder / "trial") for readout in (FIRST, MEAN)}
         best = max(scores, key=lambda readout: scores[readout])
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(best, encoding="utf-8")
-        return best
+
+        def keep() -> str:
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(best, encoding="utf-8")
+            return best
+
+        return from_first(keep)
 
     def _score(self, readout: str, folder: Path) -> float:
         try:
@@ -93,7 +99,8 @@ class Trial:
                 str(folder),
                 num_train_epochs=EPOCHS,
                 learning_rate=self.job.learning_rate,
-                per_device_train_batch_size=self.job.batch_size,
+                per_device_train_batch_size=self.job.batch_size // process_count(),
+                use_cpu=on_cpus(),
                 seed=self.job.seed,
                 save_strategy="no",
                 logging_strategy="no",

@@ -95,9 +95,9 @@ class RoutedNetwork(PreTrainedModel):
         """Average two networks' answers to the same inputs by the policy."""
         return blended(later, earlier, policy.blend, self.config.problem_type)  # type: ignore[no-any-return]
 
-    def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """Compute the plain model's loss of an answer."""
-        return ForSequenceClassificationLoss(labels["labels"], answer, self.encoder.config)
+    def _loss(self, answer: Tensor, labels: Mapping[str, Tensor], **scale: Any) -> Tensor:
+        """Compute the plain model's loss of an answer; ``num_items_in_batch`` is what a sum is divided by."""
+        return ForSequenceClassificationLoss(labels["labels"], answer, self.encoder.config, **scale)
 
     # Inputs
 

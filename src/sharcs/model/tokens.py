@@ -68,8 +68,8 @@ class SharcsForTokenClassification(_AnswersInTokens):
     def _blended(self, policy: RoutingPolicy, later: Tensor, earlier: Tensor, real: Tensor | None) -> Tensor:
         return blended(later, earlier, policy.blend)  # type: ignore[no-any-return]
 
-    def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        return ForTokenClassification(answer, labels["labels"], self.encoder.config)  # type: ignore[no-any-return]
+    def _loss(self, answer: Tensor, labels: Mapping[str, Tensor], **scale: Any) -> Tensor:
+        return ForTokenClassification(answer, labels["labels"], self.encoder.config, **scale)  # type: ignore[no-any-return]
 
 
 class SharcsForQuestionAnswering(_AnswersInTokens):
@@ -166,9 +166,9 @@ class SharcsForQuestionAnswering(_AnswersInTokens):
         mixed: Tensor = blended(later_scores, earlier_scores, policy.blend).transpose(1, 2).to(later.dtype)
         return mixed.masked_fill(~mask.unsqueeze(-1), torch.finfo(later.dtype).min)
 
-    def _loss(self, answer: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
+    def _loss(self, answer: Tensor, labels: Mapping[str, Tensor], **scale: Any) -> Tensor:
         start, end = answer.unbind(dim=-1)
-        return ForQuestionAnsweringLoss(start, end, **labels)  # type: ignore[no-any-return]
+        return ForQuestionAnsweringLoss(start, end, **labels, **scale)  # type: ignore[no-any-return]
 
 
 def _mask(answer: Tensor, real: Tensor | None) -> Tensor:

@@ -14,9 +14,10 @@ from sharcs.model.outputs import RoutingKwargs
 from sharcs.tasks.base import BaseTask
 from sharcs.tasks.classification import Task
 from sharcs.training.arguments import RECIPES, RoutedTrainingArguments
+from sharcs.training.batches import fingerprint
 from sharcs.training.checkpoints import check_complete, check_same, furthest_checkpoint, save_state
 from sharcs.training.numbered import NumberedTrainer
-from sharcs.training.rows import fingerprint
+from sharcs.training.processes import from_first, gathered, share_weights
 from sharcs.training.settings import check_settings
 from sharcs_runtime.policy import label_of
 
@@ -105,6 +106,8 @@ class RoutedTrainer(NumberedTrainer):
         settings = self.arguments.of(args)
         given = {"train_dataset": train_dataset, "compute_loss_func": compute_loss_func}
         check_settings(settings.recipe, settings, given)
+        if settings.world_size > 1:
+            settings.average_tokens_across_devices = False  # each process counts whole batches
         self._checked = settings
         if model is not None:
             self._check_model(model)
@@ -224,15 +227,32 @@ class RoutedTrainer(NumberedTrainer):
 
     def facts(self) -> dict[str, Any]:
         """Say what a training has to have in common with its checkpoints."""
-        if self._fingerprint is None:
-            with torch.random.fork_rng(devices=[]):  # rows may be drawn at random
-                self._fingerprint = fingerprint(self.train_dataset)
         return {
             "recipe": self.args.recipe,
             "widths": self.widths,
             "training samples": len(self.train_dataset),
-            "rows": self._fingerprint,
+            "rows": self._rows(),
+            "processes": self.args.world_size,
         }
+
+    def _rows(self) -> str:
+        """Take the fingerprint of the training rows."""
+        if self._fingerprint is None:
+            with torch.random.fork_rng(devices=[]):  # rows may be drawn at random
+                self._fingerprint = fingerprint(self.train_dataset)
+        return self._fingerprint
+
+    def begin_together(self) -> None:
+        """Let several processes begin with the same rows and weights.
+
+        Raises:
+            InputError: If they have different rows.
+        """
+        if self.args.world_size == 1:
+            return
+        if len(set(gathered(self._rows()))) > 1:
+            raise InputError("train_dataset: has other rows in another process; give all the same rows, in one order")
+        share_weights(self.model)
 
     def tensors(self) -> dict[str, Tensor]:
         """Collect what a checkpoint of ours holds besides."""
@@ -256,8 +276,10 @@ class RoutedTrainer(NumberedTrainer):
         """
         if self.train_dataset is None:
             raise InputError("train_dataset: is missing; give the trainer training data")
-        if not resume_from_checkpoint:
-            return None
+        # The first process may write there as soon as it goes on.
+        return from_first(lambda: self._found(resume_from_checkpoint)) if resume_from_checkpoint else None
+
+    def _found(self, resume_from_checkpoint: str | bool) -> str:
         if resume_from_checkpoint is True:
             folder = str(self.args.output_dir)
             checkpoint = furthest_checkpoint(folder)

@@ -67,7 +67,7 @@ def check_same(folder: str | Path, facts: Mapping[str, Any]) -> None:
     Raises:
         InputError: If one of them is another one there.
     """
-    _, then = load_state(folder)
+    then = {"processes": 1} | load_state(folder)[1]  # which those of earlier versions don't say
     for name, value in facts.items():
         if then.get(name) != value:
             was, now = ("others", "these") if name == "rows" else (then.get(name), value)

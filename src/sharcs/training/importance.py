@@ -17,6 +17,7 @@ from sharcs.encoders.architectures import head_groups, layers_config
 from sharcs.encoders.layers import parts_of
 from sharcs.encoders.units import masked, permute
 from sharcs.model.layer_list import trunk_layers
+from sharcs.training.processes import average, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -80,9 +81,11 @@ def measure_importance(
     model.train(False)
     try:
         for batch in batches:
-            loss = model(**batch, width=1.0).loss
+            loss = whole(model)(**batch, width=1.0).loss
             # Only what is asked for: layers 1..k and the embeddings need no gradient.
-            gradients = iter(torch.autograd.grad(loss, flat))
+            of_loss = [gradient.contiguous() for gradient in torch.autograd.grad(loss, flat)]
+            average(of_loss)
+            gradients = iter(of_loss)
             for index, tensors in enumerate(wanted):
                 _, down, *up = tensors
                 scores.heads[index].add_(next(gradients).abs())

@@ -16,6 +16,7 @@ from sharcs.training.arguments import SharcsTrainingArguments
 from sharcs.training.base import RoutedTrainer
 from sharcs.training.checkpoints import LAST_FILE, step_of
 from sharcs.training.importance import measure_importance
+from sharcs.training.processes import gathered, process_count, process_number, share_weights
 from sharcs_runtime.scores import REGRESSION
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ class LaterTrainer(RoutedTrainer):
         """Save what the run before has ended with, which may be epochs after its last checkpoint."""
         folder = Path(str(self.args.output_dir)) / "checkpoint-0"
         self.save_model(str(folder), _internal_call=True)
-        TrainerState(epoch=0.0).save_to_json(str(folder / LAST_FILE))
+        if self.args.should_save:
+            TrainerState(epoch=0.0).save_to_json(str(folder / LAST_FILE))
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Create the optimizer of transformers; what learns has rates of its own."""
@@ -188,29 +190,37 @@ class LaterTrainer(RoutedTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Build the loader of numbered rows, once the full network has answered all of them."""
         if self._teacher is None:
+            self.begin_together()
             with self.accelerator.autocast():
                 if self._begins_anew:
                     self.begin()
+                    share_weights(self.model)
                 self._teacher = self._answers()
         return self.planned_loader(self.plan)
 
     @torch.no_grad()
     def _answers(self) -> Tensor:
-        """Ask the full network about every training row, those of like length together."""
+        """Ask the full network about every training row, those of like length together; processes share them out."""
         assert self.task is not None
         size = self.args.per_device_eval_batch_size
         if self.args.auto_find_batch_size:
             size = min(size, self._train_batch_size)
         counts = self.token_counts()
         order = sorted(range(len(counts)), key=lambda row: -counts[row])
+        every = range(size * process_number(), len(order), size * process_count())
+        rows = [row for start in every for row in order[start : start + size]]
         answers: list[Tensor] = []
         was_training = self.model.training
         self.model.train(False)
-        for _, batch in self.rows_in_batches(order, size):
+        for _, batch in self.rows_in_batches(rows, size):
             answer = self.model.answer_of(self.model(**batch, width=1.0)).float().cpu()
             answers += self.task.kept(answer, batch)
         self.model.train(was_training)
-        return pad_sequence(answers, batch_first=True)[torch.tensor(order).argsort()]
+        # As one tensor each: that of a row is small beside its wrapping.
+        parts = gathered((rows, pad_sequence(answers, batch_first=True) if rows else answers))
+        numbers = [row for of_process, _ in parts for row in of_process]
+        padded = [answer for _, of_process in parts for answer in of_process]
+        return pad_sequence(padded, batch_first=True)[torch.tensor(numbers).argsort()]
 
     def _teacher_of(self, sample_ids: Tensor, outputs: SharcsOutput, inputs: dict[str, Any]) -> Tensor:
         """Look up what the full network has answered to a batch, on the device of its outputs."""

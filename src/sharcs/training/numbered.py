@@ -1,21 +1,31 @@
-"""Trainers that know the numbers of their rows: batches that are planned, and rows that are asked about."""
+"""Trainers that know the numbers of their rows: batches that are planned, and rows that are asked about.
+
+Where several processes train, each loads whole batches and shares out their rows itself
+(:mod:`sharcs.training.processes`); what transformers and accelerate do for several processes is kept away.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
+from accelerate.data_loader import prepare_data_loader  # type: ignore[import-untyped]
 from accelerate.utils import send_to_device  # type: ignore[import-untyped]
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from sharcs.training.batches import PlannedBatches, single_width_batches
-from sharcs.training.rows import NumberedRows, collate_numbered
+from sharcs.errors import InputError
+from sharcs.training.batches import NumberedRows, PlannedBatches, collate_numbered, single_width_batches
+from sharcs.training.processes import WholeBatch, average
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import Tensor
+    from transformers.trainer_utils import EvalLoopOutput
 
     from sharcs.model.base import RoutedModel
     from sharcs.training.arguments import RoutedTrainingArguments
@@ -28,6 +38,12 @@ class NumberedTrainer(Trainer):
     model: RoutedModel
     train_dataset: Any
     _token_counts: list[int] | None = None
+    _loss_takes_items: bool = False  # of several micro-batches, as num_items_in_batch
+
+    @property
+    def whole_batch_size(self) -> int:
+        """Rows of a batch, of all processes together."""
+        return int(self._train_batch_size * self.args.world_size)
 
     def token_counts(self) -> list[int]:
         """Count the tokens of each training row."""
@@ -51,7 +67,7 @@ class NumberedTrainer(Trainer):
     def plan(self, epoch: int) -> list[list[int]]:
         """Arrange an epoch's batches: sample numbers of each."""
         rows = torch.zeros(len(self.train_dataset), dtype=torch.int64)
-        return single_width_batches(rows, self._train_batch_size, self.generator(epoch, 1), self.lengths())
+        return single_width_batches(rows, self.whole_batch_size, self.generator(epoch, 1), self.lengths())
 
     def planned_loader(self, plan: Callable[[int], list[list[int]]]) -> DataLoader[Any]:
         """Build a loader of batches that are planned by epoch; every batch carries ``sample_id``."""
@@ -60,10 +76,10 @@ class NumberedTrainer(Trainer):
             batches = plan(epoch)
             if not self.args.dataloader_drop_last:
                 return batches
-            return [batch for batch in batches if len(batch) == self._train_batch_size]
+            return [batch for batch in batches if len(batch) == self.whole_batch_size]
 
         collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
-        self.batches = PlannedBatches(whole, self._train_batch_size)
+        self.batches = PlannedBatches(whole, self.whole_batch_size)
         loader = DataLoader(
             NumberedRows(self.train_dataset),
             batch_sampler=self.batches,
@@ -90,4 +106,101 @@ class NumberedTrainer(Trainer):
         """Draw the training batches on which importance is measured."""
         order = torch.randperm(len(self.train_dataset), generator=self.generator(0, 0))
         chosen = order[: self.args.importance_samples].tolist()
-        return (batch for _, batch in self.rows_in_batches(chosen, self._train_batch_size))
+        return (batch for _, batch in self.rows_in_batches(chosen, self.whole_batch_size))
+
+    # Several processes
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator; of several processes, it leaves loaders and model whole.
+
+        Raises:
+            InputError: If the launcher asks for FSDP or DeepSpeed.
+        """
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError("fsdp, deepspeed: each process trains the whole model; leave them out of the launch")
+        if self.args.world_size > 1:
+            self.accelerator.prepare_data_loader = self._unshared
+            self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
+
+    def _unshared(self, loader: DataLoader[Any], **_: Any) -> DataLoader[Any]:
+        """Prepare a loader as where one process trains; the random numbers that order the rows are the first's."""
+        return prepare_data_loader(  # type: ignore[no-any-return]
+            loader,
+            self.args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            rng_types=["torch"],
+            use_seedable_sampler=self.accelerator.use_seedable_sampler,
+            data_seed=self.args.data_seed,
+            non_blocking=self.accelerator.non_blocking,
+        )
+
+    @contextlib.contextmanager
+    def _whole_batches(self) -> Iterator[None]:
+        """Let transformers build loaders of whole batches."""
+        args, before = self.args, self._train_batch_size
+        sizes = args.per_device_train_batch_size, args.per_device_eval_batch_size
+        self._train_batch_size = self.whole_batch_size
+        args.per_device_train_batch_size, args.per_device_eval_batch_size = (n * args.world_size for n in sizes)
+        try:
+            yield
+        finally:
+            self._train_batch_size = before
+            args.per_device_train_batch_size, args.per_device_eval_batch_size = sizes
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Build the loader of transformers."""
+        with self._whole_batches():
+            return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Build the loader of evaluation rows."""
+        with self._whole_batches():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """Build the loader of rows to predict."""
+        with self._whole_batches():
+            return super().get_test_dataloader(test_dataset)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Take a step; of several processes, each runs its rows, and gradients are averaged."""
+        if self.args.world_size == 1:
+            return super().training_step(model, inputs, num_items_in_batch)
+        shared = WholeBatch(model, self.model, self._loss_takes_items)
+        loss = super().training_step(shared, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            average(p.grad for p in self.model.parameters() if p.grad is not None)
+        return loss
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Take a step of an evaluation; of several processes, each runs its rows."""
+        if self.args.world_size > 1:
+            model = WholeBatch(model, self.model)
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate; every process has all answers already."""
+        if self.args.world_size == 1:
+            return super().evaluation_loop(*args, **kwargs)
+        self.gather_function = self._all_there
+        with self._whole_batches():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _all_there(self, values: Any) -> Any:
+        """Cut what is repeated as often as a full batch has rows, its loss, where accelerate does."""
+        state = self.accelerator.gradient_state
+        is_short = state.end_of_dataloader and state.remainder > 0
+        return values[: state.remainder] if is_short and isinstance(values, Tensor) else values
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count a process's share of a batch: transformers sums them up."""
+        return int(super().floating_point_ops(inputs) / self.args.world_size)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save each process's random numbers before the checkpoint is complete."""
+        super()._save_rng_state(output_dir)
+        if self.args.world_size > 1:
+            dist.barrier()

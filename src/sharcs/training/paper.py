@@ -20,6 +20,7 @@ from sharcs.training.batches import single_width_batches
 from sharcs.training.checkpoints import load_state
 from sharcs.training.hardness import ConfidenceHistory, assign_widths, confidence_bands, hardness_labels
 from sharcs.training.importance import reorder_by_importance
+from sharcs.training.processes import share_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,6 +101,7 @@ class PaperTrainer(RoutedTrainer):
         if not checkpoint:
             if self.args.importance_samples and not self._is_reordered:
                 reorder_by_importance(self.model, self.importance_batches())
+                share_weights(self.model)
                 self._is_reordered = True
             return position
         tensors, progress = load_state(checkpoint)
@@ -114,13 +116,12 @@ class PaperTrainer(RoutedTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Build the loader of single-width batches; every batch carries ``sample_id``."""
+        self.begin_together()
         return self.planned_loader(self.plan)
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Arrange an epoch's batches, by the widths at which its samples are trained."""
-        return single_width_batches(
-            self.width_index, self._train_batch_size, self.generator(epoch, 1), self.lengths()
-        )
+        return single_width_batches(self.width_index, self.whole_batch_size, self.generator(epoch, 1), self.lengths())
 
     def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Plan the epoch, whose length depends on its groups, and run it."""

@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 
 from sharcs.errors import InputError
 from sharcs.training.arguments import PAPER, PLUS
+from sharcs.training.processes import launched_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +32,6 @@ PASSED_ON = frozenset(
         "adam_epsilon",
         "optim_target_modules",
         "gradient_accumulation_steps",
-        "average_tokens_across_devices",
         "max_grad_norm",
         "bf16",
         "fp16",
@@ -105,10 +105,6 @@ PASSED_ON = frozenset(
         "remove_unused_columns",
         "label_names",
         "length_column_name",
-        "ddp_find_unused_parameters",
-        "ddp_bucket_cap_mb",
-        "ddp_broadcast_buffers",
-        "ddp_static_graph",
         "ddp_backend",
         "ddp_timeout",
         "fsdp_config",
@@ -128,14 +124,21 @@ PASSED_ON = frozenset(
     ]
 )
 
+NO_DDP = "No effect: gradients are averaged without DistributedDataParallel."
+
 # What they mean here.
 OWN = {
     "output_dir": "Checkpoints of sharcs+'s second run are in its folder 'subnetworks'.",
-    "per_device_train_batch_size": "32 by default. The paper's batches hold one width each.",
+    "per_device_train_batch_size": "32 by default, times processes. The paper's batches hold one width each.",
     "num_train_epochs": "By the recipe; of sharcs+ the full network's, 0 where it is fine-tuned already.",
     "learning_rate": "By the recipe. In sharcs+'s second run narrow networks have twice, the router ten times it.",
     "auto_find_batch_size": "Each run finds its own; the second one starts at what the first one ended with.",
     "train_sampling_strategy": "group_by_length by default. In batches that are planned here, others shuffle.",
+    "average_tokens_across_devices": "Of several processes, each knows the whole batch and its count.",
+    "ddp_find_unused_parameters": NO_DDP,
+    "ddp_bucket_cap_mb": NO_DDP,
+    "ddp_broadcast_buffers": NO_DDP,
+    "ddp_static_graph": NO_DDP,
     "model": "A routed one, whose weights decide the recipe.",
     "args": "Ours; plain ones get the recipe's defaults for the rest.",
     "train_dataset": "Its rows have numbers, so it can't be streamed.",
@@ -153,9 +156,9 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "enable_jit_checkpoint": ((PLUS, PAPER), "its checkpoint may lack our part; save by save_strategy"),
     "use_liger_kernel": ((PLUS, PAPER), "it has no kernels for routed layers; leave it out"),
     "push_to_hub": ((PLUS, PAPER), "would publish models that are half trained; call push_to_hub() in the end"),
-    "fsdp": ((PLUS, PAPER), "one process trains; leave it out"),
-    "deepspeed": ((PLUS, PAPER), "one process trains; leave it out"),
-    "parallelism_config": ((PLUS, PAPER), "one process trains; leave it out"),
+    "fsdp": ((PLUS, PAPER), "each process trains the whole model; leave it out"),
+    "deepspeed": ((PLUS, PAPER), "each process trains the whole model; leave it out"),
+    "parallelism_config": ((PLUS, PAPER), "each process trains the whole model; leave it out"),
     "label_smoothing_factor": ((PAPER,), "the loss is the paper's; leave it out, or train the recipe sharcs+"),
     "compute_loss_func": ((PAPER,), "the loss is the paper's; give class_weights, or train the recipe sharcs+"),
 }
@@ -176,11 +179,7 @@ def check_settings(recipe: str, settings: TrainingArguments, given: Mapping[str,
         value = given[name] if name in given else getattr(settings, name)
         if recipe in recipes and value and value != -1:
             raise InputError(f"{name}: {remedy}")
-    if settings.world_size > 1 or settings.n_gpu > 1:
-        raise InputError(
-            f"{max(settings.world_size, settings.n_gpu)} processes or GPUs: a training runs in one process on one "
-            "device; start it with python, and name the GPU in CUDA_VISIBLE_DEVICES"
-        )
+    _check_processes(settings)
     if recipe == PAPER and settings.train_sampling_strategy not in ("group_by_length", "random"):
         raise InputError(
             f"train_sampling_strategy {settings.train_sampling_strategy}: the paper has group_by_length or "
@@ -192,6 +191,32 @@ def check_settings(recipe: str, settings: TrainingArguments, given: Mapping[str,
         raise InputError("train_dataset: streaming data has no rows with numbers; load it as a map-style data set")
     if rows is not None and len(rows) == 0:
         raise InputError("train_dataset: has no rows; give at least one")
+
+
+def _check_processes(settings: TrainingArguments) -> None:
+    """Refuse several GPUs in one process, and what several processes would not do as one does."""
+    if settings.n_gpu > 1:
+        raise InputError(
+            f"{settings.n_gpu} GPUs in one process: a process trains on one; start it with torchrun "
+            f"--nproc_per_node {settings.n_gpu}, or name a GPU in CUDA_VISIBLE_DEVICES"
+        )
+    if settings.world_size == 1:
+        if launched_count() > 1:
+            raise InputError(
+                f"use_cpu: {launched_count()} processes were launched, and each would train alone; set it where "
+                "there are no GPUs"
+            )
+        return
+    several = f"with {settings.world_size} processes"
+    if settings.auto_find_batch_size:
+        raise InputError(f"auto_find_batch_size: {several} one alone may lack memory; give the size of batches")
+    if settings.include_num_input_tokens_seen != "no":
+        raise InputError(f"include_num_input_tokens_seen: {several} is counted in each; leave it out")
+    if settings.train_sampling_strategy == "batch_rebalance":
+        raise InputError(f"train_sampling_strategy batch_rebalance: {several} rows are shared out here; leave it out")
+    for name in ("split_batches", "dispatch_batches"):
+        if getattr(settings.accelerator_config, name):
+            raise InputError(f"accelerator_config {name}: {several} rows are shared out here; leave it out")
 
 
 def _check_loss(settings: TrainingArguments, given: Mapping[str, Any]) -> None:

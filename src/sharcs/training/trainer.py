@@ -16,8 +16,8 @@ from transformers.trainer_utils import default_compute_objective
 from sharcs.errors import InputError
 from sharcs.training.arguments import SharcsTrainingArguments
 from sharcs.training.base import RoutedTrainer, at_width
+from sharcs.training.batches import fingerprint
 from sharcs.training.checkpoints import LAST_FILE, EpochStart, invalidate, load_state
-from sharcs.training.rows import fingerprint
 from sharcs.training.runs import FOLDERS, later_runs, make_later
 from sharcs.training.subnetworks import SubnetworkTrainer, learning_parameters
 
@@ -124,13 +124,13 @@ class SharcsTrainer(RoutedTrainer):
         output = None
         begun = None if checkpoint is None else load_state(checkpoint)[1]["run"]
         if begun not in [kind.run for kind in FOLDERS]:
-            for name in FOLDERS.values():
+            for name in FOLDERS.values() if self.args.should_save else ():
                 invalidate(folder / name)
             if self.args.num_train_epochs > 0 or self.model_init is not None or len(self.widths) == 1:
                 output = self._fine_tune(checkpoint, trial, ignore_keys_for_eval)
             begun = checkpoint = None
         for kind in dropwhile(lambda kind: begun not in (None, kind.run), later_runs(self.model)):
-            if checkpoint is None:
+            if checkpoint is None and self.args.should_save:
                 invalidate(folder / FOLDERS[kind])
             of_run = [copy.copy(each) for each in callbacks]
             output = self._train_later(kind, folder / FOLDERS[kind], checkpoint, of_run, ignore_keys_for_eval)
@@ -147,13 +147,28 @@ class SharcsTrainer(RoutedTrainer):
             self._epoch_start.go_on(tensors["now" if float(epochs).is_integer() else "epoch_start"])
         accepted = self.model_accepts_loss_kwargs
         self.model_accepts_loss_kwargs = self._encoder_scales_loss and self.args.class_weights is None
+        self._loss_takes_items = self.model_accepts_loss_kwargs and self._divides_by_items()
         self._first_run, self._trial_of_search = True, trial
         try:
             return super().train(checkpoint, self._without_reports(trial), ignore_keys)
         finally:
             self._first_run, self._trial_of_search = False, None
-            self.model_accepts_loss_kwargs = accepted
+            self.model_accepts_loss_kwargs, self._loss_takes_items = accepted, False
             self.optimizer, self.lr_scheduler = self._given_optimizer, None
+
+    def _divides_by_items(self) -> bool:
+        """Try out whether the plain encoder heeds ``num_items_in_batch``, where several processes need to know."""
+        if self.args.world_size == 1 or self.args.gradient_accumulation_steps == 1:
+            return False
+        was_training = self.model.training
+        self.model.train(False)
+        _, batch = next(self.rows_in_batches(list(range(min(8, len(self.train_dataset)))), 8))
+        with torch.no_grad():
+            plain, scaled = (
+                self.model(**batch, width=1.0, **scale).loss for scale in ({}, {"num_items_in_batch": 0.5})
+            )
+        self.model.train(was_training)
+        return bool(plain != scaled)
 
     def _train_later(
         self,
@@ -179,6 +194,7 @@ class SharcsTrainer(RoutedTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Build the loader of transformers; where it can't tell lengths, one of batches that are planned here."""
+        self.begin_together()
         reads_tokens = self.model.main_input_name == "input_ids" and "input_ids" in self.train_dataset[0]
         if reads_tokens or self.args.train_sampling_strategy != "group_by_length":
             return super().get_train_dataloader()
@@ -239,8 +255,10 @@ class SharcsTrainer(RoutedTrainer):
         """Search as ``transformers.Trainer`` does; the objective is that of the routed network after both runs.
 
         Raises:
-            InputError: If the backend is ray, to which the first run would report.
+            InputError: If the backend is ray, to which the first run would report, or there are several processes.
         """
+        if self.args.world_size > 1:
+            raise InputError("hyperparameter_search: searches in one process; start it with python")
         if str(getattr(backend, "value", backend)) == "ray":
             raise InputError("backend ray: is told of the full network alone; take optuna")
         objective = compute_objective or _routed_objective

@@ -1,0 +1,150 @@
+"""What a training reads before it begins: rows, classes, tokenizer, encoder; what is wrong with them is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import transformers
+
+from sharcs.data.named import encoder_location
+from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, label_names, take_rows
+from sharcs.data.tokens import tokenise
+from sharcs.errors import InputError
+from sharcs.jobs.arguments import check_numbers, weights_of
+from sharcs.jobs.encoder import classes_of_fine_tuned, load_model, load_tokenizer
+from sharcs.jobs.given import read_given
+from sharcs.jobs.held_out import (
+    check_limit,
+    check_same_shape,
+    check_unlabelled,
+    judging_rows,
+    split,
+    unlabelled_rows,
+)
+from sharcs.jobs.remarks import names_by_row, rows_and_classes, warn_of_rows
+from sharcs.spec import FIRST
+from sharcs.training.arguments import RECIPES
+from sharcs.training.processes import process_count, process_number
+from sharcs_runtime.scores import REGRESSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sharcs.model.text import SharcsForSequenceClassification
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a job names, read and found right.
+
+    Attributes:
+        job: With the defaults of its recipe.
+        train: The rows that are trained on.
+        validation: Those that are held out, or None.
+        names: The classes.
+        weights: What they weigh.
+        tokenizer: The encoder's.
+        rows: ``train``, tokenised.
+        more: Texts without labels, tokenised, or None.
+        judging: The held-out rows that choose, tokenised, or None.
+        encoder_path: Where the encoder is.
+        model: With the read-out that was asked for, or the first token's.
+    """
+
+    job: Any
+    train: TextData
+    validation: TextData | None
+    names: list[str]
+    weights: str | list[float] | None
+    tokenizer: Any
+    rows: Any
+    more: Any
+    judging: Any
+    encoder_path: str
+    model: SharcsForSequenceClassification
+
+    @property
+    def columns(self) -> Columns:
+        """The columns' names, as the model is used later."""
+        given: Columns = self.job.columns
+        return replace(given, text_pair=given.text_pair or (PAIR_COLUMN if self.train.pairs else None))
+
+    def load(self, readout: str, **parts: Any) -> SharcsForSequenceClassification:
+        """Load the encoder with a read-out, and with other sub-networks than the job's if they are given."""
+        return _load(replace(self.job, readout=readout, **parts), self.encoder_path, self.names, self.train)
+
+
+def prepare(job: Any, say: Callable[[str], None]) -> Work:
+    """Read all that a job names, and refuse what is wrong with it.
+
+    Args:
+        job: A :class:`sharcs.jobs.train.TrainingJob`, with the defaults of its recipe.
+        say: Takes a line on the rows.
+
+    Raises:
+        InputError: If anything is wrong; nothing was written.
+    """
+    check_numbers(job)
+    if job.batch_size % process_count():
+        raise InputError(f"`batch_size` {job.batch_size}: has to be a multiple of the {process_count()} processes")
+    asked = REGRESSION if job.regression else None
+    draw: dict[str, Any] = {"max_samples": job.max_train_samples, "seed": job.seed}
+    train = read_given(job.data, job.columns, job.dialect, problem_type=asked, **draw)
+    kind = train.problem_type
+    names = [job.columns.labels[0]] if job.regression else label_names(train)
+    check_unlabelled(job.unlabelled, job.front)
+    validation, held_out = (
+        read_given(source, job.columns, job.dialect, problem_type=kind) if source else None
+        for source in (job.validation, job.eval_data)
+    )
+    if validation is not None:
+        _check_held_out(validation, train, names)
+    elif job.front or job.limit or job.patience:
+        train, validation = split(train, job.seed)
+    check_limit(job.limit, validation, len(job.front) + len(job.widths), kind)
+    encoder_path = encoder_location(job.model)
+    if job.epochs == 0:
+        names = classes_of_fine_tuned(encoder_path, names, job, kind, train.source)
+    label2id = {name: index for index, name in enumerate(names)}
+    weights = weights_of(job.class_weights, names, kind)
+    tokenizer, max_length, depth = load_tokenizer(encoder_path, job)
+    if job.router_layer is None and depth is not None:
+        job = replace(job, router_layer=RECIPES[job.recipe].router_layer(depth))
+    if held_out is not None:
+        _check_held_out(held_out, train, names)
+        tokenise(replace(take_rows(held_out, [0]), labels=None), tokenizer, max_length=max_length)
+    rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
+    more = unlabelled_rows(job.unlabelled, job.columns, job.dialect, train, tokenizer)
+    judging = None if validation is None else judging_rows(validation, tokenizer, label2id, job.seed)
+    if job.patience and judging is None:
+        raise InputError(
+            f"`patience` {job.patience}: needs more held-out rows to judge by; give them as `validation`"
+        )
+    say(rows_and_classes(train))
+    if process_number() == 0:
+        warn_of_rows(train, (validation, held_out))
+    model = _load(replace(job, readout=job.readout or FIRST), encoder_path, names, train)
+    return Work(job, train, validation, names, weights, tokenizer, rows, more, judging, encoder_path, model)
+
+
+def _load(job: Any, encoder_path: str, names: list[str], train: TextData) -> SharcsForSequenceClassification:
+    transformers.set_seed(job.seed)
+    model = load_model(job, encoder_path, names, train)
+    model.config.label_type = train.label_type
+    return model
+
+
+def _check_held_out(held_out: TextData, train: TextData, names: list[str]) -> None:
+    """Refuse held-out rows of another shape, or with other classes."""
+    check_same_shape(train, held_out)
+    by_row = names_by_row(held_out)
+    unseen = sorted(set(chain.from_iterable(by_row)) - set(names))
+    if unseen:
+        row = next(row for row, of_row in enumerate(by_row, 1) if unseen[0] in of_row)
+        trained_on = train.source if train.rows is None else f"the {len(train)} rows taken of {train.source}"
+        raise InputError(
+            f"{held_out.source}: row {row}: the label {unseen[0]!r} is not among the classes of {trained_on}; "
+            "correct it or drop the row"
+        )
