@@ -6,27 +6,67 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
+from helpers import cli, tokens
 from helpers.front import front_model
 from helpers.tiny import TRAINERS, arguments, collate, task_model, task_rows, tiny_model, toy_rows
 from sharcs.errors import InputError
+from sharcs.inference import folder as folders
 from sharcs.training.arguments import PAPER, PLUS
 
 TESTS = Path(__file__).parents[1]
 BATCH = 12  # rows of all processes together
 # Adam would take the rounding of a gradient that is zero, as a key's bias has, for a direction.
-STEADY = {"adam_epsilon": 1e-4}
-SHORT = {"num_train_epochs": 2, "subnetwork_epochs": 2, "front_epochs": 1, "importance_samples": 16}
+STEADY = {"adam_epsilon": 1e-3}
+SHORT = {"num_train_epochs": 2, "subnetwork_epochs": 2, "front_epochs": 1}
 JUDGED = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "load_best_model_at_end": True,
     "metric_for_best_model": "eval_loss",
 }
+SAVED = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "no", "load_best_model_at_end": False}
+RANDOM = {
+    "train_sampling_strategy": "random",
+    "gradient_accumulation_steps": 2,
+    "class_weights": "balanced",
+    "made_texts": 0,
+}
+
+# By name: the recipe, the model, the rows, and the settings. A batch has one row, for the first process alone, and is
+# not the last one.
+CASES = {
+    "lengths": (PLUS, lambda: tiny_model(weights="own"), lambda: toy_rows(37), JUDGED),
+    "front": (PLUS, front_model, lambda: toy_rows(29), RANDOM),
+    "paper": (PAPER, tiny_model, lambda: toy_rows(37), {"num_train_epochs": 3, "window": 1, **JUDGED}),
+    "labels": (PLUS, lambda: task_model("labels", weights="own"), lambda: task_rows("labels", 31), {}),
+    "smoothed": (
+        PLUS,
+        lambda: tiny_model("roberta", weights="own"),
+        lambda: toy_rows(31),
+        {"label_smoothing_factor": 0.2, "gradient_accumulation_steps": 3},
+    ),
+    "spans": (PLUS, lambda: tokens.toy_model("spans", weights="own"), lambda: tokens.toy_rows("spans", 31), {}),
+    "tokens": (PLUS, lambda: tokens.toy_model("tokens", weights="own"), lambda: tokens.toy_rows("tokens", 31), {}),
+    "accumulated": (
+        PLUS,
+        lambda: tokens.toy_model("tokens", weights="own"),
+        lambda: tokens.toy_rows("tokens", 31),
+        {"gradient_accumulation_steps": 2},
+    ),
+    "tokens by the paper": (
+        PAPER,
+        lambda: tokens.toy_model("tokens"),
+        lambda: tokens.toy_rows("tokens", 31),
+        {"num_train_epochs": 3, "window": 1},
+    ),
+}
+FIRST_CASES = ("lengths", "front", "paper")
 
 
 def without_dropout(model):
@@ -38,72 +78,144 @@ def without_dropout(model):
     return model
 
 
-# By name: the recipe, the model, the rows, and the settings. The last batch has a row, and is not the last one.
-CASES = {
-    "lengths": (PLUS, lambda: tiny_model(weights="own"), lambda: toy_rows(37), JUDGED),
-    "random": (
-        PLUS,
-        lambda: tiny_model(weights="own"),
-        lambda: toy_rows(37),
-        {
-            "train_sampling_strategy": "random",
-            "gradient_accumulation_steps": 2,
-            "class_weights": "balanced",
-        },
-    ),
-    "labels": (PLUS, lambda: task_model("labels", weights="own"), lambda: task_rows("labels", 31), {}),
-    "front": (PLUS, front_model, lambda: toy_rows(29), {"made_texts": 0}),
-    "paper": (PAPER, tiny_model, lambda: toy_rows(37), {"num_train_epochs": 4, "window": 1, **JUDGED}),
-}
-
-
 class Dies(TrainerCallback):
     """Ends a run after some steps, as if it were killed."""
 
-    def __init__(self, step):
-        self.step = step
-
     def on_step_end(self, args, state, control, **kwargs):
         """End it."""
-        if state.global_step == self.step:
+        if state.global_step == 6:
             raise KeyboardInterrupt
 
 
-def trainer_of(case, folder, processes, callbacks=(), **settings):
-    """Build the trainer of a case."""
-    recipe, model, rows, more = CASES[case]
-    own = SHORT if recipe == PLUS else {"importance_samples": 16}
+def trainer_of(case, folder, processes, *, dropout=False, **more):
+    """Build the trainer of a case; processes have other weights at first, where they count as the first one's."""
+    recipe, model, rows, settings = CASES[case]
+    own = SHORT if recipe == PLUS else {}
     sizes = {"per_device_train_batch_size": BATCH // processes, "per_device_eval_batch_size": BATCH // processes}
-    torch.manual_seed(int(os.environ.get("RANK", "0")))  # weights that differ at first are those of the first process
+    network = model() if dropout else without_dropout(model())
+    if int(os.environ.get("RANK", "0")):
+        nn.init.zeros_(next(network.parameters()))
+    callbacks = more.pop("callbacks", [])
+    labelled_texts = not case.startswith(("spans", "tokens", "accumulated"))
     return TRAINERS[recipe](
-        model=without_dropout(model()),
-        args=arguments(folder, recipe=recipe, **STEADY | own | sizes | more | settings),
+        model=network,
+        args=arguments(folder, recipe=recipe, **STEADY | own | {"importance_samples": 16} | sizes | settings | more),
         train_dataset=rows(),
-        eval_dataset=toy_rows(19, seed=5) if more is JUDGED or "eval_strategy" in more else None,
-        data_collator=collate,
-        callbacks=list(callbacks),
+        eval_dataset=toy_rows(19, seed=5) if case in ("lengths", "paper") else rows()[:19],
+        data_collator=collate if labelled_texts else tokens.collate,
+        callbacks=callbacks,
     )
 
 
-def trained(case, folder, processes, resume=False, callbacks=(), **settings):
-    """Train a case: its weights, and what was logged of losses."""
-    trainer = trainer_of(case, folder, processes, callbacks, **settings)
+def trained(case, folder, processes, *, resume=False, **more):
+    """Train a case: its weights, what was logged of losses, and what it answers."""
+    trainer = trainer_of(case, folder, processes, **more)
     trainer.train(resume_from_checkpoint=resume)
-    log = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    judged = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    return {"weights": trainer.model.state_dict(), "log": log, "judged": judged}
+    log = trainer.state.log_history
+    answers = trainer.predict(trainer.eval_dataset).predictions
+    return {
+        "weights": trainer.model.state_dict(),
+        "log": [entry["loss"] for entry in log if "loss" in entry],
+        "judged": [entry["eval_loss"] for entry in log if "eval_loss" in entry],
+        "predicted": torch.tensor(answers[0] if isinstance(answers, tuple) else answers),
+    }
 
 
-def launch(script, processes, *words):
-    """Run a script of this folder's kind on several processes, one thread each."""
+def resumed(case, folder, processes):
+    """Train a case at once, and after a kill: the weights of both."""
+    whole = trained(case, folder / "whole", processes, dropout=True, **SAVED)
+    with contextlib.suppress(KeyboardInterrupt):
+        trained(case, folder / "again", processes, dropout=True, callbacks=[Dies()], **SAVED)
+    again = trained(case, folder / "again", processes, dropout=True, resume=True, **SAVED)
+    return whole["weights"], again["weights"]
+
+
+def refusals(folder, processes):
+    """Ask for what several processes can't do: the messages."""
+    number = int(os.environ["RANK"])
+
+    def rows():
+        trainer = trainer_of("lengths", folder, processes)
+        trainer.train_dataset = toy_rows(16, seed=number)
+        trainer.train()
+
+    def with_setting(name, value):
+        trainer_of("lengths", folder, processes, **{name: value})
+
+    def alone():
+        args = TrainingArguments(str(folder))
+        TRAINERS[PLUS](model=tiny_model(weights="own"), args=args, train_dataset=toy_rows(16))
+
+    asked = {
+        "rows": rows,
+        "search": lambda: trainer_of("lengths", folder, processes).hyperparameter_search(),
+        "auto_find_batch_size": lambda: with_setting("auto_find_batch_size", True),
+        "include_num_input_tokens_seen": lambda: with_setting("include_num_input_tokens_seen", "all"),
+        "train_sampling_strategy": lambda: with_setting("train_sampling_strategy", "batch_rebalance"),
+        "accelerator_config": lambda: with_setting("accelerator_config", {"split_batches": True}),
+        "alone": alone,
+    }
+    messages = {}
+    for name, ask in asked.items():
+        try:
+            ask()
+        except InputError as error:
+            messages[name] = str(error)
+    return messages
+
+
+# The command
+
+
+def command(folder, output, **options):
+    """Write the words of a training on the toys in a folder."""
+    given = {
+        "data": folder / "train.csv",
+        "validation": folder / "test.csv",
+        "model": folder / "encoder",
+        "output": folder / output,
+        "epochs": 2,
+        "sub-network-epochs": 1,
+        "batch-size": 24,
+        "max-length": cli.MAX_LENGTH,
+        "learning-rate": 3e-3,
+        "readout": "first",
+    }
+    options = {name.replace("_", "-"): value for name, value in options.items()}
+    words = [(f"--{name}", value) for name, value in (given | options).items()]
+    return ["train", *(word for pair in words for word in pair)]
+
+
+def commands(folder):
+    """Run the command well and badly: how each ended, by name."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    ended = {
+        "trained": cli.sharcs(*command(folder, "together")),
+        "in use": cli.sharcs(*command(folder, "together")),
+        "no column": cli.sharcs(*command(folder, "no-column", label_column="kind")),
+        "batch": cli.sharcs(*command(folder, "batch", batch_size=25)),
+    }
+    with mock.patch.object(folders, "finish", full):
+        ended["full"] = cli.sharcs(*command(folder, "full", epochs=1))
+    return {name: vars(run) for name, run in ended.items()}
+
+
+# Several processes
+
+
+def launch(processes, *words):
+    """Run a module on several processes, one thread each."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     return subprocess.run(
-        [*command, *map(str, [*script, *words])],
+        [*starter, "-m", *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
         env=environment,
     )
 
@@ -114,24 +226,10 @@ def main():
     number, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     for case in cases:
         torch.save(trained(case, folder / case, processes), folder / f"{case}-{number}.pt")
-    refusals = {}
-    if "paper" in cases:
-        settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "no", "load_best_model_at_end": False}
-        for case in ("paper", "lengths"):
-            whole = trained(case, folder / "whole" / case, processes, **settings)
-            again = folder / "again" / case
-            with contextlib.suppress(KeyboardInterrupt):
-                trained(case, again, processes, callbacks=[Dies(6)], **settings)
-            resumed = trained(case, again, processes, resume=True, **settings)
-            torch.save((whole, resumed), folder / f"{case}-resumed-{number}.pt")
-    rows = toy_rows(16, seed=number)
-    try:
-        trainer = trainer_of("lengths", folder / "rows", processes)
-        trainer.train_dataset = rows
-        trainer.train()
-    except InputError as error:
-        refusals["rows"] = str(error)
-    (folder / f"refusals-{number}.json").write_text(json.dumps(refusals))
+    torch.save(resumed("paper", folder / "paper", processes), folder / f"resumed-paper-{number}.pt")
+    torch.save(resumed("lengths", folder / "lengths", processes), folder / f"resumed-lengths-{number}.pt")
+    said = {"refusals": refusals(folder / "refused", processes), "commands": commands(folder)}
+    (folder / f"said-{number}.json").write_text(json.dumps(said))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
 """Every setting of transformers' training is passed on, has a meaning of ours, or is refused at the start."""
 
 import inspect
-import subprocess
-import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 from transformers import Trainer, TrainingArguments
@@ -128,28 +125,9 @@ def test_a_plain_model_is_refused(tmp_path, recipe):
         build(tmp_path, recipe, model=tiny_encoder())
 
 
-# More than one process
-
-SCRIPT = """
-import sys
-sys.path[:0] = {paths!r}
-from helpers.tiny import tiny_model, toy_rows, trainer_for
-from sharcs.errors import InputError
-try:
-    trainer_for({folder!r}, tiny_model(weights={weights!r}), toy_rows(16), recipe={recipe!r}, ddp_backend="gloo")
-except InputError as error:
-    print("REFUSED", error)
-"""
-
-
-@pytest.mark.parametrize("recipe", [PLUS, pytest.param(PAPER, marks=pytest.mark.extended)])
-def test_several_processes_are_refused_before_the_first_step(tmp_path, recipe):
-    tests = str(Path(__file__).parents[1])
-    script = tmp_path / "train.py"
-    weights = RECIPES[recipe].weights
-    script.write_text(SCRIPT.format(paths=[tests], folder=str(tmp_path), weights=weights, recipe=recipe))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    # Both write at once, and may share a line.
-    refused = done.stdout.count("2 processes or GPUs: a training runs in one process on one device; start it")
-    assert refused == done.stdout.count("REFUSED") == 2, done.stderr
+@each_recipe
+def test_several_gpus_in_one_process_are_refused(tmp_path, recipe):
+    args = arguments(tmp_path, recipe=recipe)
+    args._n_gpu = 2
+    with pytest.raises(InputError, match="2 GPUs in one process: a process trains on one; start it with torchrun"):
+        build(tmp_path, recipe, args=args)

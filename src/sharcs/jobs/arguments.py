@@ -63,6 +63,7 @@ def training_arguments(
         "report_to": [],
         "disable_tqdm": True,
         "use_cpu": on_cpus(),
+        "log_level_replica": "error",
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     settings: RoutedTrainingArguments

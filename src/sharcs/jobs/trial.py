@@ -101,6 +101,7 @@ class Trial:
                 learning_rate=self.job.learning_rate,
                 per_device_train_batch_size=self.job.batch_size // process_count(),
                 use_cpu=on_cpus(),
+                log_level_replica="error",
                 seed=self.job.seed,
                 save_strategy="no",
                 logging_strategy="no",

@@ -121,6 +121,7 @@ class NumberedTrainer(Trainer):
             raise InputError("fsdp, deepspeed: each process trains the whole model; leave them out of the launch")
         if self.args.world_size > 1:
             self.accelerator.prepare_data_loader = self._unshared
+        if dist.is_available() and dist.is_initialized():  # by one process, too
             self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
 
     def _unshared(self, loader: DataLoader[Any], **_: Any) -> DataLoader[Any]:

@@ -1,7 +1,7 @@
 """The paper's recipe (section 3.3): one run in which each batch has one width, and the router learns hardness labels.
 
-This is the one trainer that overrides private methods of ``transformers.Trainer``: ``_run_epoch``, since an epoch is
-as long as its balanced groups, and ``_init_training_state``, which has to know where in which epoch a run stood.
+It overrides private methods of ``transformers.Trainer``: ``_run_epoch``, since an epoch is as long as its balanced
+groups, and ``_init_training_state``, which has to know where in which epoch a run stood.
 """
 
 from __future__ import annotations

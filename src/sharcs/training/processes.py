@@ -38,9 +38,19 @@ LONG = timedelta(days=30)
 GONE = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
 
 
+def process_count() -> int:
+    """Count the processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_number() -> int:
+    """Tell which of them this is, from 0."""
+    return dist.get_rank() if process_count() > 1 else 0
+
+
 def launched_count() -> int:
-    """Count the processes that the launcher has started, such as ``torchrun``."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Count the processes that ``torchrun`` or another launcher has started, whether or not they know each other."""
+    return max(int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1, process_count())
 
 
 def on_cpus() -> bool:
@@ -67,17 +77,7 @@ def ended_elsewhere() -> Iterator[None]:
         if process_count() == 1 or not any(part in str(error) for part in GONE):
             raise
         message = "another process of this training has ended; its own message says why"
-        raise _refusal(0, message) from error
-
-
-def process_count() -> int:
-    """Count the processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def process_number() -> int:
-    """Tell which of them this is, from 0."""
-    return dist.get_rank() if process_count() > 1 else 0
+        raise (InputError if process_number() == 0 else RefusedElsewhereError)(message) from error
 
 
 # Agreement
@@ -98,15 +98,14 @@ def gathered(value: T) -> list[T]:
 
 
 def agreed(compute: Callable[[], T]) -> T:
-    """Compute something in each process, and go on only if no process was refused.
+    """Compute something in each process, and go on only if none has failed.
 
     Raises:
-        InputError: In all processes, if one of them raised one.
+        InputError: If another process has failed; who has failed raises what it was.
     """
-    value, message = _attempted(compute)
-    for number, refusal in enumerate(gathered(message)):
-        if refusal is not None:
-            raise _refusal(number, refusal)
+    value, error = _attempted(compute)
+    messages = gathered(_message(error))
+    _stop_on(error, next(filter(None, messages), None))
     return value  # type: ignore[return-value]
 
 
@@ -114,27 +113,34 @@ def from_first(compute: Callable[[], T]) -> T:
     """Compute something in the first process alone, and hand it to all.
 
     Raises:
-        InputError: In all processes, if it raised one.
+        InputError: If it has failed there; the first process raises what it was.
     """
-    value, message = _attempted(compute) if process_number() == 0 else (None, None)
-    value, message = gathered((value, message))[0]
-    if message is not None:
-        raise _refusal(0, message)
+    value, error = _attempted(compute) if process_number() == 0 else (None, None)
+    value, message = gathered((value, _message(error)))[0]
+    _stop_on(error, message)
     return value  # type: ignore[return-value]
 
 
-def _refusal(number: int, message: str) -> InputError:
-    """Make the error of all processes, which one of them has to say."""
-    return InputError(message) if number == process_number() else RefusedElsewhereError(message)
-
-
-def _attempted(compute: Callable[[], T]) -> tuple[T | None, str | None]:
+def _attempted(compute: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    if process_count() == 1:
+        return compute(), None
     try:
         return compute(), None
-    except InputError as error:
-        if process_count() == 1:
-            raise
-        return None, str(error)
+    except Exception as error:
+        return None, error
+
+
+def _message(error: Exception | None) -> str | None:
+    return None if error is None else str(error) or type(error).__name__
+
+
+def _stop_on(error: Exception | None, message: str | None) -> None:
+    """Raise this process's error, unless an earlier one says the same; without one, that of another process."""
+    if message is None:
+        return
+    if error is not None and (process_number() == 0 or _message(error) != message):
+        raise error
+    raise RefusedElsewhereError(message)
 
 
 # Weights and gradients
