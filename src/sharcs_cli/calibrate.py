@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from sharcs_cli.images import ImageOption
 from sharcs_cli.options import (
     DATA_HELP,
     NOTHING_MEETS_IT,
@@ -24,10 +25,10 @@ from sharcs_cli.options import (
     NoQuotesOption,
     PairOption,
     TextOption,
-    columns_of,
     dialect_of,
     drawn_texts,
     groups_of,
+    inputs_of,
     opened,
     out,
     percent,
@@ -89,6 +90,7 @@ def calibrate(
     group_column: Annotated[
         str | None, typer.Option("--group-column", help="Show the loss for each value of this column.")
     ] = None,
+    image_column: ImageOption = None,
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
@@ -123,7 +125,7 @@ def calibrate(
     file = _description(folder)
     context.with_resource(claimed(file))
     needs_labels = constraint.kind == "max_accuracy_drop"
-    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
+    columns = inputs_of(trained, image_column, text_column, text_pair_column, label_column)
     dialect = dialect_of(encoding, delimiter, no_quotes)
     texts, drawn = drawn_texts(trained, data, columns, needs_labels, dialect, (max_samples, seed), group_column)
     groups = None if group_column is None else groups_of(texts, group_column)

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from sharcs_cli.images import ImageOption
 from sharcs_cli.numbers import report_errors
 from sharcs_cli.options import (
     AbstainOption,
@@ -23,9 +24,9 @@ from sharcs_cli.options import (
     WidthOption,
     check_abstaining,
     claim_json,
-    columns_of,
     cut_texts,
     dialect_of,
+    inputs_of,
     opened,
     out,
     percent,
@@ -57,6 +58,7 @@ def evaluate(
     ] = None,
     width: WidthOption = None,
     abstain_below: AbstainOption = None,
+    image_column: ImageOption = None,
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
@@ -74,7 +76,7 @@ def evaluate(
     asked = width_of(width)
     if asked is not None:
         trained.model.config.index_of(asked)
-    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
+    columns = inputs_of(trained, image_column, text_column, text_pair_column, label_column)
     dialect = dialect_of(encoding, delimiter, no_quotes)
     texts = texts_of(trained, data, columns, labelled=True, dialect=dialect)
     report_quality(trained, texts, json_file, asked, abstain_below)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sharcs_cli.images import input_column, reads_images
 from sharcs_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -161,6 +162,17 @@ def columns_of(
     return Columns(text or base.text, pair or base.text_pair, labels or base.label)
 
 
+def inputs_of(
+    network: TrainedModel | ExportedModel,
+    image: str | None,
+    text: str | None,
+    pair: str | None,
+    label: list[str] | None,
+) -> Columns:
+    """Take the columns for a network of images or texts; see :func:`columns_of`."""
+    return columns_of(input_column(reads_images(network), image, text, pair), pair, label, network.columns)
+
+
 def dialect_of(encoding: str | None, delimiter: str | None, no_quotes: bool) -> Dialect:
     """Take the options that say how text files are written."""
     from sharcs.data.dialects import Dialect
@@ -172,10 +184,11 @@ def texts_of(
     trained: TrainedModel | ExportedModel, data: str, columns: Columns, labelled: bool, dialect: Dialect
 ) -> TextData:
     """Read a command's data, and refuse text pairs where the model knows single texts."""
-    from sharcs.data.texts import load_texts
+    from sharcs.jobs.given import read_given
 
     problem_type = trained.model.config.problem_type
-    texts = load_texts(data, columns, labelled=labelled, dialect=dialect, problem_type=problem_type)
+    images = reads_images(trained)
+    texts = read_given(data, columns, dialect, labelled=labelled, images=images, problem_type=problem_type)
     check_pairs(trained, data, texts.pairs is not None)
     return texts
 
@@ -196,7 +209,9 @@ def drawn_texts(
     max_samples, seed = draw
     if seed is not None and (max_samples is None or seed < 0):
         raise InputError(f"--seed {seed}: is a number from 0 on for the draw of --max-samples; give both, or neither")
-    if is_one_table(data) and max_samples is None:
+    if reads_images(trained) and (len(data) > 1 or max_samples is not None):
+        raise InputError("--data, --max-samples: of images one table or folder is taken, whole; name it alone")
+    if (reads_images(trained) or is_one_table(data)) and max_samples is None:
         return texts_of(trained, data[0], columns, labelled=labelled, dialect=dialect), {}
     also = [] if group_column is None else [group_column]
     sample = sample_texts(

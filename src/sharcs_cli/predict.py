@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sharcs_cli.images import ImageOption, reads_images
 from sharcs_cli.options import (
     DATA_HELP,
     AbstainOption,
@@ -20,9 +21,9 @@ from sharcs_cli.options import (
     WidthOption,
     check_abstaining,
     check_pairs,
-    columns_of,
     cut_texts,
     dialect_of,
+    inputs_of,
     opened,
     progress_bar,
     say,
@@ -85,6 +86,7 @@ def predict(
         str,
         typer.Option("--when-refuted", help="A refuted promise: stop, the full network for the rest, or go-on."),
     ] = "stop",
+    image_column: ImageOption = None,
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
@@ -98,7 +100,6 @@ def predict(
     folder beside the output, and the same command goes on from there. A directory is filled by any number of
     processes, each unit on one thread; the same command does what is left.
     """
-    from sharcs.data.sources import is_one_table
     from sharcs.units.place import is_folder
 
     check_abstaining(abstain_below)
@@ -109,37 +110,42 @@ def predict(
         predict_many(context, folder, data, output, width_of(width), scores, abstain_below, many, columns, dialect)
         return
     needs_folder(output, many)
-    if not is_one_table(data):
-        raise InputError(
-            f"{data[0]}: may be several tables, and --output {output} is one; give one file, or name a directory"
-        )
-    _predict_one(context, folder, data[0], Path(output), width_of(width), scores, abstain_below, columns, dialect)
+    outcome = (Path(output), width_of(width), scores, abstain_below)
+    _predict_one(context, folder, data, outcome, columns, image_column, dialect)
 
 
 def _predict_one(
     context: typer.Context,
     folder: Path,
-    data: str,
-    output: Path,
-    width: float | str | None,
-    scores: bool,
-    abstain_below: float | None,
+    data: list[str],
+    outcome: tuple[Path, float | str | None, bool, float | None],
     columns: tuple[str | None, str | None, list[str] | None],
+    image_column: str | None,
     dialect: Dialect,
 ) -> None:
+    from sharcs.data.sources import is_one_table
     from sharcs.data.tables import check_output_path
     from sharcs.files import claimed
+    from sharcs.inference.images import open_image_stream
     from sharcs.inference.predict import check_scored, predict_table
     from sharcs.inference.stream import open_texts
 
+    output, width, scores, abstain_below = outcome
     check_output_path(output)
     context.with_resource(claimed(output))
     trained = opened(folder)
     check_scored(trained.model.config, scores, abstain_below)
     if width is not None:
         trained.model.config.index_of(width)
-    stream = open_texts(data, columns_of(*columns, trained.columns), dialect)
-    check_pairs(trained, data, stream.pair is not None)
+    images = reads_images(trained)
+    if len(data) > 1 or not (images or is_one_table(data)):
+        raise InputError(
+            f"{data[0]}: may be several tables, and --output {output} is one; give one file, or name a directory"
+        )
+    text, pair, label = columns
+    inputs = inputs_of(trained, image_column, text, pair, label)
+    stream = (open_image_stream if images else open_texts)(data[0], inputs, dialect)
+    check_pairs(trained, data[0], stream.pair is not None)
     rows = stream.check()
     try:
         with progress_bar("predicting", rows) as advance:

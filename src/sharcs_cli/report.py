@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sharcs_cli.images import ImageOption, reads_images
 from sharcs_cli.options import (
     DataOption,
     DelimiterOption,
@@ -18,9 +20,9 @@ from sharcs_cli.options import (
     PairOption,
     TextOption,
     check_pairs,
-    columns_of,
     dialect_of,
     groups_of,
+    inputs_of,
     progress_bar,
     say,
 )
@@ -39,6 +41,7 @@ def report(
     group_column: Annotated[
         str | None, typer.Option("--group-column", help="Show whom routing harms for each value of this column, too.")
     ] = None,
+    image_column: ImageOption = None,
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
@@ -51,14 +54,14 @@ def report(
     One HTML file that loads nothing. Without labels it shows what can be shown without them.
     """
     from sharcs.files import claimed
-    from sharcs.inference.folder import open_model
+    from sharcs.inference.folder import open_trained
     from sharcs.report.content import build_report
     from sharcs.report.page import check_report_path, picture_paths, write_report
 
     check_report_path(output)
     context.with_resource(claimed(output, *picture_paths(output).values(), name=f"--output {output}"))
-    trained = open_model(folder)
-    columns = columns_of(text_column, text_pair_column, label_column, trained.columns)
+    trained = open_trained(folder)
+    columns = inputs_of(trained, image_column, text_column, text_pair_column, label_column)
     texts = _texts(trained, data, columns, label_column is not None, dialect_of(encoding, delimiter, no_quotes))
     check_pairs(trained, data, texts.pairs is not None)
     group = None if group_column is None else (group_column, groups_of(texts, group_column))
@@ -72,11 +75,12 @@ def report(
 
 def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool, dialect: Dialect) -> TextData:
     """Read the data; its labels are missing if the column is, or holds nothing, and wrong if some of them are."""
-    from sharcs.data.texts import load_texts
     from sharcs.data.values import python_values
+    from sharcs.jobs.given import read_given
 
     problem_type = trained.model.config.problem_type
-    texts = load_texts(data, columns, labelled=labelled, dialect=dialect, problem_type=problem_type)
+    read = partial(read_given, data, columns, dialect, images=reads_images(trained), problem_type=problem_type)
+    texts = read(labelled=labelled)
     if isinstance(columns.label, str) and columns.label in texts.table.column_names:
         values = set(map(str, python_values(texts.table.column(columns.label))))
         # -1 is how `datasets` says that a label is withheld.
@@ -85,5 +89,5 @@ def _texts(trained: TrainedModel, data: str, columns: Columns, labelled: bool, d
             return replace(texts, labels=None)
         if texts.labels is None:
             # Says which row is wrong.
-            return load_texts(data, columns, labelled=True, dialect=dialect, problem_type=problem_type)
+            return read(labelled=True)
     return texts

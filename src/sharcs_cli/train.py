@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sharcs_cli.evaluate import report_quality
+from sharcs_cli.images import ImageOption, input_column, kind_of_data
 from sharcs_cli.options import (
     NOTHING_MEETS_IT,
     BudgetOption,
@@ -44,6 +45,7 @@ def train(
     output: Annotated[Path, typer.Option("--output", help="New directory for the model.")],
     model: Annotated[str, typer.Option("--model", help="Encoder: hub name, local directory, or minilm.")] = "minilm",
     eval_data: Annotated[str | None, typer.Option("--eval-data", help="Evaluate on this at the end.")] = None,
+    image_column: ImageOption = None,
     text_column: TextOption = None,
     text_pair_column: PairOption = None,
     label_column: LabelOption = None,
@@ -160,13 +162,16 @@ def train(
     from sharcs.jobs.train import TrainingJob
     from sharcs.spec import sub_networks_of
 
+    images, base = kind_of_data(data, image_column)
+    inputs = input_column(images, image_column, text_column, text_pair_column)
     front, widths = sub_networks_of(sub_networks)
     job = TrainingJob(
         data=data,
         output=output,
         model=model,
         eval_data=eval_data,
-        columns=columns_of(text_column, text_pair_column, label_column),
+        columns=columns_of(inputs, text_pair_column, label_column, base),
+        images=images,
         widths=widths,
         front=front,
         unlabelled=unlabelled,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sharcs_cli.images import reads_images
 from sharcs_cli.options import (
     check_pairs,
     columns_of,
@@ -87,8 +88,10 @@ def predict_many(
     )
     check_job(job)
     context.with_resource(place_of(output).claimed(shard_name(job)))
-    sources = sources_of(data)
     trained = opened(folder, threads=1)
+    if reads_images(trained):
+        raise InputError(f"--output {output}: is a directory, and of images one table is written; name a file")
+    sources = sources_of(data)
     check_scored(trained.model.config, scores, abstain_below)
     if width is not None:
         trained.model.config.index_of(width)

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    ViTImageProcessorPil,
+)
 
 from helpers import media
 from helpers.cli import read_csv, sharcs, write_csv
@@ -77,6 +83,7 @@ def prepare(home):
     AutoModelForSequenceClassification.from_config(config).save_pretrained(home / "fine-tuned")
     tokenizer.save_pretrained(home / "fine-tuned")
     save_plain("vit", home / "image-encoder", auto_class=media.auto_class("vit"), configs=media.MEDIA)
+    ViTImageProcessorPil(size={"height": media.SIDE, "width": media.SIDE}).save_pretrained(home / "image-encoder")
     save_plain("hubert", home / "audio-encoder", auto_class=media.auto_class("hubert"), configs=media.MEDIA)
     table = read_csv(ROWS)
     for name, rows in {"train": table[:48], "test": table[48:96], "new": table[96:120], "texts": table}.items():

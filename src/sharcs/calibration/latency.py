@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sharcs.evaluation.inputs import model_inputs
+from sharcs.evaluation.inputs import model_inputs, token_counts
 from sharcs_runtime.ways import sum_along_ways, ways_of
 
 if TYPE_CHECKING:
@@ -53,12 +53,11 @@ def measure_times(
         def narrow_and_full() -> None:
             trunk = model.run_trunk(**batch)
             for step in (widths[front], 1.0):
-                model.run_tail(trunk.hidden, batch["attention_mask"], step)
+                model.run_tail(trunk.hidden, batch.get("attention_mask"), step)
 
         return [*(partial(model, **batch, width=width) for width in widths), narrow_and_full]
 
-    lengths = [len(rows[index]["input_ids"]) for index in range(len(rows))]  # type: ignore[index]
-    return _times_of_ways(lengths, passes, len(widths), front, partial(_wait, model))
+    return _times_of_ways(token_counts(model, rows), passes, len(widths), front, partial(_wait, model))
 
 
 def measure_export_times(runner: OnnxRunner, texts: Sequence[Text]) -> NDArray[np.float64]:

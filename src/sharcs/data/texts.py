@@ -126,12 +126,38 @@ def load_texts(
         InputError: If the source cannot be read, a column is missing or of the wrong type, or a row has no
             text or no label.
     """
-    if max_samples is not None and max_samples < 1:
-        raise InputError(f"max_samples is {max_samples}; it must be at least 1")
     table = read_rows(open_table(source, dialect))
     texts = checked_texts(table, columns.text, "text", source)
     pair = pair_column(table.schema, columns)
     pairs = None if pair is None else checked_texts(table, pair, "text pair", source)
+    return data_of(
+        table,
+        texts,
+        pairs,
+        columns,
+        source,
+        labelled=labelled,
+        max_samples=max_samples,
+        seed=seed,
+        problem_type=problem_type,
+    )
+
+
+def data_of(
+    table: pa.Table,
+    texts: list[str],
+    pairs: list[str] | None,
+    columns: Columns,
+    source: str,
+    *,
+    labelled: bool,
+    max_samples: int | None,
+    seed: int,
+    problem_type: str | None,
+) -> TextData:
+    """Read the labels of texts that are read, and take some of them; see :func:`load_texts`."""
+    if max_samples is not None and max_samples < 1:
+        raise InputError(f"max_samples is {max_samples}; it must be at least 1")
     problem_type = problem_type or problem_type_of_columns(table, columns.labels)
     labels: list[str] | None = None
     label_type = None

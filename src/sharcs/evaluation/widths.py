@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sharcs.errors import InputError
-from sharcs.evaluation.inputs import model_inputs
+from sharcs.evaluation.inputs import model_inputs, token_counts
 from sharcs.evaluation.record import record_answers
 from sharcs_runtime.scores import MULTI_LABEL, SINGLE_LABEL
 from sharcs_runtime.ways import ways_of
@@ -41,7 +41,7 @@ def width_batches(
         what ways cost.
     """
     model.train(False)
-    lengths = np.array([model.token_count(row) for row in rows], np.int64)  # type: ignore[attr-defined]
+    lengths = np.array(token_counts(model, rows), np.int64)
     count = len(model.config.names)
     batches = _batches(model, rows, collate, lengths, batch_size, on_batch)
     return batches, lengths, count, way_coefficients(model, ways_of(count))

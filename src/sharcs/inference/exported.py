@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sharcs.data.texts import Columns
 from sharcs.errors import InputError
-from sharcs.inference.folder import TrainedModel, open_model
+from sharcs.inference.folder import TrainedModel, open_trained
 from sharcs_runtime.bundle import DESCRIPTION_FILE
 from sharcs_runtime.onnx import OnnxRunner
 
@@ -40,7 +40,7 @@ def open_network(folder: str | Path, threads: int | None = None) -> TrainedModel
         InputError: If there is neither, or it is broken.
     """
     if not (Path(folder) / DESCRIPTION_FILE).is_file():
-        return open_model(folder)
+        return open_trained(folder)
     runner = OnnxRunner(folder, threads=threads)
     return ExportedModel(runner, _columns(runner.config))
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from sharcs.data.texts import Columns
 from sharcs.data.tokens import most_tokens
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.files import claimed, is_lock, write_json
+from sharcs.model.media import SharcsForImageClassification
 from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.tasks.base import require_one_answer
 from sharcs_runtime.bundle import DESCRIPTION_FILE
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformers import PreTrainedTokenizerBase
+
+    from sharcs.model.base import RoutedModel
 
 SETTINGS_FILE = "training.json"
 FORMAT = 2  # of that file; it is 1 where none is written
@@ -49,13 +52,21 @@ class TrainedModel:
     columns: Columns
 
 
+@dataclass(frozen=True, slots=True)
+class TrainedImages(TrainedModel):
+    """The same of images: ``tokenizer`` is the image processor, and ``columns.text`` the column with the paths."""
+
+    model: Any  # a SharcsForImageClassification
+    tokenizer: Any
+
+
 def best_device() -> torch.device:
     """Choose a GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def open_model(folder: str | Path) -> TrainedModel:
-    """Load what ``sharcs train`` wrote.
+    """Load a model of texts that ``sharcs train`` wrote.
 
     Args:
         folder: The output directory of a finished training.
@@ -67,7 +78,59 @@ def open_model(folder: str | Path) -> TrainedModel:
         InputError: If the directory is missing, holds no model, an unfinished one, none of ours, or one that the
             command line has no use for: it speaks of one answer for each input.
     """
+    trained = open_trained(folder)
+    if isinstance(trained, TrainedImages):
+        raise InputError(
+            f"{folder}: is a model of images, which 'sharcs' trains, evaluates, predicts, calibrates and reports on; "
+            "for all else call it from Python"
+        )
+    return trained
+
+
+def open_trained(folder: str | Path) -> TrainedModel:
+    """Load a model of texts, or of images (:class:`TrainedImages`); else as :func:`open_model`."""
     folder = Path(folder)
+    of_images = _config_of(folder).get("architectures") == [SharcsForImageClassification.__name__]
+    try:
+        model, report, processor = _load(folder, of_images)
+    except EncoderError as error:
+        raise InputError(f"{folder}: {error}") from error
+    except ImportError:
+        raise
+    except Exception as error:  # the libraries raise whatever a damaged configuration leads them to
+        raise InputError(f"{folder}: the model can't be loaded ({first_line(error)}); train again") from error
+    if report["missing_keys"]:
+        # transformers would leave random values there.
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InputError(f"{folder}: its weights lack {missing}; train again")
+    require_one_answer(model.problem_type, f"{folder}")
+    if model.problem_type == REGRESSION and (count := len(model.config.class_indices)) > 1:
+        raise InputError(
+            f"{folder}: answers with {count} numbers for each input, and tables have room for one; "
+            "call it from Python"
+        )
+    check_finite(model, f"{folder}")
+    model.to(best_device())
+    if of_images:
+        return TrainedImages(model.train(False), processor, _columns(folder))
+    processor.model_max_length = most_tokens(processor, model.config.encoder)
+    return TrainedModel(model.train(False), processor, _columns(folder))
+
+
+def _load(folder: Path, of_images: bool) -> tuple[Any, dict[str, Any], Any]:
+    """Load a model, the report on its weights, and its tokenizer or image processor."""
+    routed: Any = SharcsForImageClassification if of_images else SharcsForSequenceClassification
+    # Only safetensors: a pickle could run code.
+    model, report = routed.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    if of_images:
+        return model, report, load_image_processor(folder)
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise OSError(f"no {TOKENIZER_FILE}, which holds the tokenizer's settings")
+    return model, report, load_tokenizer(folder)
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """Read the configuration of a finished model."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such directory; give the `output` directory of 'sharcs train'")
     for path in (folder, *sorted(folder.glob("*"))):
@@ -80,41 +143,22 @@ def open_model(folder: str | Path) -> TrainedModel:
             raise InputError(f"{folder}: its training is not finished; finish it by 'sharcs train' with `resume`")
         raise InputError(f"{folder}: is no model (no {CONFIG_FILE}); give the `output` directory of 'sharcs train'")
     try:
-        model_type = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("model_type")
+        content: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        model_type = content.get("model_type")
     except (ValueError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG_FILE}: is no valid JSON object; train again") from error
     if model_type != "sharcs":
         raise InputError(f"{folder}: is a {model_type} model, not a sharcs one; route it first with 'sharcs train'")
-    try:
-        # Only safetensors: a pickle could run code.
-        loaded: Any = SharcsForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True
-        )
-        if not (folder / TOKENIZER_FILE).is_file():
-            raise OSError(f"no {TOKENIZER_FILE}, which holds the tokenizer's settings")
-        tokenizer = load_tokenizer(folder)
-    except EncoderError as error:
-        raise InputError(f"{folder}: {error}") from error
-    except ImportError:
-        raise
-    except Exception as error:  # the libraries raise whatever a damaged configuration leads them to
-        raise InputError(f"{folder}: the model can't be loaded ({first_line(error)}); train again") from error
-    model: SharcsForSequenceClassification
-    model, report = loaded
-    if report["missing_keys"]:
-        # transformers would leave random values there.
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise InputError(f"{folder}: its weights lack {missing}; train again")
-    require_one_answer(model.problem_type, f"{folder}")
-    if model.problem_type == REGRESSION and (count := len(model.config.class_indices)) > 1:
-        raise InputError(
-            f"{folder}: answers with {count} numbers for each input, and tables have room for one; "
-            "call it from Python"
-        )
-    check_finite(model, f"{folder}")
-    tokenizer.model_max_length = most_tokens(tokenizer, model.config.encoder)
-    model.to(best_device())  # type: ignore[arg-type]
-    return TrainedModel(model.train(False), tokenizer, _columns(folder))
+    return content
+
+
+def load_image_processor(folder: str | Path) -> Any:
+    """Load an image processor, in the form that gives the same pixels whatever else is installed.
+
+    Raises:
+        OSError: If there is none.
+    """
+    return AutoImageProcessor.from_pretrained(folder, backend="pil")
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -129,7 +173,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_finite(model: SharcsForSequenceClassification, where: str) -> None:
+def check_finite(model: RoutedModel, where: str) -> None:
     """Refuse weights that are not finite, of which nothing useful can come.
 
     Raises:
@@ -178,7 +222,7 @@ def begin(folder: Path, settings: dict[str, Any], resume: bool) -> Path:
     return folder / CHECKPOINTS
 
 
-def finish(folder: Path, model: SharcsForSequenceClassification, tokenizer: PreTrainedTokenizerBase) -> None:
+def finish(folder: Path, model: RoutedModel, processor: Any) -> None:
     """Write the model into its directory and drop the checkpoints.
 
     The configuration comes last: with it the directory counts as a finished model.
@@ -187,7 +231,7 @@ def finish(folder: Path, model: SharcsForSequenceClassification, tokenizer: PreT
     shutil.rmtree(staging, ignore_errors=True)
     try:
         model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
+        processor.save_pretrained(staging)
         # safetensors writes through a temporary file that nobody else may read; the others have the umask's mode.
         mode = (staging / CONFIG_FILE).stat().st_mode
         for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG_FILE):

@@ -20,6 +20,8 @@ from sharcs.errors import InputError
 from sharcs.files import written
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.exported import ExportedModel
+from sharcs.inference.folder import TrainedImages
+from sharcs.inference.images import ImageEngine
 from sharcs.inference.record import CUT, AnswerRecord, answer_settings, recorded
 from sharcs.inference.stream import TextStream
 from sharcs.subnetworks.onednn import without_shape_cache
@@ -117,6 +119,8 @@ def check_scored(config: SharcsConfig | Bundle, scores: bool, abstain_below: flo
 
 def engine_of(trained: TrainedModel | ExportedModel, width: float | str | None) -> InferenceEngine | OnnxRunner:
     """Make what answers a stream."""
+    if isinstance(trained, TrainedImages):
+        return ImageEngine(trained.model, trained.tokenizer, width=width)
     if not isinstance(trained, ExportedModel):
         return InferenceEngine(trained.model, trained.tokenizer, width=width)
     return trained.model if width is None else trained.model.at_width(width)
@@ -139,7 +143,7 @@ def _answer(
     def unanswered() -> Iterator[list[Text]]:
         nonlocal reused
         for number, (_, texts) in enumerate(stream.windows(engine.window)):
-            fingerprint = _fingerprint(settings, texts)
+            fingerprint = _fingerprint(settings, stream.identity(texts))
             if record.read(number, fingerprint) is None:
                 waiting.append((number, fingerprint, texts))
                 yield texts
@@ -217,7 +221,7 @@ def _join(
     schema = pa.schema([*columns, *fields], metadata=columns.metadata)
     with table_writer(output, schema, record.folder / "output", stream.table.dialect) as write:
         for number, (rows, texts) in enumerate(stream.windows(engine.window)):
-            answers = record.read(number, _fingerprint(settings, texts))
+            answers = record.read(number, _fingerprint(settings, stream.identity(texts)))
             if answers is None:
                 raise InputError(f"{stream.table.source}: has changed while its rows were answered; run it again")
             cut += int((answers.schema.metadata or {}).get(CUT, 0))
@@ -241,7 +245,7 @@ def added_columns(config: SharcsConfig | Bundle, scores: bool = False) -> pa.Sch
     return pa.schema([pa.field(name, kinds.get(name, pa.float64())) for name in names])
 
 
-def _fingerprint(settings: str, texts: list[Text]) -> str:
+def _fingerprint(settings: str, texts: object) -> str:
     """Name a window's texts and all else that the answers depend on."""
     return hashlib.sha256(f"{settings}\n{texts!r}".encode()).hexdigest()
 

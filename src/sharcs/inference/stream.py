@@ -62,6 +62,10 @@ class TextStream:
         seconds = checked_texts(rows, self.pair, "text pair", source, before)
         return list(zip(texts, seconds, strict=True))  # type: ignore[arg-type]
 
+    def identity(self, texts: list[Text]) -> object:
+        """Name the texts of a window, to tell them from others."""
+        return texts
+
     def check(self) -> int:
         """Read all rows and return their number, so that a wrong one is found before the work on the others.
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from transformers import DataCollatorWithPadding
-
 from sharcs.calibration.latency import measure_export_times, measure_times
-from sharcs.data.tokens import label_ids, tokenise
+from sharcs.data.tokens import label_ids
 from sharcs.evaluation.exported import export_batches, run_export
 from sharcs.evaluation.numbers import record_numbers
 from sharcs.evaluation.widths import run_all_widths, width_batches
 from sharcs.inference.engine import InferenceEngine
 from sharcs.inference.exported import ExportedModel
+from sharcs.inference.folder import TrainedImages
+from sharcs.inference.reading import collator_of, rows_of
 from sharcs.tasks.base import require_right_or_wrong
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def count_cut(network: TrainedModel | ExportedModel, data: TextData, answers: Al
     """
     if isinstance(network, ExportedModel):
         return network.model.count_cut(data.inputs, answers.lengths)
+    if isinstance(network, TrainedImages):
+        return 0
     return InferenceEngine(network.model, network.tokenizer).count_cut(data.inputs, answers.lengths)
 
 
@@ -68,9 +70,8 @@ def all_answers(
         answers = run_export(network.model, texts, on_batch, blend, labels)
         return replace(answers, way_milliseconds=measure_export_times(network.model, texts)) if timed else answers
     model, tokenizer = network.model, network.tokenizer
-    longest = tokenizer.model_max_length
-    rows = tokenise(data, tokenizer, max_length=longest, label2id=known if labelled else None)
-    collate = DataCollatorWithPadding(tokenizer)
+    rows = rows_of(data, tokenizer, model.config.encoder, known if labelled else None)  # type: ignore[arg-type]
+    collate = collator_of(tokenizer)
     answers = run_all_widths(
         model,
         rows,
@@ -78,7 +79,7 @@ def all_answers(
         on_batch=on_batch,
         blend=blend,
         labels=rows["labels"] if labelled else None,
-        max_length=longest,
+        max_length=None if isinstance(network, TrainedImages) else tokenizer.model_max_length,
     )
     return replace(answers, way_milliseconds=measure_times(model, rows, collate)) if timed else answers
 
@@ -90,5 +91,5 @@ def all_numbers(
     if isinstance(network, ExportedModel):
         return record_numbers(*export_batches(network.model, data.inputs, on_batch))
     model, tokenizer = network.model, network.tokenizer
-    rows = tokenise(data, tokenizer, max_length=tokenizer.model_max_length)
-    return record_numbers(*width_batches(model, rows, DataCollatorWithPadding(tokenizer), on_batch=on_batch))
+    rows = rows_of(data, tokenizer, model.config.encoder)  # type: ignore[arg-type]
+    return record_numbers(*width_batches(model, rows, collator_of(tokenizer), on_batch=on_batch))

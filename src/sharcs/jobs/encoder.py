@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForImageClassification
 
 from sharcs.config import SharcsConfig
 from sharcs.data.named import MINILM
 from sharcs.data.tokens import most_tokens
 from sharcs.errors import EncoderError, InputError, first_line
 from sharcs.inference import folder
+from sharcs.model.media import SharcsForImageClassification
 from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.spec import FIRST
 from sharcs.tasks.base import problem_type_of
@@ -22,15 +23,17 @@ from sharcs.training.arguments import RECIPES
 from sharcs_runtime.scores import REGRESSION
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig
 
     from sharcs.data.texts import TextData
+    from sharcs.model.base import RoutedModel
 
 
-def load_model(job: Any, encoder_path: str, names: list[str], train: TextData) -> SharcsForSequenceClassification:
+def load_model(job: Any, encoder_path: str, names: list[str], train: TextData) -> RoutedModel:
     """Wrap the encoder, for the classes of some rows."""
+    routed: type[RoutedModel] = SharcsForImageClassification if job.images else SharcsForSequenceClassification
     try:
-        return SharcsForSequenceClassification.from_encoder(
+        return routed.from_encoder(
             encoder_path,
             widths=job.widths,
             front=job.front,
@@ -51,7 +54,9 @@ def load_model(job: Any, encoder_path: str, names: list[str], train: TextData) -
             f"`model` {job.model}: its weights can't be loaded ({first_line(error)}); it needs model.safetensors"
         ) from error
     except ValueError as error:
-        raise InputError(f"`model` {job.model}: is no text encoder ({first_line(error)}); choose another") from error
+        raise InputError(
+            f"`model` {job.model}: is no {routed.input_modalities} encoder ({first_line(error)}); choose another"
+        ) from error
     except RuntimeError as error:
         raise InputError(
             f"`model` {job.model}: its weights don't fit its configuration or the {len(names)} classes of "
@@ -65,7 +70,9 @@ def classes_of_fine_tuned(encoder_path: str, names: list[str], job: Any, problem
         config = AutoConfig.from_pretrained(encoder_path)
     except (OSError, ValueError, KeyError):
         return names  # what is wrong with it is found out where its tokenizer is loaded
-    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+    if not any(
+        name.endswith(("ForSequenceClassification", "ForImageClassification")) for name in config.architectures or ()
+    ):
         raise InputError(f"`epochs` 0: {job.model} is not fine-tuned, it has no head; give at least 1")
     known_type = problem_type_of(config)
     if known_type != problem_type:
@@ -85,27 +92,43 @@ def classes_of_fine_tuned(encoder_path: str, names: list[str], job: Any, problem
     return known
 
 
-def load_tokenizer(encoder_path: str, job: Any) -> tuple[PreTrainedTokenizerBase, int, int | None]:
-    """Load the tokenizer, cap the length at what the encoder has positions for, and look up the encoder's depth."""
+def load_processor(encoder_path: str, job: Any) -> tuple[Any, PreTrainedConfig]:
+    """Load the encoder's tokenizer, or its image processor where the job is on images, and its configuration.
+
+    A tokenizer's length is capped at what the encoder has positions for. Settings that don't fit the encoder are
+    refused before anything is written.
+    """
+    load = folder.load_image_processor if job.images else folder.load_tokenizer
     try:
         config = AutoConfig.from_pretrained(encoder_path)
-        tokenizer = folder.load_tokenizer(encoder_path)
+        if not job.images and has_pixels(config):
+            raise InputError(
+                f"`model` {job.model}: is an encoder of images; name the column with their paths by `image_column`, "
+                "or give `data` as a folder with a folder for each class"
+            )
+        processor = load(encoder_path)
     except (OSError, ValueError, KeyError) as error:
+        what = "image encoder with a preprocessor_config.json" if job.images else "encoder"
         raise InputError(
-            f"`model` {job.model}: no encoder can be loaded from there ({first_line(error)}); give a local "
-            f"model directory, a name on the hub, or {MINILM}"
+            f"`model` {job.model}: no {what} can be loaded from there ({first_line(error)}); give a local "
+            f"model directory, a name on the hub{'' if job.images else f', or {MINILM}'}"
         ) from error
     if not isinstance(config, SharcsConfig):
-        # Refuse settings that don't fit the encoder before anything is written.
         SharcsConfig(encoder=config, widths=list(job.widths), router_layer=job.router_layer)
-    embeddings = getattr(config, "vocab_size", None)
-    if embeddings is not None and len(tokenizer) > embeddings:
-        raise InputError(
-            f"`model` {job.model}: its tokenizer has {len(tokenizer)} tokens, but it has {embeddings} embeddings; "
-            "save it with its own tokenizer"
-        )
     # What is routed already is refused where it is loaded.
     encoder = config.encoder if isinstance(config, SharcsConfig) else config
-    max_length = min(job.max_length, most_tokens(tokenizer, encoder))
-    tokenizer.model_max_length = max_length
-    return tokenizer, max_length, getattr(config, "num_hidden_layers", None)
+    if job.images:
+        return processor, encoder  # type: ignore[return-value]
+    embeddings = getattr(config, "vocab_size", None)
+    if embeddings is not None and len(processor) > embeddings:
+        raise InputError(
+            f"`model` {job.model}: its tokenizer has {len(processor)} tokens, but it has {embeddings} embeddings; "
+            "save it with its own tokenizer"
+        )
+    processor.model_max_length = min(job.max_length, most_tokens(processor, encoder))
+    return processor, encoder  # type: ignore[return-value]
+
+
+def has_pixels(config: PreTrainedConfig) -> bool:
+    """Tell encoders of images from those of texts."""
+    return type(config) in AutoModelForImageClassification._model_mapping

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from sharcs.data.dialects import USUAL, Dialect
 from sharcs.data.given import are_sets, labels_given, sets_given, texts_given
+from sharcs.data.images.tables import load_images
 from sharcs.data.labels import read_labels, set_of
 from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, load_texts
 from sharcs.errors import InputError
@@ -22,12 +23,19 @@ TEXT, PAIR, LABEL = Columns().text, PAIR_COLUMN, Columns().labels[0]
 
 
 def read_given(
-    given: str | TextData, columns: Columns, dialect: Dialect = USUAL, *, labelled: bool = True, **draw: Any
+    given: str | TextData,
+    columns: Columns,
+    dialect: Dialect = USUAL,
+    *,
+    labelled: bool = True,
+    images: bool = False,
+    **draw: Any,
 ) -> TextData:
-    """Take texts that are there already, or read them; see :func:`sharcs.data.texts.load_texts`."""
+    """Take texts that are there already, or read them, or images; see :func:`sharcs.data.texts.load_texts`."""
     if isinstance(given, TextData):
         return given
-    return load_texts(given, columns, labelled=labelled, dialect=dialect, **draw)
+    load = load_images if images else load_texts
+    return load(given, columns, labelled=labelled, dialect=dialect, **draw)
 
 
 def text_data(

@@ -9,8 +9,8 @@ from sharcs.calibration.calibrate import calibrate
 from sharcs.calibration.promise import LEAST_ROWS, choose_default, halves, promise_of
 from sharcs.data.sampling import sampled_rows
 from sharcs.data.texts import Columns, TextData, take_rows
-from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
+from sharcs.inference.reading import rows_of
 from sharcs.jobs.answers import all_answers
 from sharcs.jobs.given import read_given
 from sharcs_runtime.scores import REGRESSION, SINGLE_LABEL
@@ -18,7 +18,7 @@ from sharcs_runtime.scores import REGRESSION, SINGLE_LABEL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig
 
     from sharcs.calibration.choice import Constraint
     from sharcs.data.dialects import Dialect
@@ -52,14 +52,14 @@ def split(data: TextData, seed: int) -> tuple[TextData, TextData | None]:
     return take_rows(data, [row for row in range(len(data)) if row not in chosen]), take_rows(data, held)
 
 
-def judging_rows(held_out: TextData, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int], seed: int) -> Any:
-    """Tokenise the half that chooses: read-out, checkpoint and policy; None if the rows are too few."""
+def judging_rows(
+    held_out: TextData, processor: Any, encoder_config: PreTrainedConfig, label2id: dict[str, int], seed: int
+) -> Any:
+    """Prepare the half that chooses: read-out, checkpoint and policy; None if the rows are too few."""
     chosen_on, _ = halves(len(held_out), seed)
     if len(chosen_on) < LEAST_ROWS:
         return None
-    return tokenise(
-        take_rows(held_out, chosen_on.tolist()), tokenizer, max_length=tokenizer.model_max_length, label2id=label2id
-    )
+    return rows_of(take_rows(held_out, chosen_on.tolist()), processor, encoder_config, label2id)
 
 
 def check_limit(
@@ -136,12 +136,14 @@ def _kept(limit: Constraint, answers: AllAnswers, trained: TrainedModel, seed: i
     return promise_of(answers.take(read_once), found.policy)
 
 
-def check_unlabelled(unlabelled: str | TextData | None, front: Sequence[str]) -> None:
+def check_unlabelled(unlabelled: str | TextData | None, front: Sequence[str], images: bool = False) -> None:
     """Refuse texts that nothing would learn from.
 
     Raises:
-        InputError: If there is no sub-network in front of the encoder.
+        InputError: If there is no sub-network in front of the encoder, or the job is on images.
     """
+    if unlabelled is not None and images:
+        raise InputError(f"`unlabelled` {unlabelled}: is for texts; leave it out")
     if unlabelled is not None and not front:
         name = unlabelled.source if isinstance(unlabelled, TextData) else unlabelled
         raise InputError(
@@ -155,7 +157,8 @@ def unlabelled_rows(
     columns: Columns,
     dialect: Dialect,
     train: TextData,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
+    encoder_config: PreTrainedConfig,
 ) -> Any:
     """Read and tokenise texts without labels, like those of training; None where there are none.
 
@@ -166,7 +169,7 @@ def unlabelled_rows(
         return None
     texts = read_given(source, columns, dialect, labelled=False, problem_type=train.problem_type)
     check_same_shape(train, texts)
-    return tokenise(texts, tokenizer, max_length=tokenizer.model_max_length)
+    return rows_of(texts, tokenizer, encoder_config)
 
 
 def check_same_shape(train: TextData, other: TextData) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from transformers import DataCollatorWithPadding, PrinterCallback
+from transformers import PrinterCallback
 
 from sharcs.data.dialects import Dialect
 from sharcs.data.named import MINILM
 from sharcs.data.texts import Columns, TextData, fingerprint
 from sharcs.files import written
 from sharcs.inference import folder as artifacts
+from sharcs.inference.reading import collator_of
 from sharcs.jobs.arguments import TRAINERS, Patience, training_arguments
 from sharcs.jobs.held_out import choose_policy, warn_of_no_promise
 from sharcs.jobs.remarks import learned
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 # Where sub-networks stand in front of the encoder: it is trained until held-out rows are content, and they alone
 # are read from there on.
 FRONT_EPOCHS, FRONT_RATE = 8, 1e-4
-LATER_FIELDS = ("regression", "class_weights", "sub_network_epochs", "patience")
+LATER_FIELDS = ("images", "regression", "class_weights", "sub_network_epochs", "patience")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class TrainingJob:
     class_weights: str | dict[str, float] | None = None
     sub_network_epochs: int | None = None
     patience: int | None = None
+    images: bool = False
 
 
 def run_training(
@@ -115,13 +117,13 @@ def _train(
     given: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[str], None]
 ) -> artifacts.TrainedModel:
     work = agreed(lambda: prepare(_with_defaults(given), say))
-    job, model, tokenizer, judging = work.job, work.model, work.tokenizer, work.judging
+    job, model, processor, judging = work.job, work.model, work.processor, work.judging
     # Everything that the job names has been found right: from here on the directory is in use.
     settings = _settings(given, work.train, work.columns)
     checkpoints = from_first(lambda: artifacts.begin(job.output, settings, job.resume))
-    collate = DataCollatorWithPadding(tokenizer)
+    collate = collator_of(processor)
     measure = error_of if job.regression else accuracy_of
-    if job.readout is None and judging is not None and job.epochs:
+    if job.readout is None and judging is not None and job.epochs and not job.images:
         tried = Trial(
             lambda readout: work.load(readout, widths=(1.0,), front=()), work.rows, judging, collate, job, measure
         )
@@ -146,7 +148,7 @@ def _train(
         ),
         train_dataset=work.rows,
         data_collator=collate,
-        processing_class=tokenizer,
+        processing_class=processor,
         callbacks=[*callbacks, *([] if job.patience is None else [Patience(job.patience)])],
         **({} if judging is None else {"eval_dataset": judging, "compute_metrics": measure}),
         **({} if work.more is None else {"unlabelled_dataset": work.more}),
@@ -155,7 +157,8 @@ def _train(
     found = from_first(lambda: furthest_checkpoint(checkpoints)) if job.resume else None
     trainer.train(resume_from_checkpoint=found)
     artifacts.check_finite(model, f"{job.output}")
-    trained = artifacts.TrainedModel(model.train(False), tokenizer, work.columns)
+    kind_of_model = artifacts.TrainedImages if job.images else artifacts.TrainedModel
+    trained = kind_of_model(model.train(False), processor, work.columns)
     chosen = from_first(lambda: _conclude(work, trained, say))
     model.config.policy, model.config.promise, model.config.calibration = chosen
     return trained
@@ -190,5 +193,7 @@ def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, 
         "text_pair_column": columns.text_pair,
         "label_column": columns.label,
         "rows": len(train),
-        "data_sha256": fingerprint(train.texts, train.pairs, train.labels),
+        "data_sha256": fingerprint(
+            train.table[columns.text].to_pylist() if job.images else train.texts, train.pairs, train.labels
+        ),
     }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import EvalPrediction
 
-    from sharcs.model.text import SharcsForSequenceClassification
+    from sharcs.model.base import RoutedModel
 
 MOST_ROWS, EPOCHS = 2000, 2
 RESULT = "readout"  # a file beside the checkpoints, so that a resumed training needs no second trial
@@ -60,7 +60,7 @@ class Trial:
         measure: Of answers: :func:`accuracy_of` or :func:`error_of`.
     """
 
-    load: Callable[[str], SharcsForSequenceClassification]
+    load: Callable[[str], RoutedModel]
     rows: Any
     judging: Any
     collate: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,11 @@ import transformers
 
 from sharcs.data.named import encoder_location
 from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, label_names, take_rows
-from sharcs.data.tokens import tokenise
+from sharcs.encoders.architectures import layers_config
 from sharcs.errors import InputError
+from sharcs.inference.reading import rows_of
 from sharcs.jobs.arguments import check_numbers, weights_of
-from sharcs.jobs.encoder import classes_of_fine_tuned, load_model, load_tokenizer
+from sharcs.jobs.encoder import classes_of_fine_tuned, load_model, load_processor
 from sharcs.jobs.given import read_given
 from sharcs.jobs.held_out import (
     check_limit,
@@ -32,7 +34,7 @@ from sharcs_runtime.scores import REGRESSION
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sharcs.model.text import SharcsForSequenceClassification
+    from sharcs.model.base import RoutedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,10 @@ class Work:
         validation: Those that are held out, or None.
         names: The classes.
         weights: What they weigh.
-        tokenizer: The encoder's.
-        rows: ``train``, tokenised.
-        more: Texts without labels, tokenised, or None.
-        judging: The held-out rows that choose, tokenised, or None.
+        processor: The encoder's tokenizer or image processor.
+        rows: ``train``, as the encoder reads them.
+        more: Texts without labels, as the encoder reads them, or None.
+        judging: The held-out rows that choose, as the encoder reads them, or None.
         encoder_path: Where the encoder is.
         model: With the read-out that was asked for, or the first token's.
     """
@@ -58,12 +60,12 @@ class Work:
     validation: TextData | None
     names: list[str]
     weights: str | list[float] | None
-    tokenizer: Any
+    processor: Any
     rows: Any
     more: Any
     judging: Any
     encoder_path: str
-    model: SharcsForSequenceClassification
+    model: RoutedModel
 
     @property
     def columns(self) -> Columns:
@@ -71,7 +73,7 @@ class Work:
         given: Columns = self.job.columns
         return replace(given, text_pair=given.text_pair or (PAIR_COLUMN if self.train.pairs else None))
 
-    def load(self, readout: str, **parts: Any) -> SharcsForSequenceClassification:
+    def load(self, readout: str, **parts: Any) -> RoutedModel:
         """Load the encoder with a read-out, and with other sub-networks than the job's if they are given."""
         return _load(replace(self.job, readout=readout, **parts), self.encoder_path, self.names, self.train)
 
@@ -90,14 +92,13 @@ def prepare(job: Any, say: Callable[[str], None]) -> Work:
     if job.batch_size % process_count():
         raise InputError(f"`batch_size` {job.batch_size}: has to be a multiple of the {process_count()} processes")
     asked = REGRESSION if job.regression else None
-    draw: dict[str, Any] = {"max_samples": job.max_train_samples, "seed": job.seed}
-    train = read_given(job.data, job.columns, job.dialect, problem_type=asked, **draw)
+    read = partial(read_given, columns=job.columns, dialect=job.dialect, images=job.images)
+    train = read(job.data, problem_type=asked, max_samples=job.max_train_samples, seed=job.seed)
     kind = train.problem_type
     names = [job.columns.labels[0]] if job.regression else label_names(train)
-    check_unlabelled(job.unlabelled, job.front)
+    check_unlabelled(job.unlabelled, job.front, job.images)
     validation, held_out = (
-        read_given(source, job.columns, job.dialect, problem_type=kind) if source else None
-        for source in (job.validation, job.eval_data)
+        read(source, problem_type=kind) if source else None for source in (job.validation, job.eval_data)
     )
     if validation is not None:
         _check_held_out(validation, train, names)
@@ -109,15 +110,16 @@ def prepare(job: Any, say: Callable[[str], None]) -> Work:
         names = classes_of_fine_tuned(encoder_path, names, job, kind, train.source)
     label2id = {name: index for index, name in enumerate(names)}
     weights = weights_of(job.class_weights, names, kind)
-    tokenizer, max_length, depth = load_tokenizer(encoder_path, job)
-    if job.router_layer is None and depth is not None:
+    processor, encoder_config = load_processor(encoder_path, job)
+    if job.router_layer is None:
+        depth = layers_config(encoder_config).num_hidden_layers
         job = replace(job, router_layer=RECIPES[job.recipe].router_layer(depth))
     if held_out is not None:
         _check_held_out(held_out, train, names)
-        tokenise(replace(take_rows(held_out, [0]), labels=None), tokenizer, max_length=max_length)
-    rows = tokenise(train, tokenizer, max_length=max_length, label2id=label2id)
-    more = unlabelled_rows(job.unlabelled, job.columns, job.dialect, train, tokenizer)
-    judging = None if validation is None else judging_rows(validation, tokenizer, label2id, job.seed)
+        rows_of(take_rows(held_out, [0]), processor, encoder_config)
+    rows = rows_of(train, processor, encoder_config, label2id)
+    more = unlabelled_rows(job.unlabelled, job.columns, job.dialect, train, processor, encoder_config)
+    judging = None if validation is None else judging_rows(validation, processor, encoder_config, label2id, job.seed)
     if job.patience and judging is None:
         raise InputError(
             f"`patience` {job.patience}: needs more held-out rows to judge by; give them as `validation`"
@@ -126,10 +128,10 @@ def prepare(job: Any, say: Callable[[str], None]) -> Work:
     if process_number() == 0:
         warn_of_rows(train, (validation, held_out))
     model = _load(replace(job, readout=job.readout or FIRST), encoder_path, names, train)
-    return Work(job, train, validation, names, weights, tokenizer, rows, more, judging, encoder_path, model)
+    return Work(job, train, validation, names, weights, processor, rows, more, judging, encoder_path, model)
 
 
-def _load(job: Any, encoder_path: str, names: list[str], train: TextData) -> SharcsForSequenceClassification:
+def _load(job: Any, encoder_path: str, names: list[str], train: TextData) -> RoutedModel:
     transformers.set_seed(job.seed)
     model = load_model(job, encoder_path, names, train)
     model.config.label_type = train.label_type

@@ -6,15 +6,13 @@ from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from transformers import DataCollatorWithPadding
-
 from sharcs.config import RoutingPolicy
 from sharcs.data.texts import fingerprint
-from sharcs.data.tokens import tokenise
 from sharcs.errors import InputError
 from sharcs.evaluation.accuracy import accuracy_report
 from sharcs.evaluation.reliability import reliability
 from sharcs.evaluation.widths import run_all_widths
+from sharcs.inference.reading import collator_of, rows_of
 from sharcs.report.charts import VALUE_LENGTH, short
 from sharcs.report.findings import (
     agreement,
@@ -82,9 +80,9 @@ def build_report(
     calibration = _evidence(config.calibration, config.routing_policy, fingerprint(texts.texts, texts.pairs))
     labelled = texts.labels is not None
     label2id = {label: index for index, label in enumerate(names)} if labelled else None
-    rows = tokenise(texts, tokenizer, max_length=tokenizer.model_max_length, label2id=label2id)
+    rows = rows_of(texts, tokenizer, config.encoder, label2id)  # type: ignore[arg-type]
     labels = rows["labels"] if labelled else None
-    answers = run_all_widths(model, rows, DataCollatorWithPadding(tokenizer), on_batch=on_batch, labels=labels)
+    answers = run_all_widths(model, rows, collator_of(tokenizer), on_batch=on_batch, labels=labels)
     routed = answers.route([config.routing_policy])[0]
     # Without labels: by the class that the full network names.
     class_of = answers.full_predictions if answers.labels is None else answers.labels

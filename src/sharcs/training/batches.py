@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from sharcs.data.images.pixels import ImageRows
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -62,6 +64,8 @@ def fingerprint(rows: Any) -> str:
         A SHA-256 in hexadecimal.
     """
     digest = hashlib.sha256(str(len(rows)).encode())
+    if isinstance(rows, ImageRows):
+        rows = rows.stored()
     if hasattr(rows, "with_format"):
         _add_tables(digest, rows)
         return digest.hexdigest()

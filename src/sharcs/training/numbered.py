@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from sharcs.errors import InputError
+from sharcs.evaluation.inputs import token_counts
 from sharcs.training.batches import NumberedRows, PlannedBatches, collate_numbered, single_width_batches
 from sharcs.training.processes import WholeBatch, average
 
@@ -52,7 +53,7 @@ class NumberedTrainer(Trainer):
             if name in (getattr(self.train_dataset, "column_names", None) or ()):
                 self._token_counts = list(self.train_dataset[name])
             else:
-                self._token_counts = [self.model.token_count(row) for row in self.train_dataset]
+                self._token_counts = token_counts(self.model, self.train_dataset)
         return self._token_counts
 
     def lengths(self) -> list[int] | None:

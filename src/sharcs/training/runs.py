@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_utils import IntervalStrategy
 
+from sharcs.data.images.pixels import ImageRows
 from sharcs.data.made import TextMaker
 from sharcs.tasks.base import UNLABELLED
 from sharcs.training.checkpoints import FRONT, SUBNETWORKS
@@ -84,9 +85,11 @@ def make_later(
     return trainer
 
 
-def front_rows(owner: RoutedTrainer, settings: SharcsTrainingArguments) -> list[dict[str, Any]]:
+def front_rows(owner: RoutedTrainer, settings: SharcsTrainingArguments) -> list[dict[str, Any]] | ImageRows:
     """Collect what the sub-networks in front learn from: training rows, and unlabelled or else made ones."""
     known = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_values", "labels")
+    if isinstance(owner.train_dataset, ImageRows):
+        return owner.train_dataset
     rows = [{name: row[name] for name in known if name in row} for row in owner.train_dataset]
     if (more := owner.unlabelled_dataset) is not None:
         return rows + [{**{n: row[n] for n in known[:-1] if n in row}, "labels": UNLABELLED} for row in more]

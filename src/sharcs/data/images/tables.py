@@ -1,0 +1,115 @@
+"""Tables with a column of images' paths, and folders of images as such tables."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from PIL import Image
+
+from sharcs.data.dialects import USUAL, Dialect
+from sharcs.data.images.pixels import check_readable
+from sharcs.data.tables import TableStream, open_table, read_rows
+from sharcs.data.texts import Columns, TextData, checked_texts, data_of
+from sharcs.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IMAGE_COLUMN = "image"
+
+
+def open_images(source: str | Path, dialect: Dialect = USUAL) -> TableStream:
+    """Open a table that names images, or a folder of them.
+
+    Args:
+        source: What ``open_table`` takes, or a folder. Its table has the column ``image``, paths below it in
+            alphabetical order, and ``label``, the folder of the first level that an image lies in, if there is any.
+            Files that are no images by their ending are left out, and what begins with a dot.
+        dialect: How a text file is written.
+
+    Raises:
+        InputError: If it can't be read, or a folder holds no image.
+    """
+    source = os.fspath(source)
+    if not os.path.isdir(source):
+        return open_table(source, dialect)
+    endings = set(Image.registered_extensions())
+    paths = []
+    for folder, folders, files in os.walk(source):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        kept = (name for name in files if os.path.splitext(name)[1].lower() in endings and not name.startswith("."))
+        paths += [os.path.relpath(os.path.join(folder, name), source).replace(os.sep, "/") for name in kept]
+    if not paths:
+        raise InputError(f"{source}: the folder holds no images; give one with a folder for each class, or a table")
+    paths.sort()
+    table = pa.table({IMAGE_COLUMN: pa.array(paths, pa.string())})
+    labels = [path.partition("/")[0] if "/" in path else None for path in paths]
+    if any(labels):
+        table = table.append_column(Columns().labels[0], pa.array(labels, pa.string()))
+    return TableStream(source, table.schema, lambda: iter(table.to_batches()), dialect)
+
+
+def image_files(table: pa.Table, name: str, source: str, rows_before: int = 0) -> list[str]:
+    """Take a column of images' paths, which stand relative to the table's file, or to the folder.
+
+    Args:
+        table: All rows of a source, or some in a row.
+        name: The column's name.
+        source: Where the table is from.
+        rows_before: Rows of the source before the table's first, for messages.
+
+    Raises:
+        InputError: If there is no such column, or a row names no file.
+    """
+    place = source if os.path.isdir(source) else os.path.dirname(source) if os.path.isfile(source) else ""
+    files = []
+    for row, path in enumerate(checked_texts(table, name, "image", source, rows_before), rows_before + 1):
+        file = os.path.join(place, path)
+        if not os.path.isfile(file):
+            raise InputError(
+                f"{source}: row {row}: the image {path!r} is no file in {place or os.getcwd()}; correct the path or "
+                "drop the row"
+            )
+        files.append(file)
+    return files
+
+
+def load_images(
+    source: str,
+    columns: Columns,
+    *,
+    labelled: bool = True,
+    max_samples: int | None = None,
+    seed: int = 0,
+    dialect: Dialect = USUAL,
+    problem_type: str | None = None,
+) -> TextData:
+    """Read the paths of images and their labels, and see that each file is an image.
+
+    The arguments are those of :func:`sharcs.data.texts.load_texts`, whose ``columns.text`` is here the column with
+    the paths.
+
+    Returns:
+        As there, with the images' files in place of texts.
+
+    Raises:
+        InputError: If the source can't be read, a column is missing, or a row has no image or no label.
+    """
+    table = read_rows(open_images(source, dialect))
+    files = image_files(table, columns.text, source)
+    data = data_of(
+        table,
+        files,
+        None,
+        columns,
+        source,
+        labelled=labelled,
+        max_samples=max_samples,
+        seed=seed,
+        problem_type=problem_type,
+    )
+    for index, file in enumerate(data.texts):
+        check_readable(file, f"{source}: row {data.row(index)}")
+    return data
