@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from sharcs_cli.options import ModelArgument, progress_bar, say, width_of
+from sharcs_runtime.errors import InputError
+
+FORMATS = ("onnx", "transformers")
 
 
 def export(
@@ -21,15 +24,28 @@ def export(
         str | None,
         typer.Option(
             "--width",
+            "--sub-network",
             help="Write this width, or the sub-network of this name, alone, as one dense model.",
             show_default="all",
         ),
     ] = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="onnx; or transformers: the full network as a plain Hugging Face directory, with --width 1.",
+        ),
+    ] = "onnx",
 ) -> None:
     """Write the network as ONNX: for sharcs_runtime.OnnxRunner, which needs no PyTorch.
 
     One graph holds the layers before the router and the router, and one for each width the rest.
     """
+    if kind not in FORMATS:
+        raise InputError(f"--format {kind}: has to be {' or '.join(FORMATS)}")
+    if kind == "transformers":
+        _export_plain(context, folder, output, int8, width_of(width))
+        return
     from sharcs.export.bundle import check_export_path, export_model, graph_names
     from sharcs.export.onnx import require_onnx
     from sharcs.files import claimed
@@ -58,3 +74,21 @@ def export(
     if untested is not None:
         say(f"sharcs: note: {untested}")
     say(f"{'a dense model' if asked else 'trunk and sub-networks'} in {output}, {size:.0f} MB")
+
+
+def _export_plain(context: typer.Context, folder: Path, output: Path, int8: bool, width: float | str | None) -> None:
+    """Write one sub-network for transformers."""
+    from sharcs.export.bundle import check_export_path
+    from sharcs.export.plain import export_plain
+    from sharcs.files import claimed
+    from sharcs.inference.folder import open_trained
+
+    if int8:
+        raise InputError("--int8: is for onnx; leave it out, or --format")
+    if width is None:
+        raise InputError("--format transformers: is one sub-network; name it with --sub-network full")
+    check_export_path(output)
+    context.with_resource(claimed(output, name=f"--output {output}"))
+    trained = open_trained(folder)
+    export_plain(trained.model, trained.tokenizer, output, width)
+    say(f"a plain {trained.model.config.encoder.model_type} is in {output}")  # type: ignore[union-attr]

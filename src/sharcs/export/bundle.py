@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,7 @@ from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT, TOKENIZER_FILE
 from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -89,17 +90,29 @@ def export_model(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise InputError("the tokenizer runs in Python only; export needs one of the tokenizers library")
+    with staged(output) as staging:
+        _write_graphs(_plain_copy(model), _inputs_of(tokenizer), staging, index, on_graph)
+        _write_tokenizer(backend, tokenizer, staging, most_tokens(tokenizer, model.config.encoder))
+        _write_description(model, tokenizer, staging, index, columns)
+        if int8:
+            quantise(staging)
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """Hand out a directory to write, which becomes the output when all of it is written.
+
+    Raises:
+        InputError: If the output is in use, or can't be written.
+    """
+    check_export_path(output)
     target = Path(os.path.realpath(output))
     staging = target.with_name(f".{target.name}.partial")
     with claimed(output, name=f"`output` {output}"), written(f"`output` {output}"):
         try:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
-            _write_graphs(_plain_copy(model), _inputs_of(tokenizer), staging, index, on_graph)
-            _write_tokenizer(backend, tokenizer, staging, most_tokens(tokenizer, model.config.encoder))
-            _write_description(model, tokenizer, staging, index, columns)
-            if int8:
-                quantise(staging)
+            yield staging
             staging.replace(target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
