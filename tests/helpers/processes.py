@@ -17,7 +17,9 @@ from helpers.front import front_model
 from helpers.tiny import TRAINERS, arguments, collate, task_model, task_rows, tiny_model, toy_rows
 from sharcs.errors import InputError
 from sharcs.inference import folder as folders
+from sharcs.training import checkpoints, numbered
 from sharcs.training.arguments import PAPER, PLUS
+from sharcs_cli import app
 
 TESTS = Path(__file__).parents[1]
 BATCH = 12  # rows of all processes together
@@ -220,9 +222,24 @@ def launch(processes, *words):
     )
 
 
+def fails(folder, number):
+    """Run the command; at its first checkpoint, one process fails."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    if int(os.environ["RANK"]) == number:
+        checkpoints.save_file = full
+        numbered.NumberedTrainer._save_rng_state = full
+    sys.argv = ["sharcs", *map(str, command(folder, f"fails-{number}", epochs=30))]
+    app.main()
+
+
 def main():
     """Train some cases on the processes that run this, and write what each of them has."""
     folder, cases = Path(sys.argv[1]), sys.argv[2:]
+    if cases[0].isdecimal():
+        fails(folder, int(cases[0]))
     number, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     for case in cases:
         torch.save(trained(case, folder / case, processes), folder / f"{case}-{number}.pt")

@@ -77,7 +77,7 @@ def test_what_several_processes_do_not_do_alike_is_refused(together):
         "include_num_input_tokens_seen": f"include_num_input_tokens_seen: with {processes} processes is counted in",
         "train_sampling_strategy": f"train_sampling_strategy batch_rebalance: with {processes} processes rows are",
         "accelerator_config": f"accelerator_config split_batches: with {processes} processes rows are shared out",
-        "rows": "train_dataset: has other rows in another process; give all the same rows",
+        "rows": "train_dataset: has other rows in another process; give all the same, in",
         "search": "hyperparameter_search: searches in one process; start it with python",
     }
     for messages in said(together, "refusals"):
@@ -123,3 +123,17 @@ def test_what_is_wrong_is_said_once_and_ends_all(together, name, message):
     for of_process in others:
         assert of_process[name] == vars(Run(2, "", ""))
     assert not Path(together[1] / "no-column").exists()
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_fails_on_the_way_ends_all_and_says_it(together, number):
+    """The launcher adds a report of its own."""
+    processes, folder = together
+    done = launch(processes, "helpers.processes", folder, number)
+    assert done.returncode == 1
+    ours = done.stderr[: done.stderr.index("torch/distributed")]
+    assert "Traceback" not in ours
+    said = [line for line in done.stderr.splitlines() if "sharcs: error:" in line]
+    assert any(f"--output {folder}/fails-{number}: can't be written (No space left" in line for line in said), said
+    assert len(said) <= 1 + number, said  # the first process says that another has gone

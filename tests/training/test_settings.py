@@ -129,5 +129,5 @@ def test_a_plain_model_is_refused(tmp_path, recipe):
 def test_several_gpus_in_one_process_are_refused(tmp_path, recipe):
     args = arguments(tmp_path, recipe=recipe)
     args._n_gpu = 2
-    with pytest.raises(InputError, match="2 GPUs in one process: a process trains on one; start it with torchrun"):
+    with pytest.raises(InputError, match="2 GPUs in one process: a process trains on one; start one each"):
         build(tmp_path, recipe, args=args)

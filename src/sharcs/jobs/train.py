@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from sharcs.inference.reading import collator_of
 from sharcs.jobs.arguments import TRAINERS, Patience, training_arguments
 from sharcs.jobs.held_out import choose_policy, warn_of_no_promise
 from sharcs.jobs.remarks import learned
-from sharcs.jobs.trial import Trial, accuracy_of, error_of
+from sharcs.jobs.trial import Trial, measure_of
 from sharcs.jobs.work import prepare
 from sharcs.spec import FIRST
 from sharcs.training.arguments import RECIPES, recipe_of
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from sharcs.calibration.choice import Constraint
     from sharcs.jobs.work import Work
+    from sharcs.model.base import RoutedModel
+    from sharcs.training.base import RoutedTrainer
 
 # Where sub-networks stand in front of the encoder: it is trained until held-out rows are content, and they alone
 # are read from there on.
@@ -122,46 +125,57 @@ def _train(
     settings = _settings(given, work.train, work.columns)
     checkpoints = from_first(lambda: artifacts.begin(job.output, settings, job.resume))
     collate = collator_of(processor)
-    measure = error_of if job.regression else accuracy_of
     if job.readout is None and judging is not None and job.epochs and not job.images:
-        tried = Trial(
-            lambda readout: work.load(readout, widths=(1.0,), front=()), work.rows, judging, collate, job, measure
-        )
+        full: dict[str, Any] = {"widths": (1.0,), "front": ()}
+        load = functools.partial(work.load, **full)
+        tried = Trial(load, work.rows, judging, collate, job, measure_of(job))
         if (readout := tried.readout(checkpoints)) != FIRST:
             model = work.load(readout)
     transformers.set_seed(job.seed)
-    trainer = TRAINERS[str(job.recipe)](
-        model=model,
-        args=training_arguments(
-            str(job.recipe),
-            len(work.rows),
-            window=job.window,
-            bands=job.bands,
-            judged=None if judging is None else "error" if job.regression else "accuracy",
-            sub_network_epochs=job.sub_network_epochs,
-            class_weights=work.weights,
-            output_dir=str(checkpoints),
-            seed=job.seed,
-            num_train_epochs=job.epochs,
-            learning_rate=job.learning_rate,
-            per_device_train_batch_size=job.batch_size // process_count(),
-        ),
-        train_dataset=work.rows,
-        data_collator=collate,
-        processing_class=processor,
-        callbacks=[*callbacks, *([] if job.patience is None else [Patience(job.patience)])],
-        **({} if judging is None else {"eval_dataset": judging, "compute_metrics": measure}),
-        **({} if work.more is None else {"unlabelled_dataset": work.more}),
-    )
+    trainer = agreed(lambda: _trainer(work, model, checkpoints, collate, callbacks))
     trainer.remove_callback(PrinterCallback)  # raw dictionaries on standard output; the callbacks show progress
     found = from_first(lambda: furthest_checkpoint(checkpoints)) if job.resume else None
     trainer.train(resume_from_checkpoint=found)
-    artifacts.check_finite(model, f"{job.output}")
+    agreed(lambda: artifacts.check_finite(model, f"{job.output}"))
     kind_of_model = artifacts.TrainedImages if job.images else artifacts.TrainedModel
     trained = kind_of_model(model.train(False), processor, work.columns)
     chosen = from_first(lambda: _conclude(work, trained, say))
     model.config.policy, model.config.promise, model.config.calibration = chosen
     return trained
+
+
+def _trainer(
+    work: Work,
+    model: RoutedModel,
+    checkpoints: Path,
+    collate: Callable[[list[Any]], Any],
+    callbacks: list[TrainerCallback],
+) -> RoutedTrainer:
+    job, judging = work.job, work.judging
+    arguments = training_arguments(
+        job.recipe,
+        len(work.rows),
+        window=job.window,
+        bands=job.bands,
+        judged=None if judging is None else "error" if job.regression else "accuracy",
+        sub_network_epochs=job.sub_network_epochs,
+        class_weights=work.weights,
+        output_dir=str(checkpoints),
+        seed=job.seed,
+        num_train_epochs=job.epochs,
+        learning_rate=job.learning_rate,
+        per_device_train_batch_size=job.batch_size // process_count(),
+    )
+    return TRAINERS[job.recipe](
+        model=model,
+        args=arguments,
+        train_dataset=work.rows,
+        data_collator=collate,
+        processing_class=work.processor,
+        callbacks=[*callbacks, *([] if job.patience is None else [Patience(job.patience)])],
+        **({} if judging is None else {"eval_dataset": judging, "compute_metrics": measure_of(job)}),
+        **({} if work.more is None else {"unlabelled_dataset": work.more}),
+    )
 
 
 def _conclude(work: Work, trained: artifacts.TrainedModel, say: Callable[[str], None]) -> tuple[Any, Any, Any]:

@@ -41,6 +41,11 @@ def error_of(prediction: EvalPrediction) -> dict[str, float]:
     return {"error": float((difference**2).mean())}
 
 
+def measure_of(job: Any) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Say what answers are measured by."""
+    return error_of if job.regression else accuracy_of
+
+
 def _logits(prediction: EvalPrediction) -> NDArray[Any]:
     """Take the answers themselves, which come alone or before others."""
     found = prediction.predictions

@@ -250,8 +250,13 @@ class RoutedTrainer(NumberedTrainer):
         """
         if self.args.world_size == 1:
             return
-        if len(set(gathered(self._rows()))) > 1:
-            raise InputError("train_dataset: has other rows in another process; give all the same rows, in one order")
+        of_all = gathered(self._rows())
+
+        def check() -> None:
+            if len(set(of_all)) > 1:
+                raise InputError("train_dataset: has other rows in another process; give all the same, in one order")
+
+        from_first(check)
         share_weights(self.model)
 
     def tensors(self) -> dict[str, Tensor]:

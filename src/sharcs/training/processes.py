@@ -162,11 +162,13 @@ def average(tensors: Iterable[Tensor]) -> None:
     if process_count() == 1:
         return
     waiting: list[Tensor] = []
+    numbers = 0
     for tensor in tensors:
-        if waiting and (sum(map(Tensor.numel, waiting)) > AT_ONCE or tensor.dtype != waiting[0].dtype):
+        if waiting and (numbers > AT_ONCE or tensor.dtype != waiting[0].dtype):
             _average(waiting)
-            waiting = []
+            waiting, numbers = [], 0
         waiting.append(tensor)
+        numbers += tensor.numel()
     if waiting:
         _average(waiting)
 

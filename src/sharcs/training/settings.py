@@ -197,8 +197,8 @@ def _check_processes(settings: TrainingArguments) -> None:
     """Refuse several GPUs in one process, and what several processes would not do as one does."""
     if settings.n_gpu > 1:
         raise InputError(
-            f"{settings.n_gpu} GPUs in one process: a process trains on one; start it with torchrun "
-            f"--nproc_per_node {settings.n_gpu}, or name a GPU in CUDA_VISIBLE_DEVICES"
+            f"{settings.n_gpu} GPUs in one process: a process trains on one; start one each with torchrun, or name a "
+            "GPU in CUDA_VISIBLE_DEVICES"
         )
     if settings.world_size == 1:
         if launched_count() > 1:
