@@ -135,5 +135,6 @@ def test_a_process_that_fails_on_the_way_ends_all_and_says_it(together, number):
     ours = done.stderr[: done.stderr.index("torch/distributed")]
     assert "Traceback" not in ours
     said = [line for line in done.stderr.splitlines() if "sharcs: error:" in line]
-    assert any(f"--output {folder}/fails-{number}: can't be written (No space left" in line for line in said), said
+    full = f"--output {folder}/fails-{number}: can't be written ([Errno 28] No space left"
+    assert any(full in line for line in said), said
     assert len(said) <= 1 + number, said  # the first process says that another has gone
