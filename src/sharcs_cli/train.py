@@ -144,6 +144,10 @@ def train(
     regression: Annotated[
         bool, typer.Option("--regression", help="The label column holds numbers to learn, and no classes.")
     ] = False,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option("--report-to", help="tensorboard, or another that transformers reports to; repeatable."),
+    ] = None,
     max_length: Annotated[int, typer.Option("--max-length", help="Tokens kept of a text.")] = 128,
     max_train_samples: Annotated[
         int | None,
@@ -196,6 +200,7 @@ def train(
         class_weights=_weights(class_weights),
         sub_network_epochs=sub_network_epochs,
         patience=patience,
+        report_to=tuple(report_to or ()),
     )
     _run(context, job)
 

@@ -75,6 +75,7 @@ class TrainingJob:
     sub_network_epochs: int | None = None
     patience: int | None = None
     images: bool = False
+    report_to: tuple[str, ...] = ()
 
 
 def run_training(
@@ -172,7 +173,7 @@ def _trainer(
         train_dataset=work.rows,
         data_collator=collate,
         processing_class=work.processor,
-        callbacks=[*callbacks, *([] if job.patience is None else [Patience(job.patience)])],
+        callbacks=[*callbacks, *work.told, *([] if job.patience is None else [Patience(job.patience)])],
         **({} if judging is None else {"eval_dataset": judging, "compute_metrics": measure_of(job)}),
         **({} if work.more is None else {"unlabelled_dataset": work.more}),
     )
@@ -193,7 +194,7 @@ def _conclude(work: Work, trained: artifacts.TrainedModel, say: Callable[[str], 
 
 def _settings(job: TrainingJob, train: TextData, columns: Columns) -> dict[str, Any]:
     """Collect what decides the result, the training rows' fingerprint included."""
-    left_out = ("output", "resume", "columns", "dialect")
+    left_out = ("output", "resume", "columns", "dialect", "report_to")
     sources: dict[str, Any] = {name: getattr(job, name) for name in ("data", "validation", "unlabelled")}
     sources = {name: of.source if isinstance(of, TextData) else of for name, of in sources.items()}
     fields = {name: value for name, value in asdict(replace(job, **sources)).items() if name not in left_out}

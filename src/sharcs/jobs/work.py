@@ -13,6 +13,7 @@ from sharcs.data.named import encoder_location
 from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, label_names, take_rows
 from sharcs.encoders.architectures import layers_config
 from sharcs.errors import InputError
+from sharcs.inference.folder import CHECKPOINTS
 from sharcs.inference.reading import rows_of
 from sharcs.jobs.arguments import check_numbers, weights_of
 from sharcs.jobs.encoder import classes_of_fine_tuned, load_model, load_processor
@@ -26,6 +27,7 @@ from sharcs.jobs.held_out import (
     unlabelled_rows,
 )
 from sharcs.jobs.remarks import names_by_row, rows_and_classes, warn_of_rows
+from sharcs.jobs.reporting import reporters
 from sharcs.spec import FIRST
 from sharcs.training.arguments import RECIPES
 from sharcs.training.processes import process_count, process_number
@@ -33,6 +35,8 @@ from sharcs_runtime.scores import REGRESSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from transformers import TrainerCallback
 
     from sharcs.model.base import RoutedModel
 
@@ -47,6 +51,7 @@ class Work:
         validation: Those that are held out, or None.
         names: The classes.
         weights: What they weigh.
+        told: Callbacks that report elsewhere.
         processor: The encoder's tokenizer or image processor.
         rows: ``train``, as the encoder reads them.
         more: Texts without labels, as the encoder reads them, or None.
@@ -60,6 +65,7 @@ class Work:
     validation: TextData | None
     names: list[str]
     weights: str | list[float] | None
+    told: list[TrainerCallback]
     processor: Any
     rows: Any
     more: Any
@@ -89,6 +95,7 @@ def prepare(job: Any, say: Callable[[str], None]) -> Work:
         InputError: If anything is wrong; nothing was written.
     """
     check_numbers(job)
+    told = reporters(job.report_to, job.output, job.output / CHECKPOINTS)
     if job.batch_size % process_count():
         raise InputError(f"`batch_size` {job.batch_size}: has to be a multiple of the {process_count()} processes")
     asked = REGRESSION if job.regression else None
@@ -128,7 +135,7 @@ def prepare(job: Any, say: Callable[[str], None]) -> Work:
     if process_number() == 0:
         warn_of_rows(train, (validation, held_out))
     model = _load(replace(job, readout=job.readout or FIRST), encoder_path, names, train)
-    return Work(job, train, validation, names, weights, processor, rows, more, judging, encoder_path, model)
+    return Work(job, train, validation, names, weights, told, processor, rows, more, judging, encoder_path, model)
 
 
 def _load(job: Any, encoder_path: str, names: list[str], train: TextData) -> RoutedModel:
