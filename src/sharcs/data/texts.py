@@ -68,6 +68,7 @@ class TextData:
         source: Where the table is from, for messages.
         label_type: ``integer`` or ``boolean``, where the labels were such; None for text.
         problem_type: What the labels are, as Hugging Face configurations name it.
+        weights: What each row counts in the full network's training, above 0; None if all count alike.
         rows: The 1-based row of each text in the source if only some rows were taken, else None.
     """
 
@@ -79,6 +80,7 @@ class TextData:
     rows: list[int] | None = None
     label_type: str | None = None
     problem_type: str = SINGLE_LABEL
+    weights: list[float] | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -262,4 +264,5 @@ def take_rows(data: TextData, rows: Sequence[int]) -> TextData:
         pairs=None if data.pairs is None else [data.pairs[row] for row in rows],
         labels=None if data.labels is None else [data.labels[row] for row in rows],
         rows=[data.row(row) for row in rows],
+        weights=None if data.weights is None else [data.weights[row] for row in rows],
     )

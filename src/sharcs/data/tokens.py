@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sharcs.data.texts import TextData
 
 TOKENISER_BATCH = 1000
+SAMPLE_WEIGHT = "sample_weight"  # a column of rows
 NO_LIMIT = 2**31 - 1  # the most that the tokenizers library counts
 _COPIES: weakref.WeakKeyDictionary[Any, dict[Any, tuple[Any, Any]]] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
@@ -47,7 +48,8 @@ def tokenise(
     Returns:
         A row per text with what the tokenizer makes (``input_ids``, ``attention_mask`` and, for some
         tokenizers, ``token_type_ids``), ``sample_id`` (the text's index in ``data``, from 0), ``length`` (its
-        number of tokens) and, with ``label2id``, ``labels``: class indices, or single-precision floats ``[labels]``.
+        number of tokens) and, with ``label2id``, ``labels``: class indices, or single-precision floats ``[labels]``;
+        and ``sample_weight``, where rows have weights: they are 1 on average.
 
     Raises:
         InputError: If ``max_length`` leaves no room for text, or a label is not in ``label2id``.
@@ -71,6 +73,9 @@ def tokenise(
     result["length"] = pa.array(lengths, pa.int64())
     if labels is not None:
         result["labels"] = labels
+    if labels is not None and data.weights is not None:
+        mean = sum(data.weights) / len(data)
+        result[SAMPLE_WEIGHT] = pa.array([weight / mean for weight in data.weights], pa.float32())
     return datasets.Dataset(pa.table(result))
 
 

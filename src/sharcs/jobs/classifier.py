@@ -16,7 +16,7 @@ from sharcs.data.named import MINILM
 from sharcs.data.texts import label_names
 from sharcs.errors import InputError
 from sharcs.inference import folder as artifacts
-from sharcs.jobs.given import text_data
+from sharcs.jobs.given import text_data, weighted
 from sharcs.jobs.policy import RoutedAnswers
 from sharcs.jobs.train import TrainingJob, run_training
 from sharcs.spec import sub_networks_of
@@ -84,6 +84,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         texts: Any,
         labels: Any,
         *,
+        sample_weight: Any = None,
         validation: tuple[Any, Any] | None = None,
         unlabelled: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -95,6 +96,8 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
                 table with a column ``text`` and for pairs ``text_pair``.
             labels: A class for each: strings, whole numbers or booleans. Or a set of labels for each: lists, or zeros
                 and ones ``[texts, labels]``; then no sub-network can stand in front of the encoder.
+            sample_weight: What each text counts in the full network's loss, ``[texts]``, from 0 on: 2 counts like two
+                such texts, and 0 leaves a text out. Others learn from the full network's answers.
             validation: Texts and labels like those to come, which choose the policy; by default a tenth of the rows.
             unlabelled: More texts like those to come, for those in front of the encoder to learn from.
             callbacks: Of ``transformers``, to watch the training.
@@ -105,6 +108,8 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         front, widths = sub_networks_of(self.sub_networks)
         limits = {name: getattr(self, name) for name in ("budget", "max_accuracy_drop", "max_disagreement")}
         train, held_out, more = text_data(texts, labels), None, None
+        if sample_weight is not None:
+            train = weighted(train, sample_weight)
         if validation is not None:
             with _named("validation"):
                 held_out = text_data(*validation, known=label_names(train), name="validation")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from sharcs.data.dialects import USUAL, Dialect
 from sharcs.data.given import are_sets, labels_given, sets_given, texts_given
 from sharcs.data.images.tables import load_images
 from sharcs.data.labels import read_labels, set_of
-from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, load_texts
+from sharcs.data.texts import PAIR_COLUMN, Columns, TextData, load_texts, take_rows
 from sharcs.errors import InputError
 from sharcs_runtime.scores import MULTI_LABEL
 
@@ -73,6 +75,33 @@ def text_data(
                     "the text"
                 )
     return TextData(table, read, pairs, names, name, label_type=label_type)
+
+
+def weighted(data: TextData, weights: Any) -> TextData:
+    """Give rows weights; those of weight 0 are left out.
+
+    Args:
+        data: Texts with labels.
+        weights: A number from 0 on for each.
+
+    Raises:
+        InputError: If there are more or fewer, one is none, or all are 0; the message counts from 1.
+    """
+    values = np.asarray(weights)
+    if values.shape != (len(data),) or values.dtype.kind not in "biuf":
+        raise InputError(f"sample_weight: has to be {len(data):,} numbers, one a text")
+    values = values.astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(values) | (values < 0))
+    if len(wrong):
+        raise InputError(
+            f"sample_weight: number {wrong[0] + 1} is {values[wrong[0]]:g}; give finite numbers from 0 on"
+        )
+    kept = np.flatnonzero(values)
+    if not len(kept):
+        raise InputError("sample_weight: all are 0, which leaves nothing to learn from; give some above 0")
+    if len(kept) < len(data):
+        data = take_rows(data, kept.tolist())
+    return replace(data, weights=values[kept].tolist())
 
 
 def _sets(labels: Any, count: int, known: Collection[str] | None) -> tuple[list[str], str | None]:

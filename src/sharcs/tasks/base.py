@@ -41,6 +41,14 @@ class BaseTask(ABC):
     def loss(self, outputs: Any, labels: Any) -> Tensor:
         """Take a pass's task loss, a scalar: the model's own, unless classes are weighted."""
 
+    def weighted_loss(self, logits: Tensor, labels: Any, sample_weight: Tensor) -> Tensor:
+        """Compute the task loss with a weight a row.
+
+        Raises:
+            InputError: If the task knows none.
+        """
+        raise InputError("sample_weight: rows whose answers lie in tokens have none; leave the column out")
+
     @abstractmethod
     def narrow_loss(self, logits: Tensor, labels: Any) -> Tensor:
         """Compute the task loss of a narrow width's answers ``[batch, ...]``, a scalar."""

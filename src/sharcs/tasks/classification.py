@@ -94,6 +94,23 @@ class Task(BaseTask):
             return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
         return self._sample_losses(logits, labels).mean()
 
+    def weighted_loss(self, logits: Tensor, labels: Tensor, sample_weight: Tensor) -> Tensor:
+        """Compute the task loss with a weight a row, a scalar: that of :meth:`narrow_loss` where all weigh 1.
+
+        Args:
+            logits: ``[batch, labels]``.
+            labels: See the class.
+            sample_weight: ``[batch]``; 1 on average over the training rows.
+        """
+        if self.problem_type != SINGLE_LABEL:
+            each = self._losses_of_rows(logits.float(), labels)
+            return (each * sample_weight.to(each)).mean()
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        each = F.cross_entropy(logits.float(), labels, weight=weights, ignore_index=UNLABELLED, reduction="none")
+        labelled = labels != UNLABELLED
+        counts = labelled.to(each) if weights is None else weights[labels.clamp(min=0)] * labelled
+        return (each * sample_weight.to(each)).sum() / counts.sum().clamp(min=torch.finfo(each.dtype).tiny)
+
     def divergence(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
         """Measure how far the student's answer is from the teacher's, which gets no gradient.
 
@@ -116,6 +133,14 @@ class Task(BaseTask):
             return F.kl_div(log_probabilities, target, reduction="batchmean", log_target=True)
         log_probabilities, target = (F.logsigmoid(torch.stack([x, -x])) for x in (student, teacher))
         return F.kl_div(log_probabilities, target, reduction="sum", log_target=True) / student.numel()
+
+    def _losses_of_rows(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss of each row where labels are floats, by their weights: ``[batch]``."""
+        if self.problem_type == REGRESSION:
+            return self._sample_losses(logits, labels)
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        each = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="none")
+        return each.mean(dim=-1)
 
     def _sample_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the unweighted loss of each sample, mean over labels: ``[..., batch]``."""

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import default_compute_objective
 
+from sharcs.data.tokens import SAMPLE_WEIGHT
 from sharcs.errors import InputError
 from sharcs.training.arguments import SharcsTrainingArguments
 from sharcs.training.base import RoutedTrainer, at_width
@@ -146,7 +147,8 @@ class SharcsTrainer(RoutedTrainer):
             epochs = TrainerState.load_from_json(str(Path(checkpoint) / LAST_FILE)).epoch or 0
             self._epoch_start.go_on(tensors["now" if float(epochs).is_integer() else "epoch_start"])
         accepted = self.model_accepts_loss_kwargs
-        self.model_accepts_loss_kwargs = self._encoder_scales_loss and self.args.class_weights is None
+        weighted = self.args.class_weights is not None or self._has_weights
+        self.model_accepts_loss_kwargs = self._encoder_scales_loss and not weighted
         self._loss_takes_items = self.model_accepts_loss_kwargs and self._divides_by_items()
         self._first_run, self._trial_of_search = True, trial
         try:
@@ -200,6 +202,17 @@ class SharcsTrainer(RoutedTrainer):
             return super().get_train_dataloader()
         return self.planned_loader(self.plan)
 
+    @property
+    def _has_weights(self) -> bool:
+        return SAMPLE_WEIGHT in (getattr(self.train_dataset, "column_names", None) or ())
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the rows' weights, which no model takes."""
+        super()._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        if self._has_weights and SAMPLE_WEIGHT not in columns:
+            columns.append(SAMPLE_WEIGHT)
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Take a step of the full network, also where a subclass has a loss of its own."""
         inputs.pop("sample_id", None)
@@ -214,13 +227,18 @@ class SharcsTrainer(RoutedTrainer):
         Outside training it is the plain loss of whatever network answers.
         """
         inputs.pop("sample_id", None)
+        sample_weight = inputs.pop(SAMPLE_WEIGHT, None)
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with at_width(self.model, 1.0):
-            if self.task is None or self.args.class_weights is None:
+            if self.task is None or (self.args.class_weights is None and sample_weight is None):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             outputs = model(**inputs)
-        loss = self.task.loss(outputs, self.task.labels_of(inputs))
+        labels = self.task.labels_of(inputs)
+        if sample_weight is None:
+            loss = self.task.loss(outputs, labels)
+        else:
+            loss = self.task.weighted_loss(outputs.logits, labels, sample_weight)
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
