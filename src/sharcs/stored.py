@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -148,6 +149,19 @@ class Evidence:
     confidence: float | None
     cost_ratio: float | None
     met: bool
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        lines = {"policy": self.policy.label(), "rows that speak for it": f"{self.rows:,}"}
+        for name, bound in self.bounds.items():
+            sure = f"at {100 * (self.confidence or 0):g} % confidence"
+            lines[name.replace("_", " ")] = f"at most {100 * max(0.0, bound):.2f} %, {sure}"
+        if self.cost_ratio is not None:
+            lines["FLOPs"] = f"{100 * self.cost_ratio:.1f} % of the full network's"
+        if not self.met:
+            lines["limit"] = "no policy keeps it; every input goes through the full network"
+        cells = ((html.escape(name), html.escape(value)) for name, value in lines.items())
+        return f"<table>{''.join(f'<tr><th>{name}</th><td>{value}</td></tr>' for name, value in cells)}</table>"
 
 
 def evidence_of(

@@ -3,21 +3,28 @@
 import json
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import EntryNotFoundError
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import hub as transformers_hub
 
 from helpers.cli import read_csv, save_encoder, sharcs, succeeds, toy_rows, write_csv
 from sharcs import Classifier, InputError
 from sharcs.calibration.choice import Constraint
 from sharcs.calibration.promise import halves
+from sharcs.stored import Evidence
 from sharcs_runtime import OnnxRunner
 
 QUICK = {"sub_networks": ("recurrent", "full"), "epochs": 1, "learning_rate": 3e-3, "max_length": 16}
@@ -343,6 +350,56 @@ def test_the_hub_is_given_model_and_tokenizer(copied, monkeypatch):
     )
     copied.push_to_hub("me/mine", private=True)
     assert sent == [("me/mine", {"private": True})] * 2
+
+
+def test_what_the_hub_gets_comes_back_with_its_card(copied, tmp_path, monkeypatch):
+    """Through a stand-in for the hub that keeps files in a folder."""
+    hub = tmp_path / "hub"
+
+    def commit(repo_id, operations, **_):
+        for operation in operations:
+            file = hub / repo_id / operation.path_in_repo
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with operation.as_file() as content:
+                file.write_bytes(content.read())
+
+    def card(repo_id, **_):
+        file = hub / repo_id / "README.md"
+        if not file.is_file():
+            raise EntryNotFoundError("no card")
+        return ModelCard(file.read_text(encoding="utf-8"))
+
+    api = SimpleNamespace(create_repo=lambda name, **_: SimpleNamespace(repo_id=name), create_commit=commit)
+    monkeypatch.setattr(transformers_hub, "hf_api", lambda: api)
+    monkeypatch.setattr(transformers_hub.ModelCard, "load", card)
+    copied.push_to_hub("me/mine", private=True)
+    folder = hub / "me" / "mine"
+    copied.save(tmp_path / "saved")
+    written = (folder / "README.md").read_text(encoding="utf-8")
+    saved = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+    assert ModelCard(written).data.to_dict() == ModelCard(saved).data.to_dict()
+    assert ModelCard(written).text.split() == ModelCard(saved).text.split()
+    texts, _ = texts_and_labels(30, seed=2)
+    back = Classifier.load(folder)
+    assert np.array_equal(back.predict_proba(texts), copied.predict_proba(texts))
+    assert back.calibration_ == copied.calibration_
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    weights = copied.trained_.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_a_notebook_shows_the_policy_and_what_speaks_for_it(encoder, copied):
+    for unfitted in (Classifier(encoder), copied):
+        shown = unfitted._repr_mimebundle_()["text/html"]
+        assert "Classifier" in shown
+        assert hasattr(unfitted, "_repr_html_")
+    assert copied.calibration_._repr_html_() in shown
+    evidence = Evidence(copied.calibration_.policy, 1234, {"max_disagreement": 0.0512}, 0.95, 0.4, True)
+    for words in ("1,234", "at most 5.12 %, at 95 % confidence", "40.0 % of the full network&#x27;s"):
+        assert f"<td>{words}</td>" in evidence._repr_html_()
+    refused = Evidence(copied.calibration_.policy, 3, {"<b>": 0.1}, 0.9, None, False)._repr_html_()
+    assert "&lt;b&gt;" in refused
+    assert "no policy keeps it" in refused
 
 
 def test_it_abstains_where_it_is_unsure(fitted):

@@ -55,6 +55,11 @@ class RoutedAnswers:
         """Whether there is something to answer by."""
         return hasattr(self, "trained_")
 
+    def _html_repr(self) -> str:
+        """Show in a notebook scikit-learn's diagram and, of a fitted one, what is known of its policy."""
+        diagram: str = super()._html_repr()  # type: ignore[misc]  # of scikit-learn's class, which stands behind it
+        return f"{diagram}{self.calibration_._repr_html_()}" if self.__sklearn_is_fitted__() else diagram
+
     def _fitted(self) -> TrainedModel:
         if not self.__sklearn_is_fitted__():
             raise NotFittedError("this Classifier is not fitted yet; call fit first, or load a saved one")

@@ -34,19 +34,11 @@ if TYPE_CHECKING:
 
     from sharcs.tasks.base import BaseTask
 
-# Of the examples that an encoder is tried on.
-EXAMPLE_TOKENS = 6
+EXAMPLE_TOKENS = 6  # of the examples that an encoder is tried on
 CARD_FILE = "README.md"
 # What decides where a configuration comes from; the rest of from_pretrained's options concern the weights.
-HUB_OPTIONS = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "revision",
-    "subfolder",
-    "token",
-    "trust_remote_code",
-)
+HUB_OPTIONS: tuple[str, ...] = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+HUB_OPTIONS += ("trust_remote_code",)
 
 
 def _routed_classes(of: type[RoutedModel] | None = None) -> list[type[RoutedModel]]:
@@ -238,7 +230,6 @@ class RoutedModel(RoutedPasses):
             raise InputError(
                 f"{name_or_path}: is a sharcs model already; load it with from_pretrained, or name a plain encoder"
             )
-
         cls._check_kind(encoder_config)
 
         def settings(encoder: Any) -> SharcsConfig:
@@ -270,8 +261,12 @@ class RoutedModel(RoutedPasses):
         """Save the model, and a model card beside it; see ``PreTrainedModel.save_pretrained``."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
-            card = Path(save_directory) / CARD_FILE
-            card.write_text(model_card(self), encoding="utf-8")
+            (Path(save_directory) / CARD_FILE).write_text(model_card(self), encoding="utf-8")
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        """Upload the model card of this model; ``push_to_hub`` has written a general one over it."""
+        (Path(working_dir) / CARD_FILE).write_text(model_card(self), encoding="utf-8")
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def prepare_for_inference(self) -> None:
         """Bring all layers into a form that runs fast; see :meth:`RoutedTail.prepare_for_inference`."""
