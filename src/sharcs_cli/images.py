@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,9 +48,9 @@ def input_column(
 
 
 def kind_of_data(data: str, image_column: str | None) -> tuple[bool, Columns]:
-    """Tell whether a training is on images, by a column that is named or a folder, and its columns by default."""
-    from sharcs.data.images.tables import IMAGE_COLUMN
+    """Tell whether a training is on images, by a named column or a folder of some, and its columns."""
+    from sharcs.data.images.tables import IMAGE_COLUMN, has_images
     from sharcs.data.texts import Columns
 
-    images = image_column is not None or os.path.isdir(data)
+    images = image_column is not None or has_images(data)
     return images, Columns(text=IMAGE_COLUMN) if images else Columns()

@@ -15,6 +15,7 @@ from sharcs.data.texts import Columns, TextData, checked_texts, data_of
 from sharcs.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 IMAGE_COLUMN = "image"
@@ -35,20 +36,29 @@ def open_images(source: str | Path, dialect: Dialect = USUAL) -> TableStream:
     source = os.fspath(source)
     if not os.path.isdir(source):
         return open_table(source, dialect)
-    endings = set(Image.registered_extensions())
-    paths = []
-    for folder, folders, files in os.walk(source):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        kept = (name for name in files if os.path.splitext(name)[1].lower() in endings and not name.startswith("."))
-        paths += [os.path.relpath(os.path.join(folder, name), source).replace(os.sep, "/") for name in kept]
+    paths = sorted(_images_in(source))
     if not paths:
         raise InputError(f"{source}: the folder holds no images; give one with a folder for each class, or a table")
-    paths.sort()
     table = pa.table({IMAGE_COLUMN: pa.array(paths, pa.string())})
     labels = [path.partition("/")[0] if "/" in path else None for path in paths]
     if any(labels):
         table = table.append_column(Columns().labels[0], pa.array(labels, pa.string()))
     return TableStream(source, table.schema, lambda: iter(table.to_batches()), dialect)
+
+
+def has_images(source: str) -> bool:
+    """Tell whether something is a folder of images."""
+    return os.path.isdir(source) and any(True for _ in _images_in(source))
+
+
+def _images_in(source: str) -> Iterator[str]:
+    """Find the images of a folder by their endings: their paths below it."""
+    endings = set(Image.registered_extensions())
+    for folder, folders, files in os.walk(source):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if os.path.splitext(name)[1].lower() in endings and not name.startswith("."):
+                yield os.path.relpath(os.path.join(folder, name), source).replace(os.sep, "/")
 
 
 def image_files(table: pa.Table, name: str, source: str, rows_before: int = 0) -> list[str]:
