@@ -166,11 +166,9 @@ class SharcsTrainer(RoutedTrainer):
         self.model.train(False)
         _, batch = next(self.rows_in_batches(list(range(min(8, len(self.train_dataset)))), 8))
         with torch.no_grad():
-            plain, scaled = (
-                self.model(**batch, width=1.0, **scale).loss for scale in ({}, {"num_items_in_batch": 0.5})
-            )
+            losses = [self.model(**batch, width=1.0, **of).loss for of in ({}, {"num_items_in_batch": 0.5})]
         self.model.train(was_training)
-        return bool(plain != scaled)
+        return bool(losses[0] != losses[1])
 
     def _train_later(
         self,
