@@ -483,7 +483,7 @@ ENCODERS = [
     ("config is no JSON", replace("config.json", "{"), [MY_MODEL, "config"]),
     ("config of no model", replace("config.json", "{}"), [MY_MODEL, "model_type|no encoder"]),
     ("config of an unknown model", replace("config.json", '{"model_type": "nonsense"}'), [MY_MODEL, "nonsense"]),
-    ("an image model", replace("config.json", '{"model_type": "vit"}'), [MY_MODEL, "encoder of images", "--image-column"]),
+    ("an image model", replace("config.json", '{"model_type": "vit"}'), [MY_MODEL, "of images", "--image-column"]),
     ("no weights", replace("model.safetensors", None), [MY_MODEL, "model.safetensors"]),
     ("only pytorch_model.bin", only_pickles, [MY_MODEL, "model.safetensors"]),
     ("weights cut off", replace("model.safetensors", half), [MY_MODEL]),
