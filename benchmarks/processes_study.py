@@ -71,7 +71,8 @@ def train(rows: int, folder: Path) -> None:
 
 def compare(rows: int) -> dict[str, Any]:
     """Train on each number of processes, and compare with one."""
-    found: dict[str, Any] = {"machine": machine(), "set": "sst2", "rows": rows, "batch": BATCH, "processes": {}}
+    of_machine = machine() | {"training_precision": "float32"}
+    found: dict[str, Any] = {"machine": of_machine, "set": "sst2", "rows": rows, "batch": BATCH, "processes": {}}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as name:
         weights = {}
