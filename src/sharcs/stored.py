@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import html
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -152,6 +151,8 @@ class Evidence:
 
     def _repr_html_(self) -> str:
         """Show it in a notebook."""
+        from html import escape  # what `import sharcs` has no use for
+
         lines = {"policy": self.policy.label(), "rows that speak for it": f"{self.rows:,}"}
         for name, bound in self.bounds.items():
             sure = f"at {100 * (self.confidence or 0):g} % confidence"
@@ -160,7 +161,7 @@ class Evidence:
             lines["FLOPs"] = f"{100 * self.cost_ratio:.1f} % of the full network's"
         if not self.met:
             lines["limit"] = "no policy keeps it; every input goes through the full network"
-        cells = ((html.escape(name), html.escape(value)) for name, value in lines.items())
+        cells = ((escape(name), escape(value)) for name, value in lines.items())
         return f"<table>{''.join(f'<tr><th>{name}</th><td>{value}</td></tr>' for name, value in cells)}</table>"
 
 

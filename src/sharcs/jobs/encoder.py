@@ -101,18 +101,18 @@ def load_processor(encoder_path: str, job: Any) -> tuple[Any, PreTrainedConfig]:
     load = folder.load_image_processor if job.images else folder.load_tokenizer
     try:
         config = AutoConfig.from_pretrained(encoder_path)
-        if not job.images and has_pixels(config):
-            raise InputError(
-                f"`model` {job.model}: is an encoder of images; name the column with their paths by `image_column`, "
-                "or give `data` as a folder with a folder for each class"
-            )
-        processor = load(encoder_path)
+        processor = None if not job.images and has_pixels(config) else load(encoder_path)
     except (OSError, ValueError, KeyError) as error:
         what = "image encoder with a preprocessor_config.json" if job.images else "encoder"
         raise InputError(
             f"`model` {job.model}: no {what} can be loaded from there ({first_line(error)}); give a local "
             f"model directory, a name on the hub{'' if job.images else f', or {MINILM}'}"
         ) from error
+    if processor is None:
+        raise InputError(
+            f"`model` {job.model}: is an encoder of images; name the column with their paths by `image_column`, "
+            "or give `data` as a folder with a folder for each class"
+        )
     if not isinstance(config, SharcsConfig):
         SharcsConfig(encoder=config, widths=list(job.widths), router_layer=job.router_layer)
     # What is routed already is refused where it is loaded.
@@ -131,4 +131,5 @@ def load_processor(encoder_path: str, job: Any) -> tuple[Any, PreTrainedConfig]:
 
 def has_pixels(config: PreTrainedConfig) -> bool:
     """Tell encoders of images from those of texts."""
-    return type(config) in AutoModelForImageClassification._model_mapping
+    of_images = type(config) in AutoModelForImageClassification._model_mapping
+    return of_images and not isinstance(config, SharcsConfig)  # which every routed model has
