@@ -43,17 +43,19 @@ def export(
     """
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: has to be {' or '.join(FORMATS)}")
-    if kind == "transformers":
-        _export_plain(context, folder, output, int8, width_of(width))
-        return
     from sharcs.export.bundle import check_export_path, export_model, graph_names
     from sharcs.export.onnx import require_onnx
     from sharcs.files import claimed
     from sharcs.inference.folder import open_model
     from sharcs_runtime.bundle import Bundle
 
+    if kind == "transformers":
+        _check_plain(int8, width)
     check_export_path(output)
     context.with_resource(claimed(output, name=f"--output {output}"))
+    if kind == "transformers":
+        _export_plain(folder, output, width_of(width))
+        return
     require_onnx()
     trained = open_model(folder)
     asked = width_of(width)
@@ -76,19 +78,20 @@ def export(
     say(f"{'a dense model' if asked else 'trunk and sub-networks'} in {output}, {size:.0f} MB")
 
 
-def _export_plain(context: typer.Context, folder: Path, output: Path, int8: bool, width: float | str | None) -> None:
-    """Write one sub-network for transformers."""
-    from sharcs.export.bundle import check_export_path
-    from sharcs.export.plain import export_plain
-    from sharcs.files import claimed
-    from sharcs.inference.folder import open_trained
-
+def _check_plain(int8: bool, width: str | None) -> None:
+    """Refuse options that a plain directory has no use for, or lacks."""
     if int8:
         raise InputError("--int8: is for onnx; leave it out, or --format")
     if width is None:
         raise InputError("--format transformers: is one sub-network; name it with --sub-network full")
-    check_export_path(output)
-    context.with_resource(claimed(output, name=f"--output {output}"))
+
+
+def _export_plain(folder: Path, output: Path, width: float | str | None) -> None:
+    """Write one sub-network for transformers."""
+    from sharcs.export.plain import export_plain
+    from sharcs.inference.folder import open_trained
+
+    assert width is not None
     trained = open_trained(folder)
     export_plain(trained.model, trained.tokenizer, output, width)
     say(f"a plain {trained.model.config.encoder.model_type} is in {output}")  # type: ignore[union-attr]
