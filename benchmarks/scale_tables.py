@@ -89,6 +89,22 @@ def billion(contents: dict[str, dict[str, Any]]) -> str:
     return table(headings, rows)
 
 
+def processes(of: dict[str, dict[str, float]]) -> str:
+    """Show what training on two processes gains over one, and how far its weights are from one's."""
+    rows = []
+    for name, key in (("the full network", "full_network"), ("its sub-networks", "sub_networks")):
+        one, two = (of[count][f"rows_per_second_{key}"] for count in ("1", "2"))
+        rows.append([name, f"{one:.1f}", f"{two:.1f}", f"{two / one:.2f}", f"{of['2']['largest_difference']:.1e}"])
+    headings = ["run", "one process, rows/s", "two processes, rows/s", "ratio", "largest difference of weights"]
+    return table(headings, rows)
+
+
+def _processes() -> str:
+    if not (RESULTS / "processes.json").exists():
+        return "Not measured yet: `python benchmarks/processes_study.py`."
+    return processes(read("processes.json")["processes"])
+
+
 def _of_quiet_machine(show: Callable[[dict[str, dict[str, Any]]], str]) -> str:
     contents = measured()
     if any(content.get("alone") for content in contents.values()):
@@ -107,5 +123,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale-minilm": lambda: _run("minilm"),
     "scale-ray": lambda: _run("minilm-ray"),
     "scale-two": lambda: _of_quiet_machine(two_against_one),
+    "scale-processes": _processes,
     "scale-billion": lambda: _of_quiet_machine(billion),
 }

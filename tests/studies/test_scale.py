@@ -46,6 +46,16 @@ def test_a_billion_texts_and_two_workers_by_hand(study):
     assert cells(tables.two_against_one({"a": busy, "b": quiet})) == [["b", "100", "195", "1.95"]]
 
 
+def test_what_a_second_process_gains_by_hand(study):
+    _, tables = study
+    one = {"rows_per_second_full_network": 40.0, "rows_per_second_sub_networks": 100.0, "largest_difference": 0.0}
+    two = {"rows_per_second_full_network": 70.0, "rows_per_second_sub_networks": 150.0, "largest_difference": 4e-6}
+    assert cells(tables.processes({"1": one, "2": two})) == [
+        ["the full network", "40.0", "70.0", "1.75", "4.0e-06"],
+        ["its sub-networks", "100.0", "150.0", "1.50", "4.0e-06"],
+    ]
+
+
 def test_other_bytes_stand_out(study):
     _, tables = study
     content = {"arms": {"one worker": arm(10.0), "ray": arm(10.0, same_bytes=False, killed=2)}}
