@@ -422,6 +422,18 @@ def test_values_that_text_formats_lack(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("extension", [".jsonl", ".csv"])
+def test_nested_numbers_that_json_lacks_are_null(tmp_path, extension):
+    odd = [{"a": float("inf"), "b": [1.5, float("nan")]}, {"a": -1.0, "b": [float("-inf")]}]
+    write_table(pa.table({"s": odd}), tmp_path / f"t{extension}")
+    with (tmp_path / f"t{extension}").open(newline="", encoding="utf-8") as file:
+        if extension == ".csv":
+            found = [json.loads(row["s"], parse_constant=pytest.fail) for row in csv.DictReader(file)]
+        else:
+            found = [json.loads(line, parse_constant=pytest.fail)["s"] for line in file]
+    assert found == [{"a": None, "b": [1.5, None]}, {"a": -1.0, "b": [None]}]
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "t.csv"
     path.write_text("old")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from contextlib import closing
 from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sharcs.data.files.textfiles import CHUNK_ROWS, in_chunks
 from sharcs.data.values import python_values, text_of
@@ -31,6 +31,7 @@ BETWEEN = re.compile(r"[ \t\r\n]*(,[ \t\r\n]*|\})")
 
 # Numbers are looked for but not converted: Python refuses an integer of more than 4,300 digits.
 DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=text_of)
 
 
 def json_schema(file: TextFile) -> pa.Schema:
@@ -95,12 +96,7 @@ def write_jsonl(table: pa.Table, text: IO[str]) -> None:
     """Write an object a line; what was read as a JSON text is written as it stands, and not where it was not."""
     fields = [(to_json(field.name) + ": ", is_json(field)) for field in table.schema]
     for batch in table.to_batches(CHUNK_ROWS):
-        columns = []
-        for column in batch.columns:
-            # JSON has no NaN and infinity.
-            finite = pc.is_finite(column) if pa.types.is_floating(column.type) else None
-            columns.append(python_values(column if finite is None else pc.if_else(finite, column, None)))
-        for values in zip(*columns, strict=True):
+        for values in zip(*map(python_values, batch.columns), strict=True):
             members = [
                 name + (value if as_it_is else to_json(value))
                 for (name, as_it_is), value in zip(fields, values, strict=True)
@@ -110,8 +106,22 @@ def write_jsonl(table: pa.Table, text: IO[str]) -> None:
 
 
 def to_json(value: Any) -> str:
-    """Encode a value; types that JSON lacks as text, dates and decimals as they read, bytes in base64."""
-    return json.dumps(value, ensure_ascii=False, default=text_of)
+    """Encode a value; types that JSON lacks as text, dates and decimals as they read, bytes in base64.
+
+    NaN and infinity, which it lacks as well, become null wherever they are.
+    """
+    try:
+        return _ENCODER.encode(value)
+    except ValueError:
+        return _ENCODER.encode(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: str | None) -> str | None:
