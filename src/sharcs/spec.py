@@ -107,9 +107,10 @@ def sub_networks_of(names: str | Iterable[str | float]) -> tuple[tuple[str, ...]
         try:
             widths.append(1.0 if part == FULL else float(part))
         except (TypeError, ValueError):
+            name = "sub_networks" if front else "widths"
             raise InputError(
-                f"`sub_networks` {given}: {str(part)!r} is no sub-network; write {', '.join(FRONT_READOUTS)}, widths "
-                f"like 0.25, and {FULL}"
+                f"`{name}` {given}: {str(part)!r} is no sub-network; write {', '.join(FRONT_READOUTS)}, widths like "
+                f"0.25,1.0, and {FULL}"
             ) from None
     return front, tuple(widths)
 

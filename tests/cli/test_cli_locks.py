@@ -22,11 +22,11 @@ from sharcs.inference.folder import open_model
 COMMANDS = {
     "train": ("sharcs.jobs.given.load_texts", "--output new"),
     "train, resume": ("sharcs.jobs.given.load_texts", "--output begun"),
-    "predict": ("sharcs.inference.exported.open_model", "out.csv"),
-    "calibrate": ("sharcs.data.texts.load_texts", "model/config.json"),
+    "predict": ("sharcs.inference.exported.open_trained", "out.csv"),
+    "calibrate": ("sharcs.jobs.given.load_texts", "model/config.json"),
     "export": ("sharcs.inference.folder.open_model", "--output graphs"),
-    "report": ("sharcs.inference.folder.open_model", "--output page.html"),
-    "evaluate": ("sharcs.inference.exported.open_model", "--json numbers.json"),
+    "report": ("sharcs.inference.folder.open_trained", "--output page.html"),
+    "evaluate": ("sharcs.inference.exported.open_trained", "--json numbers.json"),
     "benchmark": ("sharcs.inference.folder.open_model", "--json numbers.json"),
 }
 
