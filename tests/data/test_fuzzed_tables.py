@@ -10,7 +10,7 @@ import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from helpers.fuzz import fuzzed
@@ -147,6 +147,7 @@ def typed(draw):
 
 @fuzzed(few=60)
 @given(typed(), st.sampled_from([".parquet", ".jsonl", ".csv", ".tsv.gz"]))
+@example(pa.table({"text": ["a"], "structs": [{"a": "b", "b": float("inf")}]}), ".jsonl")  # found by a long run
 def test_any_parquet_survives(tmp_path_factory, table, suffix):
     folder = tmp_path_factory.mktemp("parquet")
     pq.write_table(table, folder / "rows.parquet")
