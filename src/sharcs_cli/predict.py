@@ -110,15 +110,18 @@ def predict(
         predict_many(context, folder, data, output, width_of(width), scores, abstain_below, many, columns, dialect)
         return
     needs_folder(output, many)
-    outcome = (Path(output), width_of(width), scores, abstain_below)
-    _predict_one(context, folder, data, outcome, columns, image_column, dialect)
+    asked = width_of(width)
+    _predict_one(context, folder, data, Path(output), asked, scores, abstain_below, columns, image_column, dialect)
 
 
 def _predict_one(
     context: typer.Context,
     folder: Path,
     data: list[str],
-    outcome: tuple[Path, float | str | None, bool, float | None],
+    output: Path,
+    width: float | str | None,
+    scores: bool,
+    abstain_below: float | None,
     columns: tuple[str | None, str | None, list[str] | None],
     image_column: str | None,
     dialect: Dialect,
@@ -130,7 +133,6 @@ def _predict_one(
     from sharcs.inference.predict import check_scored, predict_table
     from sharcs.inference.stream import open_texts
 
-    output, width, scores, abstain_below = outcome
     check_output_path(output)
     context.with_resource(claimed(output))
     trained = opened(folder)

@@ -152,10 +152,10 @@ def data_of(
     columns: Columns,
     source: str,
     *,
-    labelled: bool,
-    max_samples: int | None,
-    seed: int,
-    problem_type: str | None,
+    labelled: bool = True,
+    max_samples: int | None = None,
+    seed: int = 0,
+    problem_type: str | None = None,
 ) -> TextData:
     """Read the labels of texts that are read, and take some of them; see :func:`load_texts`."""
     if max_samples is not None and max_samples < 1:

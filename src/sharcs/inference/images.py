@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sharcs.data.dialects import USUAL, Dialect
-from sharcs.data.files.textfiles import CHUNK_ROWS
 from sharcs.data.images.pixels import PIXELS, check_readable, pixels_of
 from sharcs.data.images.tables import image_files, open_images
 from sharcs.inference.engine import InferenceEngine
@@ -42,12 +40,10 @@ class ImageStream(TextStream):
         states = [os.stat(str(file)) for file in texts]
         return [(file, at.st_size, at.st_mtime_ns) for file, at in zip(texts, states, strict=True)]
 
-    def check(self) -> int:
-        """See that all files are images, and return their number."""
-        files = chain.from_iterable(window for _, window in self.windows(CHUNK_ROWS))
-        for row, file in enumerate(files, 1):
+    def check_window(self, texts: list[Text], before: int) -> None:
+        """See that the files are images."""
+        for row, file in enumerate(texts, before + 1):
             check_readable(str(file), f"{self.table.source}: row {row}")
-        return TextStream.check(self)
 
 
 def open_image_stream(source: str, columns: Columns, dialect: Dialect = USUAL) -> ImageStream:

@@ -66,13 +66,19 @@ class TextStream:
         """Name the texts of a window, to tell them from others."""
         return texts
 
+    def check_window(self, texts: list[Text], before: int) -> None:
+        """Check what reading the texts of a window does not, with so many rows before it."""
+
     def check(self) -> int:
         """Read all rows and return their number, so that a wrong one is found before the work on the others.
 
         Raises:
             InputError: If a row is malformed or has no text, or there is none.
         """
-        count = sum(len(texts) for _, texts in self.windows(CHUNK_ROWS))
+        count = 0
+        for _, texts in self.windows(CHUNK_ROWS):
+            self.check_window(texts, count)
+            count += len(texts)
         if not count:
             raise InputError(f"{self.table.source}: the table has no rows")
         return count

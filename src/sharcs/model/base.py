@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import nn
@@ -15,7 +14,7 @@ from sharcs.encoders.architectures import architecture_of, body_of, layers_confi
 from sharcs.encoders.layers import check_architecture, find_layers, in_order, replace_layers
 from sharcs.errors import EncoderError, InputError
 from sharcs.formats import renamed_weights
-from sharcs.model.card import model_card
+from sharcs.model.card import write_card
 from sharcs.model.first_run import plain_answer, read_by_mean, try_out, try_out_own
 from sharcs.model.layer_list import RoutedLayerList, bypass_when_resuming, shrink_when_resuming, use_narrow_final_norm
 from sharcs.model.passes import RoutedPasses
@@ -34,11 +33,18 @@ if TYPE_CHECKING:
 
     from sharcs.tasks.base import BaseTask
 
-EXAMPLE_TOKENS = 6  # of the examples that an encoder is tried on
-CARD_FILE = "README.md"
+# Of the examples that an encoder is tried on.
+EXAMPLE_TOKENS = 6
 # What decides where a configuration comes from; the rest of from_pretrained's options concern the weights.
-HUB_OPTIONS: tuple[str, ...] = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-HUB_OPTIONS += ("trust_remote_code",)
+HUB_OPTIONS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
 
 
 def _routed_classes(of: type[RoutedModel] | None = None) -> list[type[RoutedModel]]:
@@ -261,11 +267,11 @@ class RoutedModel(RoutedPasses):
         """Save the model, and a model card beside it; see ``PreTrainedModel.save_pretrained``."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
-            (Path(save_directory) / CARD_FILE).write_text(model_card(self), encoding="utf-8")
+            write_card(self, save_directory)
 
     def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
         """Upload the model card of this model; ``push_to_hub`` has written a general one over it."""
-        (Path(working_dir) / CARD_FILE).write_text(model_card(self), encoding="utf-8")
+        write_card(self, working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def prepare_for_inference(self) -> None:

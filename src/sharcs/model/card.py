@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,9 +11,12 @@ from sharcs.stored import Promise
 from sharcs_runtime.policy import relative_cost
 
 if TYPE_CHECKING:
+    import os
+
     from sharcs.config import SharcsConfig
     from sharcs.model.passes import RoutedPasses
 
+CARD_FILE = "README.md"
 LENGTHS = (16, 128)  # tokens of the inputs whose cost is shown
 PIPELINES = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}
 
@@ -49,6 +53,11 @@ Cost is in % of the full network's FLOPs on an input of that many tokens, the ro
 
 {evidence}
 """
+
+
+def write_card(model: RoutedPasses, folder: str | os.PathLike[str]) -> None:
+    """Write the card into a model's directory."""
+    (Path(folder) / CARD_FILE).write_text(model_card(model), encoding="utf-8")
 
 
 def model_card(model: RoutedPasses) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from PIL import Image
@@ -86,20 +86,14 @@ def image_files(table: pa.Table, name: str, source: str, rows_before: int = 0) -
     return files
 
 
-def load_images(
-    source: str,
-    columns: Columns,
-    *,
-    labelled: bool = True,
-    max_samples: int | None = None,
-    seed: int = 0,
-    dialect: Dialect = USUAL,
-    problem_type: str | None = None,
-) -> TextData:
+def load_images(source: str, columns: Columns, *, dialect: Dialect = USUAL, **draw: Any) -> TextData:
     """Read the paths of images and their labels, and see that each file is an image.
 
-    The arguments are those of :func:`sharcs.data.texts.load_texts`, whose ``columns.text`` is here the column with
-    the paths.
+    Args:
+        source: See :func:`open_images`.
+        columns: ``text`` is the column with the paths.
+        dialect: How a text file is written.
+        **draw: The other arguments of :func:`sharcs.data.texts.load_texts`.
 
     Returns:
         As there, with the images' files in place of texts.
@@ -108,18 +102,7 @@ def load_images(
         InputError: If the source can't be read, a column is missing, or a row has no image or no label.
     """
     table = read_rows(open_images(source, dialect))
-    files = image_files(table, columns.text, source)
-    data = data_of(
-        table,
-        files,
-        None,
-        columns,
-        source,
-        labelled=labelled,
-        max_samples=max_samples,
-        seed=seed,
-        problem_type=problem_type,
-    )
+    data = data_of(table, image_files(table, columns.text, source), None, columns, source, **draw)
     for index, file in enumerate(data.texts):
         check_readable(file, f"{source}: row {data.row(index)}")
     return data
