@@ -178,6 +178,7 @@ def test_a_training_does_not_go_on_with_other_images(home, tmp_path, monkeypatch
         ("predict model --data rows.csv --output out.csv", "no column 'image'"),
         ("predict model --data rows.csv --image-column label --output out.csv", "row 1: the image 'blue' is no file"),
         ("predict model --data rows.csv --image-column id --output out.csv", "row 1: the image '0' is no file"),
+        ("predict model --data bad --output out.csv", "bad: row 2: the image"),
         ("predict model --data empty --output out.csv", "empty: the folder holds no images"),
         ("evaluate model --data rows.csv --text-column photo", "--text-column photo: the model reads images"),
         ("calibrate model --data photos --max-samples 3 --budget 0.5", "of images one table or folder is taken"),

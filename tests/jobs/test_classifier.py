@@ -397,6 +397,7 @@ def test_a_notebook_shows_the_policy_and_what_speaks_for_it(encoder, copied):
     evidence = Evidence(copied.calibration_.policy, 1234, {"max_disagreement": 0.0512}, 0.95, 0.4, True)
     for words in ("1,234", "at most 5.12 %, at 95 % confidence", "40.0 % of the full network&#x27;s"):
         assert f"<td>{words}</td>" in evidence._repr_html_()
+    assert all(f"<th>{name}</th>" in evidence._repr_html_() for name in ("policy", "max disagreement", "FLOPs"))
     refused = Evidence(copied.calibration_.policy, 3, {"<b>": 0.1}, 0.9, None, False)._repr_html_()
     assert "&lt;b&gt;" in refused
     assert "no policy keeps it" in refused
