@@ -111,7 +111,7 @@ def train(
         typer.Option(
             "--epochs",
             help="Passes over the training data; 0 if DIR of --model is fine-tuned.",
-            show_default="5; paper: 10; with one before the encoder: 8",
+            show_default="5; paper: 10; with one before the encoder: 8, and more of few rows",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs a training step.")] = 32,

@@ -13,7 +13,8 @@ from typer import rich_utils
 from helpers.cli import error_message, sharcs, succeeds
 from sharcs import InputError
 from sharcs.calibration.choice import Constraint
-from sharcs.jobs.train import FRONT_EPOCHS, FRONT_RATE
+from sharcs.jobs.train import FRONT_RATE
+from sharcs.jobs.work import FRONT_EPOCHS
 from sharcs.training.arguments import PAPER, PLUS, RECIPES
 from sharcs_cli.app import app, main
 
@@ -51,7 +52,7 @@ def test_help_shows_the_defaults_of_the_recipes():
     plus, paper = RECIPES[PLUS], RECIPES[PAPER]
     assert (plus.learning_rate, paper.learning_rate, FRONT_RATE) == (5e-5, 2e-5, 1e-4)
     assert "Peak learning rate. [default: (5e-5; paper: 2e-5; with one before the encoder: 1e-4)]" in shown
-    front = f"with one before the encoder: {FRONT_EPOCHS}"
+    front = f"with one before the encoder: {FRONT_EPOCHS}, and more of few rows"
     assert f"fine-tuned. [default: ({plus.epochs:g}; paper: {paper.epochs:g}; {front})]" in shown
     assert f"sharcs+, or paper. [default: ({PLUS})]" in shown
     assert (plus.router_layer(12), paper.router_layer(12)) == (2, 3)

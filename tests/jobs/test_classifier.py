@@ -17,13 +17,15 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 from transformers.utils import hub as transformers_hub
+from transformers.utils import logging
 
 from helpers.cli import read_csv, save_encoder, sharcs, succeeds, toy_rows, write_csv
 from sharcs import Classifier, InputError
 from sharcs.calibration.choice import Constraint
 from sharcs.calibration.promise import halves
+from sharcs.jobs.work import FEWEST_STEPS, FRONT_EPOCHS
 from sharcs.stored import Evidence
 from sharcs_runtime import OnnxRunner
 
@@ -217,10 +219,38 @@ def test_what_stands_in_calibration_is_the_trainings_promise(fitted):
 def test_few_rows_say_that_nothing_is_promised_and_how_many_that_takes(encoder):
     texts, labels = texts_and_labels(24)
     with pytest.warns(UserWarning, match="nothing is promised") as warned:
-        Classifier(encoder, **QUICK).fit(texts, labels, validation=texts_and_labels(40, seed=1))
+        found = Classifier(encoder, **QUICK).fit(texts, labels, validation=texts_and_labels(40, seed=1))
     (said,) = [str(one.message) for one in warned if "promised" in str(one.message)]
     assert "40 rows are held out, and 100 are needed" in said
     assert "1,000 rows to train on" in said
+    model = found.trained_.model
+    inputs = found.trained_.tokenizer(texts, padding=True, return_tensors="pt")
+    alone = model.answer_of(model(**inputs, width=1.0)).softmax(-1).detach().numpy()
+    assert found.predict_proba(texts) == pytest.approx(alone, abs=1e-5)  # thresholds would be a guess
+    found.calibrate(texts_and_labels(320, seed=3)[0], max_disagreement=0.9)
+    assert found.costs(texts).mean() < 0.5
+
+
+def test_few_rows_are_passed_over_often_enough(encoder):
+    texts, labels = texts_and_labels(40)
+    settings = {**QUICK, "epochs": None, "batch_size": 2}
+    steps = []
+
+    class Count(TrainerCallback):
+        def on_train_begin(self, args, state, control, **_):
+            steps.append(state.max_steps)
+
+    Classifier(encoder, **settings).fit(texts, labels, callbacks=[Count()])
+    assert steps[0] == FEWEST_STEPS
+    assert FRONT_EPOCHS * 3200 / 2 > FEWEST_STEPS  # of more rows, epochs are what the help says
+
+
+def test_fit_is_quiet_and_leaves_the_users_settings(encoder, capfd):
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    found = Classifier(encoder, **QUICK).fit(*texts_and_labels(40))
+    pickle.dumps(found)
+    assert capfd.readouterr() == ("", "")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
 def test_a_validation_set_promises(encoder):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sklearn.base import BaseEstimator, ClassifierMixin
+from transformers.utils import logging
 
 from sharcs.calibration.choice import constraint_of
 from sharcs.data.named import MINILM
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Fine-tunes an encoder on texts, and answers each with as much of it as it needs.
 
-    What is trained, held out and promised is what ``sharcs train`` does with the same rows and settings.
+    What is trained, held out and promised is what ``sharcs train`` does with the same rows and settings. Where rows
+    are too few to promise anything of cheap answers, which a warning says, every text goes through the whole network
+    until :meth:`calibrate` has chosen a policy.
 
     Args:
         encoder: A local directory, a name on the hub, or ``minilm``.
@@ -40,7 +43,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         max_accuracy_drop: What it may lose against the full network.
         max_disagreement: Share of answers that may be others than the full network's. Of these three limits one is
             given at most.
-        epochs: Passes over the texts; None for the default of the sub-networks.
+        epochs: Passes over the texts; None for the default of the sub-networks, which grows where texts are few.
         learning_rate: Peak learning rate; None for the same.
         batch_size: Texts a training step.
         max_length: Tokens kept of a text.
@@ -120,7 +123,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         weights = self.class_weight
         if isinstance(weights, Mapping):
             weights = {str(label): weight for label, weight in weights.items()}
-        with tempfile.TemporaryDirectory(prefix="sharcs-") as work:
+        with tempfile.TemporaryDirectory(prefix="sharcs-") as work, _quiet():
             job = TrainingJob(
                 data=train,
                 output=Path(work) / "model",
@@ -155,7 +158,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
             "label_column": columns.label,
             "classifier": {"parameters": self.get_params()},
         }
-        with artifacts.claimed_folder(folder):
+        with artifacts.claimed_folder(folder), _quiet():
             artifacts.begin(folder, json.loads(json.dumps(settings)), resume=False)
             artifacts.finish(folder, trained.model, trained.tokenizer)
 
@@ -224,3 +227,17 @@ def _named(argument: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{argument}: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' remarks and bars on files of ours to itself; the user's settings come back."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

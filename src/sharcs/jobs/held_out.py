@@ -13,6 +13,7 @@ from sharcs.errors import InputError
 from sharcs.inference.reading import rows_of
 from sharcs.jobs.answers import all_answers
 from sharcs.jobs.given import read_given
+from sharcs_runtime.policy import RoutingPolicy
 from sharcs_runtime.scores import REGRESSION, SINGLE_LABEL
 
 if TYPE_CHECKING:
@@ -111,12 +112,19 @@ def choose_policy(trained: TrainedModel, held_out: TextData, seed: int, limit: C
         config.policy, config.promise = dict(promise.policy), promise.record()
 
 
-def warn_of_no_promise(held_out: TextData | None) -> None:
-    """Say that nothing is promised of answers before the encoder, and how many rows that takes."""
+def promise_nothing(trained: TrainedModel, held_out: TextData | None) -> None:
+    """Send every input through the full network, since thresholds would be a guess, and say how many rows it takes.
+
+    Args:
+        trained: The model, whose configuration takes the policy.
+        held_out: The rows that were too few, or None.
+    """
+    trained.model.config.policy = RoutingPolicy(start=trained.model.config.names[-1]).to_dict()
     rows = 0 if held_out is None else len(held_out)
     warnings.warn(
-        f"nothing is promised of cheap answers, and their thresholds are a guess: {rows:,} rows are held out, and "
-        f"{2 * LEAST_ROWS:,} are needed; give so many as `validation`, or {FEWEST_ROWS:,} rows to train on",
+        "nothing is promised of cheap answers, so every input goes through the full network: "
+        f"{rows:,} rows are held out, and {2 * LEAST_ROWS:,} are needed; give so many as `validation`, or "
+        f"{FEWEST_ROWS:,} rows to train on, or calibrate on others, which need no labels",
         stacklevel=3,
     )
 

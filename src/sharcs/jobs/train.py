@@ -18,9 +18,9 @@ from sharcs.files import written
 from sharcs.inference import folder as artifacts
 from sharcs.inference.reading import collator_of
 from sharcs.jobs.arguments import TRAINERS, Patience, training_arguments
-from sharcs.jobs.held_out import choose_policy, warn_of_no_promise
+from sharcs.jobs.held_out import choose_policy, promise_nothing
 from sharcs.jobs.remarks import learned
-from sharcs.jobs.trial import Trial, measure_of
+from sharcs.jobs.trial import Trial, declared_readout, measure_of
 from sharcs.jobs.work import prepare
 from sharcs.spec import FIRST
 from sharcs.training.arguments import RECIPES, recipe_of
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from sharcs.model.base import RoutedModel
     from sharcs.training.base import RoutedTrainer
 
-# Where sub-networks stand in front of the encoder: it is trained until held-out rows are content, and they alone
-# are read from there on.
-FRONT_EPOCHS, FRONT_RATE = 8, 1e-4
+FRONT_RATE = 1e-4  # of the encoder, where sub-networks stand in front of it
 LATER_FIELDS = ("images", "regression", "class_weights", "sub_network_epochs", "patience")
 
 
@@ -108,12 +106,13 @@ def run_training(
 
 def _with_defaults(job: TrainingJob) -> TrainingJob:
     recipe = recipe_of(job.recipe, job.window, job.bands)
-    usual = (FRONT_EPOCHS, FRONT_RATE) if job.front else (RECIPES[recipe].epochs, RECIPES[recipe].learning_rate)
+    own = RECIPES[recipe]
     return replace(
         job,
         recipe=recipe,
-        epochs=usual[0] if job.epochs is None else job.epochs,
-        learning_rate=usual[1] if job.learning_rate is None else job.learning_rate,
+        # Where sub-networks stand in front, the number of rows decides.
+        epochs=own.epochs if job.epochs is None and not job.front else job.epochs,
+        learning_rate=job.learning_rate or (FRONT_RATE if job.front else own.learning_rate),
     )
 
 
@@ -121,17 +120,13 @@ def _train(
     given: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[str], None]
 ) -> artifacts.TrainedModel:
     work = agreed(lambda: prepare(_with_defaults(given), say))
-    job, model, processor, judging = work.job, work.model, work.processor, work.judging
+    job, model, processor = work.job, work.model, work.processor
     # Everything that the job names has been found right: from here on the directory is in use.
     settings = _settings(given, work.train, work.columns)
     checkpoints = from_first(lambda: artifacts.begin(job.output, settings, job.resume))
     collate = collator_of(processor)
-    if job.readout is None and judging is not None and job.epochs and not job.images:
-        full: dict[str, Any] = {"widths": (1.0,), "front": ()}
-        load = functools.partial(work.load, **full)
-        tried = Trial(load, work.rows, judging, collate, job, measure_of(job))
-        if (readout := tried.readout(checkpoints)) != FIRST:
-            model = work.load(readout)
+    if job.readout is None and job.epochs and not job.images and (readout := _readout(work, checkpoints)) != FIRST:
+        model = work.load(readout)
     transformers.set_seed(job.seed)
     trainer = agreed(lambda: _trainer(work, model, checkpoints, collate, callbacks))
     trainer.remove_callback(PrinterCallback)  # raw dictionaries on standard output; the callbacks show progress
@@ -143,6 +138,18 @@ def _train(
     chosen = from_first(lambda: _conclude(work, trained, say))
     model.config.policy, model.config.promise, model.config.calibration = chosen
     return trained
+
+
+def _readout(work: Work, checkpoints: Path) -> str:
+    """Find out what the encoder's head should read: by a trial, or where rows are too few for one, by its files."""
+    job = work.job
+    full: dict[str, Any] = {"widths": (1.0,), "front": ()}
+    load = functools.partial(work.load, **full)
+    if work.judging is not None:
+        return Trial(load, work.rows, work.judging, collator_of(work.processor), job, measure_of(job)).readout(
+            checkpoints
+        )
+    return declared_readout(work.encoder_path, load) if job.front else FIRST
 
 
 def _trainer(
@@ -185,7 +192,7 @@ def _conclude(work: Work, trained: artifacts.TrainedModel, say: Callable[[str], 
     if work.validation is not None and not job.regression:
         choose_policy(trained, work.validation, job.seed, job.limit)
     if job.front and config.promise is None:
-        warn_of_no_promise(work.validation)
+        promise_nothing(trained, work.validation)
     if config.promise is None and not job.regression:
         say(learned(trained, work.train, job.seed))
     artifacts.finish(job.output, trained.model, trained.tokenizer)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,6 @@ from sharcs.training.trainer import SharcsTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from transformers import EvalPrediction
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sharcs.model.base import RoutedModel
 
 MOST_ROWS, EPOCHS = 2000, 2
+POOLING = "1_Pooling/config.json"
 RESULT = "readout"  # a file beside the checkpoints, so that a resumed training needs no second trial
 
 
@@ -50,6 +52,26 @@ def _logits(prediction: EvalPrediction) -> NDArray[Any]:
     """Take the answers themselves, which come alone or before others."""
     found = prediction.predictions
     return np.asarray(found[0] if isinstance(found, tuple) else found)
+
+
+def declared_readout(encoder: str, load: Callable[[str], RoutedModel]) -> str:
+    """Name the read-out that an encoder was trained for, as sentence-transformers writes it beside the weights.
+
+    Args:
+        encoder: Its directory, or its name, of which nothing is known.
+        load: As of :class:`Trial`.
+
+    Returns:
+        The mean where the files say so and the encoder's head can read it, else the first token.
+    """
+    try:
+        declared = json.loads((Path(encoder) / POOLING).read_text(encoding="utf-8"))
+        if declared["pooling_mode_mean_tokens"] is True:
+            load(MEAN)
+            return MEAN
+    except (OSError, ValueError, KeyError, TypeError):  # of which InputError is one
+        pass
+    return FIRST
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from sharcs.model.base import RoutedModel
+
+# Where sub-networks stand in front of the encoder, it is trained until held-out rows are content, and of few rows for
+# so many steps at least, since eight passes over them leave it nearly at chance (benchmarks/few_rows.py).
+FRONT_EPOCHS, FEWEST_STEPS = 8, 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ def prepare(job: Any, say: Callable[[str], None]) -> Work:
         _check_held_out(validation, train, names)
     elif job.front or job.limit or job.patience:
         train, validation = split(train, job.seed)
+    if job.epochs is None:
+        job = replace(job, epochs=max(FRONT_EPOCHS, math.ceil(FEWEST_STEPS * job.batch_size / len(train))))
     check_limit(job.limit, validation, len(job.front) + len(job.widths), kind)
     encoder_path = encoder_location(job.model)
     if job.epochs == 0:
