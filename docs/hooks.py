@@ -1,4 +1,4 @@
-"""What mkdocs writes into pages at build time: the options of the command, and the members of the API.
+"""What mkdocs makes at build time: the options of the command, the members of the API, a page of each notebook.
 
 A place is a line ``<!-- built: command-line -->`` or ``<!-- built: api NAME NAME... -->``. What is in committed files
 already, such as tables of results, is tools/docs_tables.py's.
@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
 
 PLACE = re.compile(r"^<!-- built: (command-line|api)(.*) -->$", re.MULTILINE)
 
@@ -23,10 +24,24 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Take the studies' pictures into the site."""
+    """Take the studies' pictures into the site, and make pages of notebooks."""
     for picture in sorted(RESULTS.glob("*.png")):
         files.append(File.generated(config, f"images/{picture.name}", abs_src_path=str(picture)))
+    for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        files.remove(file)
+        for made in pages_of(file, config):
+            files.append(made)
     return files
+
+
+def pages_of(notebook: File, config: Any) -> list[File]:
+    """Make a page of a notebook as it was run, and its pictures."""
+    page = Path(notebook.src_uri).with_suffix("")
+    names = {"unique_key": page.name, "output_files_dir": f"{page.name}_files"}
+    text, found = MarkdownExporter().from_filename(notebook.abs_src_path, resources=names)
+    pictures = {f"{page.parent.as_posix()}/{name}": content for name, content in found["outputs"].items()}
+    content = {f"{page.as_posix()}.md": text, **pictures}
+    return [File.generated(config, path, content=of_file) for path, of_file in content.items()]
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

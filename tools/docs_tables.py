@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
-import scale_tables  # noqa: E402 - what stands in benchmarks/
+import friendly_tables  # noqa: E402 - what stands in benchmarks/
+import scale_tables  # noqa: E402
 import tables  # noqa: E402
 
 
@@ -60,7 +61,12 @@ def encoder_table() -> str:
     return tables.table(["encoder", "model type", "inputs and tasks", "special in", "tested as"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {**tables.TABLES, **scale_tables.TABLES, "encoders": encoder_table}
+TABLES: dict[str, Callable[[], str]] = {
+    **tables.TABLES,
+    **scale_tables.TABLES,
+    **friendly_tables.TABLES,
+    "encoders": encoder_table,
+}
 
 
 def filled(text: str) -> str:

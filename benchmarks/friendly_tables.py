@@ -1,0 +1,71 @@
+"""Tables of few_rows.py and first_answer.py, and the transcript of newcomer.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tables import mean, percent, read, table
+
+METHODS = {"ours": "ours, routed", "setfit": "SetFit's way", "head": "linear head on frozen embeddings"}
+# What the shortest way of each library gives besides answers.
+GIVES = {
+    "ours": ("sharcs", "probabilities; cost of each text, a budget or a limit of the loss with a guarantee; ONNX"),
+    "setfit": ("SetFit", "probabilities; needs few rows; ONNX"),
+    "model2vec": ("model2vec", "probabilities; a network of vectors alone"),
+    "scikit_learn": ("scikit-learn", "probabilities; words alone"),
+    "transformers": ("transformers", "logits; every size and task"),
+}
+
+
+def few_rows(content: dict[str, Any]) -> str:
+    """Compare methods: a row a set, a number of rows and a method; means over the draws, and each."""
+    rows = []
+    for name, shots in dict.fromkeys((run["set"], run["shots"]) for run in content["runs"]):
+        for method, title in METHODS.items():
+            runs = [
+                run for run in content["runs"] if (run["set"], run["shots"], run["method"]) == (name, shots, method)
+            ]
+            if runs:
+                found = [run["accuracy"] for run in runs]
+                rows.append(
+                    [
+                        name,
+                        str(shots),
+                        f"{runs[0]['rows']:,}",
+                        title,
+                        percent(mean(found)),
+                        ", ".join(map(percent, found)),
+                        percent(mean(run["cost"] for run in runs), 0),
+                        f"{mean(run['processor_seconds'] for run in runs):.0f}",
+                    ]
+                )
+    headings = ("set", "rows a class", "rows", "method", "accuracy, %", "each draw", "FLOPs, %", "processor seconds")
+    return table(headings, rows)
+
+
+def first_answer(content: dict[str, Any]) -> str:
+    """Compare libraries: a row each, the most accurate first."""
+    rows = []
+    for run in sorted(content["runs"], key=lambda run: -run["accuracy"]):
+        title, gives = GIVES[run["library"]]
+        cost = percent(run["cost"], 0) if "cost" in run else ""
+        cells = (str(run["lines"]), f"{run['processor_seconds']:.0f}", percent(run["accuracy"]), cost, gives)
+        rows.append([f"[{title}](../../benchmarks/first_answer/{run['library']}.py)", *cells])
+    headings = ("library", "lines", "processor seconds", "accuracy, %", "FLOPs of the encoder's, %", "what it gives")
+    return table(headings, rows)
+
+
+def newcomer(content: dict[str, Any]) -> str:
+    """Write down what was typed, what came back, and the seconds that it took."""
+    lines = []
+    for step in content["steps"]:
+        lines += [f"$ {step['command']}", *step["said"], f"[{step['seconds']:.0f} s]", ""]
+    return "\n".join(["```text", *lines[:-1], "```"])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "few-rows": lambda: few_rows(read("few_rows.json")),
+    "first-answer": lambda: first_answer(read("first_answer.json")),
+    "newcomer": lambda: newcomer(read("newcomer.json")),
+}
