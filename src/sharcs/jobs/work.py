@@ -117,7 +117,8 @@ def prepare(job: Any, say: Callable[[str], None]) -> Work:
     elif job.front or job.limit or job.patience:
         train, validation = split(train, job.seed)
     if job.epochs is None:
-        job = replace(job, epochs=max(FRONT_EPOCHS, math.ceil(FEWEST_STEPS * job.batch_size / len(train))))
+        steps = math.ceil(len(train) / job.batch_size)
+        job = replace(job, epochs=max(FRONT_EPOCHS, math.ceil(FEWEST_STEPS / steps)))
     check_limit(job.limit, validation, len(job.front) + len(job.widths), kind)
     encoder_path = encoder_location(job.model)
     if job.epochs == 0:
