@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 SETS = ("sst2", "banking77")
 SHOTS = (8, 50)
-# Draws: of two classes' few rows they differ much, of 77 classes little.
-SEEDS = {("sst2", 8): (0, 1, 2), ("sst2", 50): (0, 1, 2), ("banking77", 8): (0,), ("banking77", 50): (0,)}
+# Draws: 16 rows differ much from 16 others, more of them little.
+SEEDS = {("sst2", 8): (0, 1, 2), ("sst2", 50): (0,), ("banking77", 8): (0,), ("banking77", 50): (0,)}
 # Of each kind, equal and unequal: 20 as in SetFit's paper where that is affordable, of many classes fewer.
-PAIRS_A_ROW = {("sst2", 8): 20, ("sst2", 50): 20, ("banking77", 8): 5, ("banking77", 50): 2}
+PAIRS_A_ROW = {("sst2", 8): 20, ("sst2", 50): 20, ("banking77", 8): 5, ("banking77", 50): 1}
 PENALTIES = (1.0, 10.0, 100.0)
 TUNED_SHOTS, TUNED_ROWS = 8, 1000
 # What tune tries; the first of each is the library's own default.
 TRIED: dict[str, tuple[dict[str, Any], ...]] = {
     "ours": ({}, {"epochs": 8}),
-    "setfit": ({"rate": 2e-5}, {"rate": 1e-4}),
+    "setfit": ({"rate": 2e-5}, {"rate": 1e-4}),  # on sst2; on banking77 each takes long
     "head": ({},),
 }
 SETTINGS: dict[str, dict[str, Any]] = {"ours": {}, "setfit": {"rate": 2e-5}, "head": {}}
