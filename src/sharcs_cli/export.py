@@ -43,7 +43,8 @@ def export(
     """
     if kind not in FORMATS:
         raise InputError(f"--format {kind}: has to be {' or '.join(FORMATS)}")
-    from sharcs.export.bundle import check_export_path, export_model, graph_names
+    from sharcs.export.bundle import check_export_path, export_model
+    from sharcs.export.graphs import graph_names
     from sharcs.export.onnx import require_onnx
     from sharcs.files import claimed
     from sharcs.inference.folder import open_model

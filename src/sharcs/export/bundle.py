@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -12,12 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from tokenizers import Tokenizer
 
 from sharcs.data.tokens import most_tokens
 from sharcs.errors import InputError
-from sharcs.export.onnx import Dense, Front, Tail, Trunk, check_graph, require_onnx, to_int8, write_graph
+from sharcs.export.graphs import graph_names, inputs_of, plain_copy, write_graphs
+from sharcs.export.onnx import require_onnx, to_int8
 from sharcs.files import claimed, write_json, written
 from sharcs.tasks.base import require_one_answer
 from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT, TOKENIZER_FILE
@@ -26,14 +25,10 @@ from sharcs_runtime.policy import RoutingPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from sharcs.data.texts import Columns
     from sharcs.model.text import SharcsForSequenceClassification
-
-EXAMPLE = (3, 7)  # inputs and tokens that a graph is traced with
-CHECKED = ((1, 2), (2, 9), (5, 4))
 
 
 def check_export_path(output: Path) -> None:
@@ -46,14 +41,6 @@ def check_export_path(output: Path) -> None:
         raise InputError(f"`output` {output}: is a file; name a directory")
     if output.is_dir() and any(output.iterdir()):
         raise InputError(f"`output` {output}: is in use; name a new directory")
-
-
-def graph_names(model: SharcsForSequenceClassification, width: float | str | None = None) -> list[str]:
-    """Name the graphs that an export writes, in their order."""
-    if width is not None:
-        return ["model"]
-    front = [f"front-{index}" for index in range(len(model.tail.front))]
-    return ["trunk", *front, *(f"tail-{index}" for index in range(len(model.tail.subnetworks)))]
 
 
 def export_model(
@@ -91,7 +78,7 @@ def export_model(
     if not isinstance(backend, Tokenizer):
         raise InputError("the tokenizer runs in Python only; export needs one of the tokenizers library")
     with staged(output) as staging:
-        _write_graphs(_plain_copy(model), _inputs_of(tokenizer), staging, index, on_graph)
+        write_graphs(plain_copy(model), inputs_of(tokenizer), staging, index, on_graph)
         _write_tokenizer(backend, tokenizer, staging, most_tokens(tokenizer, model.config.encoder))
         _write_description(model, tokenizer, staging, index, columns)
         if int8:
@@ -141,69 +128,6 @@ def _files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != DESCRIPTION_FILE)
 
 
-def _plain_copy(model: SharcsForSequenceClassification) -> SharcsForSequenceClassification:
-    """Copy a network in the form that gives the best graphs."""
-    copied = copy.deepcopy(model)
-    # Training in mixed precision leaves a forward pass on the instance: in autocast, and of the model that is copied.
-    for name in ("forward", "_original_forward"):
-        copied.__dict__.pop(name, None)
-    copied.to(device="cpu", dtype=torch.float32)  # type: ignore[call-arg]
-    copied.train(False)
-    # ONNX Runtime has no product for it, and what it is taken apart to is more than eager attention.
-    if copied.encoder.config._attn_implementation != "eager":
-        copied.set_attn_implementation("eager")
-    copied.prepare_for_inference()
-    return copied
-
-
-def _inputs_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    return ["input_ids", *(["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else [])]
-
-
-def _write_graphs(
-    model: SharcsForSequenceClassification,
-    inputs: list[str],
-    folder: Path,
-    index: int | None,
-    on_graph: Callable[[int], None] | None,
-) -> None:
-    widths, front = list(model.config.keys), len(model.tail.front)
-    example, *checked = [_tokens(model, inputs, *size) for size in (EXAMPLE, *CHECKED)]
-    parts: list[Trunk | Tail | Dense | Front]
-    if index is not None:
-        parts = [Dense(model, widths[index])]
-    else:
-        parts = [Trunk(model), *(Front(model, number) for number in range(front))]
-        parts += [Tail(model, width) for width in widths[front:]]
-    for part, name in zip(parts, graph_names(model, None if index is None else widths[index]), strict=True):
-        given = [example, *checked]
-        if isinstance(part, Tail):
-            given = [_continuing(model, tokens) for tokens in given]
-        write_graph(part, given[0], folder / f"{name}.onnx")
-        check_graph(part, given[1:], folder / f"{name}.onnx")
-        if on_graph:
-            on_graph(1)
-
-
-def _tokens(model: SharcsForSequenceClassification, inputs: list[str], batch: int, tokens: int) -> dict[str, Tensor]:
-    """Make up a batch whose rows are of different lengths, where it has more than one."""
-    vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(0)
-    made = {"input_ids": torch.randint(0, vocabulary, (batch, tokens), generator=generator)}
-    lengths = torch.arange(tokens, tokens - batch, -1).clamp(min=1)
-    made["attention_mask"] = (torch.arange(tokens) < lengths[:, None]).long()
-    padding = model.config.encoder.pad_token_id  # type: ignore[union-attr]
-    made["input_ids"] = made["input_ids"].masked_fill(made["attention_mask"] == 0, padding or 0)
-    if "token_type_ids" in inputs:
-        made["token_type_ids"] = torch.zeros_like(made["input_ids"])
-    return made
-
-
-@torch.no_grad()
-def _continuing(model: SharcsForSequenceClassification, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {"hidden": model.run_trunk(**tokens).hidden, "attention_mask": tokens["attention_mask"]}
-
-
 def _write_tokenizer(backend: Tokenizer, tokenizer: PreTrainedTokenizerBase, folder: Path, most: int) -> None:
     own = Tokenizer.from_str(backend.to_str())
     own.no_padding()
@@ -240,7 +164,7 @@ def _write_description(
         "calibration": kept_of(config.calibration) if index is None else None,
         "columns": None if columns is None else asdict(columns),
         "max_length": most_tokens(tokenizer, config.encoder),
-        "padding": {name: padding[name] for name in _inputs_of(tokenizer)},
+        "padding": {name: padding[name] for name in inputs_of(tokenizer)},
         "trunk": {"graph": first[0]} if first else None,
         # Costs are c₀, c₁ and c₂ of c₀ + c₁·T + c₂·T² FLOPs for T tokens.
         "subnetworks": [
