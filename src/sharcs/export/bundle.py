@@ -11,15 +11,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
-
 from sharcs.data.tokens import most_tokens
 from sharcs.errors import InputError
 from sharcs.export.graphs import graph_names, inputs_of, plain_copy, write_graphs
-from sharcs.export.onnx import require_onnx, to_int8
+from sharcs.export.int8 import check_int8, quantise_graph
+from sharcs.export.onnx import require_onnx
+from sharcs.export.tokenizer import backend_of, write_tokenizer
 from sharcs.files import claimed, write_json, written
 from sharcs.tasks.base import require_one_answer
-from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT, TOKENIZER_FILE
+from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT
 from sharcs_runtime.policy import RoutingPolicy
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def export_model(
     *,
     width: float | str | None = None,
     int8: bool = False,
+    int8_embeddings: bool = False,
     columns: Columns | None = None,
     on_graph: Callable[[int], None] | None = None,
 ) -> None:
@@ -62,27 +63,28 @@ def export_model(
         width: Writes this width as one dense model, from tokens to logits; by default trunk and tails are written.
         int8: Whether ONNX Runtime quantises the graphs. What is promised of the policy was then tested with other
             numbers; ``sharcs calibrate`` on the export tests these.
+        int8_embeddings: Whether the tables of embeddings are stored in int8, too, with a scale a row. It goes on from
+            ``int8``.
         columns: The column names of the training data, for commands that read tables.
         on_graph: Called with 1 after each graph, for a progress bar.
 
     Raises:
-        InputError: If the model has not one answer for each input, a package is missing, the network has no such
-            width, its tokenizer is not of the ``tokenizers`` library, a graph doesn't compute what PyTorch does, or
-            the directory can't be written.
+        InputError: If the model has not one answer for each input, the options don't go together, a package is
+            missing, the network has no such width, its tokenizer is not of the ``tokenizers`` library, a graph
+            doesn't compute what PyTorch does, or the directory can't be written.
     """
     require_one_answer(model.problem_type, "export")
+    check_int8(int8, int8_embeddings)
     require_onnx()
     check_export_path(output)
     index = None if width is None else model.config.index_of(width)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        raise InputError("the tokenizer runs in Python only; export needs one of the tokenizers library")
+    backend_of(tokenizer)
     with staged(output) as staging:
         write_graphs(plain_copy(model), inputs_of(tokenizer), staging, index, on_graph)
-        _write_tokenizer(backend, tokenizer, staging, most_tokens(tokenizer, model.config.encoder))
+        write_tokenizer(tokenizer, staging, most_tokens(tokenizer, model.config.encoder))
         _write_description(model, tokenizer, staging, index, columns)
         if int8:
-            quantise(staging)
+            quantise(staging, embeddings=int8_embeddings)
 
 
 @contextmanager
@@ -105,34 +107,25 @@ def staged(output: Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def quantise(folder: Path) -> None:
+def quantise(folder: Path, *, embeddings: bool = False) -> None:
     """Turn an exported network into int8, in its place.
 
     Args:
         folder: What :func:`export_model` wrote in single precision.
+        embeddings: Whether the tables of embeddings are turned, too.
     """
     content = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     graphs = [entry["graph"] for entry in (content["trunk"], *content["subnetworks"]) if entry is not None]
     for name in graphs:
-        small = folder / f"int8-{name}"
-        to_int8(folder / name, small)
-        for old in folder.glob(f"{name}*"):  # weights of large graphs lie in a file of their own
-            old.unlink()
-        small.rename(folder / name)
+        quantise_graph(folder / name, embeddings)
     content["int8"] = True
+    content["int8_embeddings"] = embeddings
     content["files"] = _files_in(folder)
     write_json(content, folder / DESCRIPTION_FILE)
 
 
 def _files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != DESCRIPTION_FILE)
-
-
-def _write_tokenizer(backend: Tokenizer, tokenizer: PreTrainedTokenizerBase, folder: Path, most: int) -> None:
-    own = Tokenizer.from_str(backend.to_str())
-    own.no_padding()
-    own.enable_truncation(most, strategy="longest_first", direction=tokenizer.truncation_side)
-    own.save(str(folder / TOKENIZER_FILE))
 
 
 def _write_description(
@@ -155,6 +148,7 @@ def _write_description(
         "format": FORMAT,
         "sharcs": metadata.version("sharcs"),
         "int8": False,
+        "int8_embeddings": False,
         "labels": [str(name) for name in names.values()],
         "label_type": config.label_type,
         "problem_type": config.problem_type,
