@@ -73,7 +73,8 @@ def test_a_row_has_a_scale_of_its_own_and_other_tables_stay(tmp_path):
     tables, outputs = save_lookups(file)
     ids = np.array([[0, 3, 4], [8, 1, 0]])
     before = dict(zip(outputs, onnxruntime.InferenceSession(file).run(outputs, {"ids": ids}), strict=True))
-    quantise_graph(file, embeddings=True)
+    with np.errstate(all="raise"):  # no number is made of the row of zeros that a processor may choose
+        quantise_graph(file, embeddings=True)
     after = dict(zip(outputs, onnxruntime.InferenceSession(file).run(outputs, {"ids": ids}), strict=True))
     assert float_tables(file) - {"words.scale"} == {"tied", "columns", "inside", "single"}
     for name in set(outputs) - {"found", "again"}:
