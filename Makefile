@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo/reuters-r8
 
-.PHONY: help setup setup-cluster fix quality test tests test-extended test-fast test-cluster docs demo
+.PHONY: help setup setup-cluster fix quality test tests test-extended test-fast test-cluster setup-optimum test-optimum docs demo
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -50,6 +50,14 @@ setup-cluster: setup ## Ray, Spark and a server that speaks S3's protocol, in .v
 
 test-cluster: setup-cluster ## the tests of tests/cluster, which take minutes
 	RAY_USAGE_STATS_ENABLED=0 .venv-cluster/bin/pytest tests/cluster
+
+# optimum asks for transformers 4, and the library for 5.
+setup-optimum: ## optimum with ONNX Runtime, in .venv-optimum
+	$(PYTHON) -m venv .venv-optimum
+	.venv-optimum/bin/python -m pip install --quiet "optimum-onnx[onnxruntime]==0.1.0" torch
+
+test-optimum: setup setup-optimum ## optimum itself reads what --format optimum wrote, and answers alike
+	SHARCS_OPTIMUM=.venv-optimum/bin/python $(BIN)/pytest tests/export/test_optimum.py -k optimum_itself
 
 docs: setup ## the documentation as a site, in site/; it loads nothing from elsewhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

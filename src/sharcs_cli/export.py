@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sharcs_cli.options import ModelArgument, progress_bar, say, width_of
 from sharcs_runtime.errors import InputError
 
-FORMATS = ("onnx", "transformers")
+if TYPE_CHECKING:
+    from sharcs.inference.folder import TrainedModel
+
+ONNX, TRANSFORMERS, OPTIMUM = "onnx", "transformers", "optimum"
+FORMATS = (ONNX, TRANSFORMERS, OPTIMUM)
 
 
 def export(
@@ -19,6 +23,10 @@ def export(
     output: Annotated[Path, typer.Option("--output", help="New directory for graphs, tokenizer and policy.")],
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantise by ONNX Runtime; 'sharcs benchmark' tells what it costs.")
+    ] = False,
+    int8_embeddings: Annotated[
+        bool,
+        typer.Option("--int8-embeddings", help="With --int8: store the tables of embeddings in int8, too."),
     ] = False,
     width: Annotated[
         str | None,
@@ -33,57 +41,67 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="onnx; or transformers: the full network as a plain Hugging Face directory, with --width 1.",
+            help="onnx; or transformers: the full network as a plain Hugging Face directory, with --width 1; or "
+            "optimum: one sub-network for optimum and text-embeddings-inference, with --sub-network.",
         ),
-    ] = "onnx",
+    ] = ONNX,
 ) -> None:
     """Write the network as ONNX: for sharcs_runtime.OnnxRunner, which needs no PyTorch.
 
     One graph holds the layers before the router and the router, and one for each width the rest.
     """
     if kind not in FORMATS:
-        raise InputError(f"--format {kind}: has to be {' or '.join(FORMATS)}")
-    from sharcs.export.bundle import check_export_path, export_model, graph_names
+        raise InputError(f"--format {kind}: has to be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    from sharcs.export.bundle import check_export_path
+    from sharcs.export.int8 import check_int8
     from sharcs.export.onnx import require_onnx
     from sharcs.files import claimed
     from sharcs.inference.folder import open_model
-    from sharcs_runtime.bundle import Bundle
 
-    if kind == "transformers":
-        _check_plain(int8, width)
+    check_int8(int8, int8_embeddings)
+    if kind == TRANSFORMERS and int8:
+        raise InputError(f"--int8: is for {ONNX} and {OPTIMUM}; leave it out, or --format")
+    if kind != ONNX and width is None:
+        raise InputError(f"--format {kind}: is one sub-network; name it with --sub-network full")
     check_export_path(output)
     context.with_resource(claimed(output, name=f"--output {output}"))
-    if kind == "transformers":
-        _export_plain(folder, output, width_of(width))
+    asked = width_of(width)
+    if kind == TRANSFORMERS:
+        _export_plain(folder, output, asked)
         return
     require_onnx()
     trained = open_model(folder)
-    asked = width_of(width)
     if asked is not None:
         trained.model.config.index_of(asked)
-    with progress_bar("exporting", len(graph_names(trained.model, asked))) as advance:
+    if kind == OPTIMUM:
+        _export_optimum(trained, output, asked, int8, int8_embeddings)
+    else:
+        _export_onnx(trained, output, asked, int8, int8_embeddings)
+
+
+def _export_onnx(
+    trained: TrainedModel, output: Path, width: float | str | None, int8: bool, int8_embeddings: bool
+) -> None:
+    """Write the graphs for the runtime."""
+    from sharcs.export.bundle import export_model
+    from sharcs.export.graphs import graph_names
+    from sharcs_runtime.bundle import Bundle
+
+    with progress_bar("exporting", len(graph_names(trained.model, width))) as advance:
         export_model(
             trained.model,
             trained.tokenizer,
             output,
-            width=asked,
+            width=width,
             int8=int8,
+            int8_embeddings=int8_embeddings,
             columns=trained.columns,
             on_graph=advance,
         )
-    size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
     untested = Bundle.read(output).untested
     if untested is not None:
         say(f"sharcs: note: {untested}")
-    say(f"{'a dense model' if asked else 'trunk and sub-networks'} in {output}, {size:.0f} MB")
-
-
-def _check_plain(int8: bool, width: str | None) -> None:
-    """Refuse options that a plain directory has no use for, or lacks."""
-    if int8:
-        raise InputError("--int8: is for onnx; leave it out, or --format")
-    if width is None:
-        raise InputError("--format transformers: is one sub-network; name it with --sub-network full")
+    say(f"{'a dense model' if width else 'trunk and sub-networks'} in {output}, {_megabytes(output)}")
 
 
 def _export_plain(folder: Path, output: Path, width: float | str | None) -> None:
@@ -95,3 +113,34 @@ def _export_plain(folder: Path, output: Path, width: float | str | None) -> None
     trained = open_trained(folder)
     export_plain(trained.model, trained.tokenizer, output, width)
     say(f"a plain {trained.model.config.encoder.model_type} is in {output}")  # type: ignore[union-attr]
+
+
+def _export_optimum(
+    trained: TrainedModel, output: Path, width: float | str | None, int8: bool, int8_embeddings: bool
+) -> None:
+    """Write one sub-network for optimum and text-embeddings-inference."""
+    from sharcs.export.optimum import export_optimum, note_for
+
+    assert width is not None
+    config = trained.model.config
+    with progress_bar("exporting", 1) as advance:
+        export_optimum(
+            trained.model,
+            trained.tokenizer,
+            output,
+            width,
+            int8=int8,
+            int8_embeddings=int8_embeddings,
+            on_graph=advance,
+        )
+    notes = [note_for(trained.model.problem_type)]
+    name = config.names[config.index_of(width)]
+    if name != config.names[-1]:
+        notes.append(f"the sizes in config.json are the full network's, and the graph is {name}")
+    for note in filter(None, notes):
+        say(f"sharcs: note: {note}")
+    say(f"a dense model for optimum and text-embeddings-inference in {output}, {_megabytes(output)}")
+
+
+def _megabytes(folder: Path) -> str:
+    return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.0f} MB"

@@ -19,6 +19,13 @@ FORMAT = 2
 RUNTIME = "onnxruntime"  # which runs the graphs
 
 
+def numbers_of(int8: bool, int8_embeddings: bool) -> str:
+    """Name what graphs compute in."""
+    if int8_embeddings:
+        return "int8 with embeddings"
+    return "int8" if int8 else "float32"
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """What an exported network consists of.
@@ -41,6 +48,7 @@ class Bundle:
         continuation: What the full network costs after another one inside the encoder, as c₀, c₁ and c₂; None where
             an earlier version has not written it.
         int8: Whether the graphs are quantised.
+        int8_embeddings: Whether their tables of embeddings are, too.
         columns: Names of the columns of the training data, by what they hold; None where they are not known.
         promise: What held-out rows of the training say of its policy, or None.
         calibration: What a calibration found, or None.
@@ -61,6 +69,7 @@ class Bundle:
     front: int = 0
     continuation: Doubles | None = None
     int8: bool = False
+    int8_embeddings: bool = False
     columns: dict[str, str | None] | None = None
     promise: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
@@ -106,7 +115,7 @@ class Bundle:
     @property
     def numbers(self) -> str:
         """What the graphs compute in."""
-        return "int8" if self.int8 else "float32"
+        return numbers_of(self.int8, self.int8_embeddings)
 
     @property
     def untested(self) -> str | None:
@@ -188,6 +197,7 @@ class Bundle:
             front=0 if trunk is None else sum(entry.get("reads") == "tokens" for entry in subnetworks),
             continuation=np.array(continuations[0], np.float64) if continuations else None,
             int8=bool(content.get("int8", False)),
+            int8_embeddings=bool(content.get("int8_embeddings", False)),
             columns=content.get("columns"),
             promise=content.get("promise"),
             calibration=content.get("calibration"),

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from helpers.cli import MAX_LENGTH, error_message, files_in, one_by_one, read_csv, sharcs, succeeds, toys_fixture  # noqa: F401
 from sharcs.errors import InputError
-from sharcs.export import bundle as export_module
+from sharcs.export import graphs as export_module
 from sharcs_runtime import OnnxRunner
 
 

@@ -16,12 +16,13 @@ from sharcs_runtime import OnnxRunner, RoutingPolicy
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-    """Export the committed model, of which a calibration speaks, in float32 and in int8."""
+    """Export the committed model, of which a calibration speaks, in float32, in int8, and with embeddings in it."""
     home = tmp_path_factory.mktemp("exports")
     write_csv(home / "few.csv", read_csv(ROWS)[:60])
     shutil.copytree(MODEL, home / "model")
     succeeds("calibrate", home / "model", "--data", ROWS, "--max-disagreement", 0.1)
-    for name, options in {"plain": (), "int8": ("--int8",)}.items():
+    small = {"int8": ("--int8",), "embeddings": ("--int8", "--int8-embeddings")}
+    for name, options in {"plain": (), **small}.items():
         (home / f"{name}.said").write_text(export_record(home / "model", home / name, *options).err)
     return home
 
@@ -100,6 +101,7 @@ def test_calibration_tests_the_graphs_numbers(folder, exports, tmp_path):
 def test_an_export_says_what_its_promise_was_tested_with(exports, tmp_path):
     says = "was tested in float32 on torch, and not in int8 on onnxruntime; run 'sharcs calibrate' on the export"
     assert says in (exports / "int8.said").read_text()
+    assert "and not in int8 with embeddings on onnxruntime" in (exports / "embeddings.said").read_text()
     assert "sharcs: note" not in (exports / "plain.said").read_text()
     evidence = json.loads((exports / "int8" / "sharcs.json").read_text())["calibration"]
     assert (evidence["numbers"], evidence["runtime"]) == ("float32", "torch")
@@ -112,6 +114,12 @@ def test_an_export_says_what_its_promise_was_tested_with(exports, tmp_path):
     copied = shutil.copytree(exports / "int8", tmp_path / "calibrated")
     assert says in succeeds("calibrate", copied, "--data", ROWS, "--budget", 0.9).err
     assert "sharcs: note" not in succeeds("evaluate", copied, "--data", exports / "few.csv").err
+    # What was tested in int8 was not tested with embeddings in it.
+    other = shutil.copytree(exports / "embeddings", tmp_path / "embeddings")
+    evidence, policy = (json.loads((copied / "sharcs.json").read_text())[name] for name in ("calibration", "policy"))
+    written = json.loads((other / "sharcs.json").read_text()) | {"calibration": evidence, "policy": policy}
+    (other / "sharcs.json").write_text(json.dumps(written))
+    assert "tested in int8 on onnxruntime, and not in int8 with embeddings" in OnnxRunner(other).config.untested
     # A policy of which nothing was promised has nothing to lose.
     file = copied / "sharcs.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"policy": {"cost_weight": 0.5}}))

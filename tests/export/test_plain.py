@@ -70,7 +70,7 @@ def test_images_have_their_processor_beside(tmp_path):
     ("options", "says"),
     [
         (("--format", "transformers"), "--format transformers: is one sub-network"),
-        (("--format", "keras"), "--format keras: has to be onnx or transformers"),
+        (("--format", "keras"), "--format keras: has to be onnx, transformers or optimum"),
         (("--format", "transformers", "--sub-network", "full", "--int8"), "--int8: is for onnx"),
         (
             ("--format", "transformers", "--width", "0.25"),

@@ -5,7 +5,7 @@ from unittest import mock
 
 from helpers.cli import succeeds
 from records.make import HERE
-from sharcs.export import bundle
+from sharcs.export import graphs
 
 MODEL = HERE / "plus-2"
 
@@ -16,5 +16,5 @@ def export_record(model, output, *options):
     def recorded(_part, _example, file):
         shutil.copyfile(HERE / "export-1" / file.name, file)
 
-    with mock.patch.object(bundle, "write_graph", recorded):
+    with mock.patch.object(graphs, "write_graph", recorded):
         return succeeds("export", model, "--output", output, *options)

@@ -1,4 +1,4 @@
-"""Parts of a routed network as ONNX graphs, with any batch and length; in int8 if wanted; checked against PyTorch."""
+"""Parts of a routed network as ONNX graphs, with any batch and length, checked against PyTorch."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def write_graph(part: Trunk | Tail | Dense | Front, example: dict[str, Tensor], 
         file: The file.
     """
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim.AUTO}  # a table of positions may bound the tokens
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             part.train(False),
             kwargs=example,
@@ -142,19 +142,6 @@ def write_graph(part: Trunk | Tail | Dense | Front, example: dict[str, Tensor], 
         )
         assert program is not None
         program.save(file)
-
-
-def to_int8(source: Path, target: Path) -> None:
-    """Quantise a graph by ONNX Runtime: weights of matrix products with a scale a column, activations as they come.
-
-    Embeddings stay as they are: they would share one scale, and looking them up takes no time.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with _quiet():
-        quantize_dynamic(
-            source, target, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
-        )
 
 
 @torch.no_grad()
@@ -190,7 +177,7 @@ def check_graph(part: Trunk | Tail | Dense | Front, inputs: list[dict[str, Tenso
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep to itself what exporter and quantiser say, of which a user can put nothing right."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

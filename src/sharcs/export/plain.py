@@ -62,10 +62,7 @@ def check_plain(model: RoutedModel, width: float | str) -> None:
 
 def plain_network(model: RoutedModel) -> Any:
     """Build the plain classifier with the full network's weights."""
-    settings = copy.deepcopy(model.encoder.config)
-    for name in ("id2label", "label2id", "problem_type"):
-        setattr(settings, name, getattr(model.config, name))
-    plain = type(model).plain_class.from_config(settings, dtype=model.dtype)
+    plain = type(model).plain_class.from_config(plain_settings(model), dtype=model.dtype)
     weights = {
         name.removeprefix("encoder."): value
         for name, value in model.state_dict().items()
@@ -73,6 +70,14 @@ def plain_network(model: RoutedModel) -> Any:
     }
     plain.load_state_dict(weights)
     return plain.train(False)
+
+
+def plain_settings(model: RoutedModel) -> Any:
+    """Describe the full network as its own family's configuration does, with the routed network's classes."""
+    settings = copy.deepcopy(model.encoder.config)
+    for name in ("id2label", "label2id", "problem_type"):
+        setattr(settings, name, getattr(model.config, name))
+    return settings
 
 
 @torch.no_grad()

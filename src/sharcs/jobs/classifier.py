@@ -174,12 +174,27 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         saved = json.loads(file.read_text(encoding="utf-8")).get("classifier", {}) if file.is_file() else {}
         return cls(**saved.get("parameters", {}))._take(trained)
 
-    def export(self, folder: str | Path, *, int8: bool = False, width: float | str | None = None) -> None:
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        int8: bool = False,
+        int8_embeddings: bool = False,
+        width: float | str | None = None,
+    ) -> None:
         """Write an export, which runs without torch; see :func:`sharcs.export.bundle.export_model`."""
         from sharcs.export.bundle import export_model
 
         trained = self._fitted()
-        export_model(trained.model, trained.tokenizer, Path(folder), width=width, int8=int8, columns=trained.columns)
+        export_model(
+            trained.model,
+            trained.tokenizer,
+            Path(folder),
+            width=width,
+            int8=int8,
+            int8_embeddings=int8_embeddings,
+            columns=trained.columns,
+        )
 
     def push_to_hub(self, name: str, **options: Any) -> None:
         """Put model, card and tokenizer on the hub.
