@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 import warnings
 from types import SimpleNamespace
 
@@ -19,7 +21,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 from transformers.utils import hub as transformers_hub
-from transformers.utils import logging
 
 from helpers.cli import read_csv, save_encoder, sharcs, succeeds, toy_rows, write_csv
 from sharcs import Classifier, InputError
@@ -245,12 +246,18 @@ def test_few_rows_are_passed_over_often_enough(encoder):
     assert FRONT_EPOCHS * 3200 / 2 > FEWEST_STEPS  # of more rows, epochs are what the help says
 
 
-def test_fit_is_quiet_and_leaves_the_users_settings(encoder, capfd):
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    found = Classifier(encoder, **QUICK).fit(*texts_and_labels(40))
-    pickle.dumps(found)
-    assert capfd.readouterr() == ("", "")
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+def test_fit_and_save_are_quiet_and_leave_the_users_settings(encoder, tmp_path):
+    lines = [
+        "import logging, sys",
+        "from transformers.utils import logging as theirs",
+        "from sharcs import Classifier",
+    ]
+    lines += [f"found = Classifier({encoder!r}, **{QUICK!r}).fit(*{texts_and_labels(40)!r})"]
+    lines += [f"found.save({str(tmp_path / 'model')!r})"]
+    lines += ["print(theirs.get_verbosity() == logging.WARNING, theirs.is_progress_bar_enabled())"]
+    program = "import warnings; warnings.simplefilter('ignore')\n" + "\n".join(lines)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("True True\n", "")
 
 
 def test_a_validation_set_promises(encoder):
