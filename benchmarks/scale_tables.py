@@ -117,6 +117,22 @@ def _run(name: str) -> str:
     return arms(content) if content else f"Not measured yet: `python benchmarks/scale_study.py run {name}`."
 
 
+def many_rows(content: dict[str, Any]) -> str:
+    """Show what tables of many rows take to read and to write."""
+    titles = {"csv": "CSV", "jsonl": "JSON lines"}
+    rows = [
+        [
+            titles[of["format"]],
+            f"{of['rows']:,}",
+            *(f"{of[key]:.1f}" for key in ("check_seconds", "write_seconds")),
+            f"{of['peak_mib']:.0f}",
+            "yes" if of["first_row_that_differs"] is None else "NO",
+        ]
+        for of in content["tables"]
+    ]
+    return table(["format", "rows", "check, s", "write, s", "peak memory, MiB", "each value as it was"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "scale-plan": lambda: plan(read("scale/plan.json")),
     "scale-tiny": lambda: _run("tiny"),
@@ -125,4 +141,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale-two": lambda: _of_quiet_machine(two_against_one),
     "scale-processes": _processes,
     "scale-billion": lambda: _of_quiet_machine(billion),
+    "many-rows": lambda: many_rows(read("many-rows.json")),
 }
