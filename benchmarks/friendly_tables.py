@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tables import mean, percent, read, table
+from tables import RESULTS, mean, percent, read, table
 
 METHODS = {"ours": "ours, routed", "setfit": "SetFit's way", "head": "linear head on frozen embeddings"}
 # What the shortest way of each library gives besides answers.
@@ -64,8 +64,15 @@ def newcomer(content: dict[str, Any]) -> str:
     return "\n".join(["```text", *lines[:-1], "```"])
 
 
+def of_file(show: Callable[[dict[str, Any]], str], name: str, command: str) -> str:
+    """Show a study's results where they are there."""
+    if not (RESULTS / f"{name}.json").exists():
+        return f"Not measured yet: `python benchmarks/{command}`."
+    return show(read(f"{name}.json"))
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    "few-rows": lambda: few_rows(read("few_rows.json")),
-    "first-answer": lambda: first_answer(read("first_answer.json")),
-    "newcomer": lambda: newcomer(read("newcomer.json")),
+    "few-rows": lambda: of_file(few_rows, "few_rows", "few_rows.py run"),
+    "first-answer": lambda: of_file(first_answer, "first_answer", "first_answer.py"),
+    "newcomer": lambda: of_file(newcomer, "newcomer", "newcomer.py"),
 }
