@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.cli import Run, error_message, save_encoder, succeeds, toy_rows, write_csv
+from helpers.compare import differences
 from helpers.processes import CASES, FIRST_CASES, SAVED, command, launch, trained, trainer_of
 from sharcs.errors import InputError
 
@@ -99,8 +100,9 @@ def test_the_command_trains_the_model_of_one_process(together, tmp_path):
         assert of_process["trained"] == vars(Run(0, "", ""))
     shared, alone = folder / "together", tmp_path / "alone"
     assert {path.name for path in shared.iterdir()} == {path.name for path in alone.iterdir()}
-    assert (shared / "config.json").read_bytes() == (alone / "config.json").read_bytes()
-    assert "promise" in json.loads((shared / "config.json").read_text())
+    of_shared, of_alone = (json.loads((path / "config.json").read_text()) for path in (shared, alone))
+    assert differences(of_shared, of_alone, tolerance=1e-4) == []  # thresholds are scores, which round differently
+    assert "promise" in of_shared
     assert (shared / "training.json").read_bytes() == (alone / "training.json").read_bytes()
     weights = [load_file(path / "model.safetensors") for path in (shared, alone)]
     # Those apart whose gradient is zero, of which Adam makes steps out of its rounding.

@@ -23,7 +23,7 @@ from sharcs.jobs.remarks import learned
 from sharcs.jobs.trial import Trial, declared_readout, measure_of
 from sharcs.jobs.work import prepare
 from sharcs.spec import FIRST
-from sharcs.training.arguments import RECIPES, recipe_of
+from sharcs.training.arguments import PAPER, RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
 from sharcs.training.processes import agreed, ended_elsewhere, from_first, join, process_count, process_number
 
@@ -107,12 +107,13 @@ def run_training(
 def _with_defaults(job: TrainingJob) -> TrainingJob:
     recipe = recipe_of(job.recipe, job.window, job.bands)
     own = RECIPES[recipe]
+    rate = FRONT_RATE if job.front else own.learning_rate
+    by_rows = job.front and recipe != PAPER  # the number of rows decides
     return replace(
         job,
         recipe=recipe,
-        # Where sub-networks stand in front, the number of rows decides.
-        epochs=own.epochs if job.epochs is None and not job.front else job.epochs,
-        learning_rate=job.learning_rate or (FRONT_RATE if job.front else own.learning_rate),
+        epochs=own.epochs if job.epochs is None and not by_rows else job.epochs,
+        learning_rate=rate if job.learning_rate is None else job.learning_rate,
     )
 
 
