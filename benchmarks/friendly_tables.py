@@ -19,7 +19,7 @@ GIVES = {
 
 
 def few_rows(content: dict[str, Any]) -> str:
-    """Compare methods: a row a set, a number of rows and a method; means over the draws, and each."""
+    """Compare methods: a row a set, a number of rows and a method; means over the draws."""
     rows = []
     for name, shots in dict.fromkeys((run["set"], run["shots"]) for run in content["runs"]):
         for method, title in METHODS.items():
@@ -35,12 +35,11 @@ def few_rows(content: dict[str, Any]) -> str:
                         f"{runs[0]['rows']:,}",
                         title,
                         percent(mean(found)),
-                        ", ".join(map(percent, found)),
                         percent(mean(run["cost"] for run in runs), 0),
                         f"{mean(run['processor_seconds'] for run in runs):.0f}",
                     ]
                 )
-    headings = ("set", "rows a class", "rows", "method", "accuracy, %", "each draw", "FLOPs, %", "processor seconds")
+    headings = ("set", "rows a class", "rows", "method", "accuracy, %", "FLOPs, %", "processor seconds")
     return table(headings, rows)
 
 
