@@ -54,7 +54,7 @@ test-cluster: setup-cluster ## the tests of tests/cluster, which take minutes
 # optimum asks for transformers 4, and the library for 5.
 setup-optimum: ## optimum with ONNX Runtime, in .venv-optimum
 	$(PYTHON) -m venv .venv-optimum
-	.venv-optimum/bin/python -m pip install --quiet "optimum-onnx[onnxruntime]==0.1.0" torch
+	.venv-optimum/bin/python -m pip install --quiet "optimum-onnx[onnxruntime]==0.1.0" "$$(grep ^torch== constraints.txt)"
 
 test-optimum: setup setup-optimum ## optimum itself reads what --format optimum wrote, and answers alike
 	SHARCS_OPTIMUM=.venv-optimum/bin/python $(BIN)/pytest tests/export/test_optimum.py -k optimum_itself
