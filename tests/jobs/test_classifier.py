@@ -26,7 +26,7 @@ from helpers.cli import read_csv, save_encoder, sharcs, succeeds, toy_rows, writ
 from sharcs import Classifier, InputError
 from sharcs.calibration.choice import Constraint
 from sharcs.calibration.promise import halves
-from sharcs.jobs.work import FEWEST_STEPS, FRONT_EPOCHS
+from sharcs.jobs.work import FEWEST_STEPS, FRONT_EPOCHS, usual_epochs
 from sharcs.stored import Evidence
 from sharcs_runtime import OnnxRunner
 
@@ -243,12 +243,13 @@ def test_few_rows_are_passed_over_often_enough(encoder):
 
     Classifier(encoder, **settings).fit(texts, labels, callbacks=[Count()])
     assert steps[0] == FEWEST_STEPS
-    assert FRONT_EPOCHS * 3200 / 2 > FEWEST_STEPS  # of more rows, epochs are what the help says
+    assert (usual_epochs(11, 4), usual_epochs(1200, 16)) == (200, FRONT_EPOCHS)  # of more rows, what the help says
+    assert usual_epochs(100_000, 32) == FRONT_EPOCHS
 
 
 def test_fit_and_save_are_quiet_and_leave_the_users_settings(encoder, tmp_path):
     lines = [
-        "import logging, sys",
+        "import logging",
         "from transformers.utils import logging as theirs",
         "from sharcs import Classifier",
     ]

@@ -43,6 +43,27 @@ def check_export_path(output: Path) -> None:
         raise InputError(f"`output` {output}: is in use; name a new directory")
 
 
+def check_exportable(
+    model: SharcsForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    output: Path,
+    *,
+    int8: bool,
+    int8_embeddings: bool,
+) -> None:
+    """Refuse what no export of graphs can do, before the work; the arguments are those of :func:`export_model`.
+
+    Raises:
+        InputError: If the model has not one answer for each input, the options don't go together, a package is
+            missing, the place is in use, or the tokenizer is not of the ``tokenizers`` library.
+    """
+    require_one_answer(model.problem_type, "export")
+    check_int8(int8, int8_embeddings)
+    require_onnx()
+    check_export_path(output)
+    backend_of(tokenizer)
+
+
 def export_model(
     model: SharcsForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
@@ -73,12 +94,8 @@ def export_model(
             missing, the network has no such width, its tokenizer is not of the ``tokenizers`` library, a graph
             doesn't compute what PyTorch does, or the directory can't be written.
     """
-    require_one_answer(model.problem_type, "export")
-    check_int8(int8, int8_embeddings)
-    require_onnx()
-    check_export_path(output)
+    check_exportable(model, tokenizer, output, int8=int8, int8_embeddings=int8_embeddings)
     index = None if width is None else model.config.index_of(width)
-    backend_of(tokenizer)
     with staged(output) as staging:
         write_graphs(plain_copy(model), inputs_of(tokenizer), staging, index, on_graph)
         write_tokenizer(tokenizer, staging, most_tokens(tokenizer, model.config.encoder))

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from sharcs.data.tokens import most_tokens
 from sharcs.errors import InputError
-from sharcs.export.bundle import check_export_path, staged
+from sharcs.export.bundle import check_exportable, staged
 from sharcs.export.graphs import inputs_of, plain_copy, write_graphs
-from sharcs.export.int8 import check_int8, quantise_graph
-from sharcs.export.onnx import require_onnx
+from sharcs.export.int8 import quantise_graph
 from sharcs.export.plain import plain_settings
-from sharcs.export.tokenizer import backend_of, write_settings, write_tokenizer
+from sharcs.export.tokenizer import write_settings, write_tokenizer
 from sharcs.files import write_json
-from sharcs.tasks.base import require_one_answer
 from sharcs_runtime.bundle import numbers_of
 from sharcs_runtime.scores import MULTI_LABEL, REGRESSION
 
@@ -69,12 +67,8 @@ def export_optimum(
             missing, the network has no such width, its tokenizer is not of the ``tokenizers`` library, the graph
             doesn't compute what PyTorch does, or the directory can't be written.
     """
-    require_one_answer(model.problem_type, "export")
-    check_int8(int8, int8_embeddings)
-    require_onnx()
-    check_export_path(output)
+    check_exportable(model, tokenizer, output, int8=int8, int8_embeddings=int8_embeddings)
     index = model.config.index_of(width)
-    backend_of(tokenizer)
     inputs = inputs_of(tokenizer)
     most = most_tokens(tokenizer, model.config.encoder)
     with staged(output) as folder:

@@ -126,7 +126,12 @@ def _train(
     settings = _settings(given, work.train, work.columns)
     checkpoints = from_first(lambda: artifacts.begin(job.output, settings, job.resume))
     collate = collator_of(processor)
-    if job.readout is None and job.epochs and not job.images and (readout := _readout(work, checkpoints)) != FIRST:
+    if (
+        job.readout is None
+        and job.epochs
+        and not job.images
+        and ((readout := _readout(work, checkpoints, collate)) != FIRST)
+    ):
         model = work.load(readout)
     transformers.set_seed(job.seed)
     trainer = agreed(lambda: _trainer(work, model, checkpoints, collate, callbacks))
@@ -141,15 +146,13 @@ def _train(
     return trained
 
 
-def _readout(work: Work, checkpoints: Path) -> str:
+def _readout(work: Work, checkpoints: Path, collate: Callable[[list[Any]], Any]) -> str:
     """Find out what the encoder's head should read: by a trial, or where rows are too few for one, by its files."""
     job = work.job
     full: dict[str, Any] = {"widths": (1.0,), "front": ()}
     load = functools.partial(work.load, **full)
     if work.judging is not None:
-        return Trial(load, work.rows, work.judging, collator_of(work.processor), job, measure_of(job)).readout(
-            checkpoints
-        )
+        return Trial(load, work.rows, work.judging, collate, job, measure_of(job)).readout(checkpoints)
     return declared_readout(work.encoder_path, load) if job.front else FIRST
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sharcs.model.base import RoutedModel
 
 # Where sub-networks stand in front of the encoder, it is trained until held-out rows are content, and of few rows for
-# so many steps at least, since eight passes over them leave it nearly at chance (benchmarks/few_rows.py).
+# so many steps at least, since eight passes over them leave much unlearned (benchmarks/few_rows.py tune).
 FRONT_EPOCHS, FEWEST_STEPS = 8, 600
 
 
@@ -117,8 +117,7 @@ def prepare(job: Any, say: Callable[[str], None]) -> Work:
     elif job.front or job.limit or job.patience:
         train, validation = split(train, job.seed)
     if job.epochs is None:
-        steps = math.ceil(len(train) / job.batch_size)
-        job = replace(job, epochs=max(FRONT_EPOCHS, math.ceil(FEWEST_STEPS / steps)))
+        job = replace(job, epochs=usual_epochs(len(train), job.batch_size))
     check_limit(job.limit, validation, len(job.front) + len(job.widths), kind)
     encoder_path = encoder_location(job.model)
     if job.epochs == 0:
@@ -144,6 +143,11 @@ def prepare(job: Any, say: Callable[[str], None]) -> Work:
         warn_of_rows(train, (validation, held_out))
     model = _load(replace(job, readout=job.readout or FIRST), encoder_path, names, train)
     return Work(job, train, validation, names, weights, told, processor, rows, more, judging, encoder_path, model)
+
+
+def usual_epochs(rows: int, batch_size: int) -> int:
+    """Say how often so many rows are passed over where sub-networks stand in front, if the user doesn't."""
+    return max(FRONT_EPOCHS, math.ceil(FEWEST_STEPS / math.ceil(rows / batch_size)))
 
 
 def _load(job: Any, encoder_path: str, names: list[str], train: TextData) -> RoutedModel:
