@@ -23,6 +23,7 @@ import torch
 
 from judge.data import APPENDIX, SETS
 from judge.pair import METHODS, Pair
+from judge.products import use_onednn
 from judge.settings import FILE, SettingsError, Study
 
 SEEDS = {"sst2": (0, 1, 2), "banking77": (0, 1, 2)}  # the others have seed 0
@@ -126,10 +127,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    kept = use_onednn()
     try:
         COMMANDS[options.command](options)
     except SettingsError as error:
         parser.exit(2, f"{error}\n")
+    finally:
+        del kept
 
 
 if __name__ == "__main__":
