@@ -19,6 +19,7 @@ from sharcs.errors import InputError
 from sharcs.inference import folder as folders
 from sharcs.training import checkpoints, numbered
 from sharcs.training.arguments import PAPER, PLUS
+from sharcs.training.processes import average
 from sharcs_cli import app
 
 TESTS = Path(__file__).parents[1]
@@ -166,6 +167,24 @@ def refusals(folder, processes):
     return messages
 
 
+def gradients(number):
+    """Make gradients of many kinds, other ones in each process: tables of few rows, of which some are no number."""
+    torch.manual_seed(number)
+    table, other, empty = torch.zeros(20_000, 3), torch.zeros(17_000, 2), torch.zeros(16_500, 2)
+    table[number : number + 3] = torch.randn(3, 3)
+    other[:5] = torch.randn(5, 2)
+    other[9 - number, 1] = float("nan")
+    large, sliced, small = torch.randn(300, 200), torch.randn(300, 400)[:, ::2], torch.randn(7)
+    return [table, small, large, other, small.double(), sliced, empty, large.bfloat16()]
+
+
+def averages(number):
+    """Average these over the processes."""
+    found = gradients(number)
+    average(found)
+    return found
+
+
 # The command
 
 
@@ -245,6 +264,7 @@ def main():
         torch.save(trained(case, folder / case, processes), folder / f"{case}-{number}.pt")
     torch.save(resumed("paper", folder / "paper", processes), folder / f"resumed-paper-{number}.pt")
     torch.save(resumed("lengths", folder / "lengths", processes), folder / f"resumed-lengths-{number}.pt")
+    torch.save(averages(number), folder / f"averages-{number}.pt")
     said = {"refusals": refusals(folder / "refused", processes), "commands": commands(folder)}
     (folder / f"said-{number}.json").write_text(json.dumps(said))
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from helpers.cli import Run, error_message, save_encoder, succeeds, toy_rows, write_csv
 from helpers.compare import differences
-from helpers.processes import CASES, FIRST_CASES, SAVED, command, launch, trained, trainer_of
+from helpers.processes import CASES, FIRST_CASES, SAVED, command, gradients, launch, trained, trainer_of
 from sharcs.errors import InputError
 
 
@@ -51,6 +51,18 @@ def test_several_processes_end_like_one(together, tmp_path, case):
         assert shared["log"] == pytest.approx(alone["log"], abs=1e-5)
         assert shared["judged"] == pytest.approx(alone["judged"], abs=1e-5)
         torch.testing.assert_close(shared["predicted"], alone["predicted"], atol=1e-4, rtol=0)
+
+
+def test_gradients_are_averaged(together):
+    """Tables too, of which each process has rows of its own, and what lies in memory in another order."""
+    processes, folder = together
+    every = [gradients(number) for number in range(processes)]
+    for number in range(processes):
+        for found, *parts in zip(torch.load(folder / f"averages-{number}.pt"), *every, strict=True):
+            truth = sum(part.double() for part in parts) / processes
+            assert found.dtype == parts[0].dtype
+            tolerance = 1e-2 if found.dtype == torch.bfloat16 else 1e-6
+            torch.testing.assert_close(found.double(), truth, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 @pytest.mark.parametrize("case", ["paper", "lengths"])

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LABELS = ("labels", "start_positions", "end_positions")
-AT_ONCE = 2**24  # numbers of gradients that are averaged in one message
+# Of gradients: rows of a matrix that is a table of tokens' vectors, and numbers of what is averaged without a copy.
+ROWS_OF_TABLE, ALONE = 2**14, 2**15
 # While one process works alone, such as on the choice of a policy, the others wait longer than for a gradient.
 LONG = timedelta(days=30)
 # In what torch raises where another process has gone.
@@ -158,19 +159,35 @@ def share_weights(model: nn.Module) -> None:
 
 @torch.no_grad()
 def average(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors, which are the same ones in every process, by their means over processes."""
+    """Replace tensors, which are the same ones in every process, by their means over processes.
+
+    Of a table, which a batch reads few rows of, only the rows travel that are not zero everywhere.
+    """
     if process_count() == 1:
         return
-    waiting: list[Tensor] = []
-    numbers = 0
+    waiting, small = [], []
     for tensor in tensors:
-        if waiting and (numbers > AT_ONCE or tensor.dtype != waiting[0].dtype):
-            _average(waiting)
-            waiting, numbers = [], 0
-        waiting.append(tensor)
-        numbers += tensor.numel()
-    if waiting:
-        _average(waiting)
+        if tensor.dim() == 2 and len(tensor) >= ROWS_OF_TABLE:
+            _average_rows(tensor)
+        elif tensor.numel() >= ALONE and tensor.is_contiguous():
+            waiting.append((tensor, dist.all_reduce(tensor, async_op=True)))
+        else:
+            small.append(tensor)
+    for dtype in dict.fromkeys(tensor.dtype for tensor in small):
+        _average([tensor for tensor in small if tensor.dtype == dtype])
+    for tensor, work in waiting:
+        work.wait()
+        tensor /= process_count()
+
+
+def _average_rows(table: Tensor) -> None:
+    is_used = (table != 0).any(1).to(torch.uint8)
+    dist.all_reduce(is_used, dist.ReduceOp.MAX)
+    rows = is_used.nonzero().squeeze(1)
+    if len(rows):
+        used = table[rows]
+        dist.all_reduce(used)
+        table[rows] = used / process_count()
 
 
 def _average(tensors: list[Tensor]) -> None:
