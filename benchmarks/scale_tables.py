@@ -89,20 +89,30 @@ def billion(contents: dict[str, dict[str, Any]]) -> str:
     return table(headings, rows)
 
 
-def processes(of: dict[str, dict[str, float]]) -> str:
+def processes(sets: dict[str, dict[str, Any]]) -> str:
     """Show what training on two processes gains over one, and how far its weights are from one's."""
     rows = []
-    for name, key in (("the full network", "full_network"), ("its sub-networks", "sub_networks")):
-        one, two = (of[count][f"rows_per_second_{key}"] for count in ("1", "2"))
-        rows.append([name, f"{one:.1f}", f"{two:.1f}", f"{two / one:.2f}", f"{of['2']['largest_difference']:.1e}"])
-    headings = ["run", "one process, rows/s", "two processes, rows/s", "ratio", "largest difference of weights"]
+    for name, of_set in sets.items():
+        of = of_set["processes"]
+        apart = f"{of['2']['largest_difference']:.1e}"
+        for run, key in (("the full network", "full_network"), ("its sub-networks", "sub_networks")):
+            one, two = (of[count][f"rows_per_second_{key}"] for count in ("1", "2"))
+            rows.append([name, run, f"{one:.1f}", f"{two:.1f}", f"{two / one:.2f}", apart])
+    headings = [
+        "set",
+        "run",
+        "one process, rows/s",
+        "two processes, rows/s",
+        "ratio",
+        "largest difference of weights",
+    ]
     return table(headings, rows)
 
 
 def _processes() -> str:
     if not (RESULTS / "processes.json").exists():
         return "Not measured yet: `python benchmarks/processes_study.py`."
-    return processes(read("processes.json")["processes"])
+    return processes(read("processes.json")["sets"])
 
 
 def _of_quiet_machine(show: Callable[[dict[str, dict[str, Any]]], str]) -> str:

@@ -50,9 +50,9 @@ def test_what_a_second_process_gains_by_hand(study):
     _, tables = study
     one = {"rows_per_second_full_network": 40.0, "rows_per_second_sub_networks": 100.0, "largest_difference": 0.0}
     two = {"rows_per_second_full_network": 70.0, "rows_per_second_sub_networks": 150.0, "largest_difference": 4e-6}
-    assert cells(tables.processes({"1": one, "2": two})) == [
-        ["the full network", "40.0", "70.0", "1.75", "4.0e-06"],
-        ["its sub-networks", "100.0", "150.0", "1.50", "4.0e-06"],
+    assert cells(tables.processes({"a set": {"processes": {"1": one, "2": two}}})) == [
+        ["a set", "the full network", "40.0", "70.0", "1.75", "4.0e-06"],
+        ["a set", "its sub-networks", "100.0", "150.0", "1.50", "4.0e-06"],
     ]
 
 
