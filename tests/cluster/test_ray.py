@@ -1,7 +1,6 @@
 """The stage in Ray Data: the page's code, and an actor that is killed at work; ``make test-cluster`` runs this."""
 
 import os
-import signal
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +10,8 @@ import pytest
 from docs.test_blocks import blocks_of
 from helpers.cli import read_csv, succeeds
 from helpers.exported import MODEL, export_record
+from helpers.mortal import Mortal
 from records.make import ROWS
-from sharcs_runtime.stage import Classify
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray")
@@ -25,7 +24,8 @@ COUNT = 400
 @pytest.fixture(scope="module")
 def cluster():
     """Start a node of this machine: two actors take two of its processors, and reading needs one, too."""
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    to_tests = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False, runtime_env=to_tests)
     yield
     ray.shutdown()
 
@@ -61,25 +61,6 @@ def test_the_code_of_the_page_answers_each_row_once(cluster, home):
     code = block.code.replace('"texts"', f'"{home}/texts"').replace('"my-model"', f'"{home}/my-model"')
     exec(code.replace('"answers-of-ray"', f'"{home}/answers-of-ray"'), {})
     assert by_number(pq.read_table(home / "answers-of-ray")) == expected(home)
-
-
-class Mortal:
-    """The stage in an actor that kills itself once, when it has answered a few batches."""
-
-    def __init__(self, folder, marker):
-        self.stage, self.marker, self.count = Classify(folder), marker, 0
-
-    def __call__(self, batch):
-        """Answer a batch, or die."""
-        self.count += 1
-        if self.count == 3:
-            try:
-                os.close(os.open(self.marker, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                pass
-            else:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return self.stage(batch)
 
 
 def test_a_killed_actor_costs_no_row(cluster, home):
