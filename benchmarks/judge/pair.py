@@ -50,12 +50,11 @@ class Pair:
     def __post_init__(self) -> None:
         """Read the rows."""
         self.parts = self.study.parts(self.name)
-        self.folder = self.study.folder / self.name / str(self.seed)
         self.cache = CACHE / self.study.name / self.name / str(self.seed)
 
     def run(self, method: str) -> bool:
         """Run a method unless its answers are there; returns whether it ran."""
-        file = self.folder / f"{method}.npz"
+        file = self.file(method)
         if file.exists():
             return False
         started = time.time()
@@ -75,9 +74,13 @@ class Pair:
         answers.save(file, parts, record)
         return True
 
+    def file(self, method: str) -> Path:
+        """Where a method's answers are, or will be."""
+        return self.study.answers_of(self.name, self.seed, method)
+
     def _check_machine(self, record: dict[str, Any]) -> None:
         """See that all of a pair runs on one kind of processor, by one torch."""
-        for file in sorted(self.folder.glob("*.npz")):
+        for file in filter(Path.exists, map(self.file, METHODS)):
             other = answers.read(file)[1]
             for key in ("processor", "torch"):
                 if other[key] != record[key]:
@@ -127,7 +130,7 @@ class Pair:
 
     def _check_again(self, name: str, network: Network) -> None:
         """See that a network that is trained again, since the cache is gone, is the one that methods started from."""
-        file = self.folder / f"{name}.npz"
+        file = self.file(name)
         if not file.exists():
             return
         before = answers.read(file)[0]["held_out"].logits[0]
@@ -234,7 +237,7 @@ def _first_layers(layers: int) -> Callable[[Pair], Result]:
 
     def run(pair: Pair) -> Result:
         settings = pair.study.settings["students"]
-        two = pair.folder / f"{TWO_LAYERS}.npz"
+        two = pair.file(TWO_LAYERS)
         ways = [answers.read(two)[1]["chosen"]] if two.exists() and layers != 2 else ["train", "made"]
         return pair.distilled(
             lambda: students.first_layers(pair.reference, layers, settings["readout"], pair.seed),

@@ -74,8 +74,10 @@ def correlations(scores: Scores, name: str) -> dict[str, Any] | None:
 def processor_hours(study: Study) -> dict[str, dict[str, float]]:
     """Add up what every method took, by set."""
     hours: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for file in sorted(study.folder.glob("*/*/*.npz")):
+    for file in sorted(file for folder in study.folders for file in folder.glob("*/*/*.npz")):
         record = answers.read(file)[1]
+        if file != study.answers_of(record["set"], record["seed"], record["method"]):
+            continue  # the study's own stand in its place
         hours[record["method"]][record["set"]] += record["processor_seconds"] / 3600
     return {method: dict(by_set) for method, by_set in hours.items()}
 
@@ -90,7 +92,7 @@ def summary(study: Study) -> dict[str, Any]:
         "studies": sorted(
             folder.name for folder in study.folder.parent.iterdir() if (folder / "frozen.json").exists()
         ),
-        "sets": {name: [pair.folder.name for pair in pairs] for name, pairs in scores.pairs.items()},
+        "sets": {name: [pair.seed for pair in pairs] for name, pairs in scores.pairs.items()},
         "reference": {
             name: [100 * float(pair.right.mean()) for pair in pairs] for name, pairs in scores.pairs.items()
         },

@@ -73,6 +73,16 @@ class Study:
         return FOLDER / self.name
 
     @property
+    def folders(self) -> list[Path]:
+        """Where answers are looked for: the study's own, then, if it names one, the study whose peers are its own."""
+        return [self.folder, *([FOLDER / self.settings["peers"]] if "peers" in self.settings else [])]
+
+    def answers_of(self, name: str, seed: str | int, method: str) -> Path:
+        """Find a method's answers to a set; where there are none yet, the place for them."""
+        every = [folder / name / str(seed) / f"{method}.npz" for folder in self.folders]
+        return next((file for file in every if file.exists()), every[0])
+
+    @property
     def fingerprint(self) -> str:
         """A hash of everything that is frozen."""
         content = json.dumps([self.settings, constants()], sort_keys=True)

@@ -11,6 +11,7 @@ from sklearn.metrics import matthews_corrcoef
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from judge import answers as files
+from judge import settings
 from judge.answers import Answers
 from judge.curves import Curve, Mix, at_budget, curve_of, ladder, pick, reference_curve
 from judge.families import ByShare, Cascade, Exits, Routed, Static, View, scores
@@ -301,7 +302,8 @@ def study(tmp_path, monkeypatch):
         files.save(folder / "tfidf.npz", both([wrong], [0.01]), {})
         ours = both([full] * 3, [0.02, 0.05, 1.0], router=router, continuation=np.full((1, 40), 0.9, np.float32))
         files.save(folder / "ours.npz", ours, {})
-    return Scores({name: [PairScores(name, tmp_path / name / "0")] for name in ("one", "two")})
+    monkeypatch.setattr(settings, "FOLDER", tmp_path.parent)
+    return Scores.of(settings.Study(tmp_path.name, {}), ["one", "two", "three"])
 
 
 def test_points_lost_are_read_from_the_files(study):
@@ -313,6 +315,22 @@ def test_points_lost_are_read_from_the_files(study):
     picked = study.of_set("one", PICK, 0.15)
     assert picked["ways"] == ["tfidf → full"]
     assert picked["cost"] == pytest.approx(0.11, abs=1e-3)
+
+
+def test_a_later_study_has_the_peers_of_the_one_that_it_names(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "FOLDER", tmp_path.parent)
+    later = settings.Study("later", {"peers": tmp_path.name})
+    wrong = np.array([logits_of([0] * 40, [1.0] * 40)] * 3)
+    made = Answers(wrong, np.array([0.02, 0.05, 1.0])[:, None] * np.full(40, 100.0))
+    assert later.answers_of("one", 0, OURS) == tmp_path / "one" / "0" / "ours.npz"
+    own = tmp_path.parent / "later" / "one" / "0" / "ours.npz"
+    files.save(own, {"held_out": made, "test": made}, {"set": "one", "seed": 0, "method": "ours"})
+    assert later.answers_of("one", 0, OURS) == own
+    assert later.answers_of("one", 0, "new") == own.with_name("new.npz")
+    found = Scores.of(later, ["one", "two"])
+    assert list(found.pairs) == ["one"]
+    assert found.of_set("one", "tfidf", 0.02)["interval"] == study.of_set("one", "tfidf", 0.02)["interval"]
+    assert found.of_set("one", OURS, 0.02)["interval"].value == 100
 
 
 def test_ours_against_a_peer_is_the_difference_of_what_both_lose(study):
