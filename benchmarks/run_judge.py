@@ -10,8 +10,8 @@
 
 Settings stand in benchmarks/judge/settings.json and have to be committed before test rows are read. A method's
 answers are written as it ends, to results/judge/STUDY/SET/SEED/METHOD.npz; a training that was interrupted goes on
-from benchmarks/cache. A later study may name an earlier one in its settings as ``peers``: it then takes from that one what
-it has not run itself, such as the reference's answers and the peers', on the same kind of machine.
+from benchmarks/cache. A later study may name an earlier one in its settings as ``peers``: it then takes from that
+one what it has not run itself, such as the reference's answers and the peers', on the same kind of machine.
 """
 
 from __future__ import annotations
