@@ -2,11 +2,14 @@ r"""A directory of answers at scale: its plan, its bytes under kills, its memory
 
     python benchmarks/scale_study.py plan                                    # 100,000,000 rows of Parquet
     python benchmarks/scale_study.py run tiny --model tests/records/plus-2 --rows 1000000
-    python benchmarks/scale_study.py run minilm --model demo/reuters-r8 --rows 100000
-    python benchmarks/scale_study.py run minilm-ray --model demo/reuters-r8 --rows 100000 --arms "one worker" ray \
-        "ray, actors killed"                                                 # where Ray is installed
-    python benchmarks/scale_study.py run minilm-full --model demo/reuters-r8 --rows 20000 --width 1.0 \
-        --arms "one worker" "two workers"
+    python benchmarks/scale_study.py run minilm --model demo/reuters-r8 --rows 200000 --alone \
+        --arms "one worker" "two workers" "two threads" "one worker again" "two workers again" "two threads again"
+    python benchmarks/scale_study.py run minilm-killed --model demo/reuters-r8 --rows 100000 --every 12 --kills 3 \
+        --arms "one worker" "two workers, killed" "the command killed"
+    python benchmarks/scale_study.py run minilm-ray --model demo/reuters-r8 --rows 100000 --every 15 --kills 3 \
+        --arms "one worker" ray "ray, actors killed"                         # where Ray is installed
+    python benchmarks/scale_study.py run minilm-full --model demo/reuters-r8 --rows 30000 --width 1.0 --alone \
+        --arms "one worker" "two workers" "two threads"
 
 ``run`` answers the same rows in every way: by one worker, by two, by two while workers are killed, by a command that
 is killed itself and run again, and by actors on a Ray cluster of this machine, of which some are killed. Every one
@@ -104,6 +107,12 @@ def is_worker(process: int) -> bool:
     return b"forkserver" in words or b"ray::UnitActor" in words
 
 
+def workers_of(process: int) -> list[int]:
+    """List a command's workers; the server that they are forked from is none."""
+    found = [child for child in children(process) if is_worker(child)]
+    return [worker for worker in found if not set(children(worker)) & set(found)]
+
+
 class Watched:
     """A command under watch: its memory over time, and whom it loses.
 
@@ -111,10 +120,12 @@ class Watched:
         words: The command.
         kills: How many workers to kill.
         every: Seconds between these.
+        threads: Of its matrix products, where it writes a file; units have one whatever this says.
     """
 
-    def __init__(self, words: list[str], kills: int = 0, every: float = 5.0) -> None:
+    def __init__(self, words: list[str], kills: int = 0, every: float = 5.0, threads: int = 1) -> None:
         self.words, self.kills, self.every = words, kills, every
+        self.environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": str(threads)}
         self.front: list[float] = []
         self.workers: list[float] = []
         self.killed = 0
@@ -122,17 +133,16 @@ class Watched:
     def run(self, most_seconds: float = 1e9) -> float:
         """Run it to its end, or kill it when its time is over; returns the seconds."""
         start = time.monotonic()
-        environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-        with subprocess.Popen(self.words, env=environment, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(self.words, env=self.environment, stderr=subprocess.PIPE) as process:
             due = start + self.every
             while process.poll() is None:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-                workers = [child for child in children(process.pid) if is_worker(child)]
+                workers = workers_of(process.pid)
                 self.front.append(megabytes(process.pid))
                 self.workers += [used for used in map(megabytes, workers) if used]
                 now = time.monotonic()
                 if now > due and self.killed < self.kills and len(workers) > 1:
-                    self._kill(max(workers))
+                    self._kill(min(workers))
                     due = now + self.every
                 if now - start > most_seconds:
                     process.kill()
@@ -173,10 +183,18 @@ def run(options: argparse.Namespace) -> None:
         first = None
         for arm in options.arms:
             workers, loses, extra = ARMS[arm]
-            output = folder / "out"
-            words = [*COMMAND, options.model, "--data", str(folder / "data"), "--output", str(output), *extra]
-            words += ["--workers", str(workers), *(["--width", options.width] if options.width else [])]
-            watched = Watched(words, options.kills * loses, options.every)
+            is_file = not workers
+            output = folder / ("out.parquet" if is_file else "out")
+            data = folder / "data"
+            if is_file:
+                data = folder / "all.parquet"
+                pq.write_table(pq.read_table(folder / "data"), data)
+            words = [*COMMAND, options.model, "--data", str(data), "--output", str(output), *extra]
+            words += [
+                *(["--workers", str(workers)] if workers else []),
+                *(["--width", options.width] if options.width else []),
+            ]
+            watched = Watched(words, options.kills * loses, options.every, threads=2 if is_file else 1)
             again = 0
             seconds = 0.0
             if arm == COMMAND_KILLED:
@@ -184,37 +202,42 @@ def run(options: argparse.Namespace) -> None:
                     seconds += watched.run(options.every * 2)
                     again += 1
             seconds += watched.run()
-            found = digest(output)
+            tables = [output] if is_file else list(output.glob("*.parquet"))
+            found = None if is_file else digest(output)
             first = first or found
             units = len(list(output.glob("_sharcs/done-*.json")))
-            rows = sum(pq.read_metadata(table).num_rows for table in output.glob("*.parquet"))
+            rows = sum(pq.read_metadata(table).num_rows for table in tables)
             content["arms"][arm] = {
                 "seconds": round(seconds, 2),
                 "rows_a_second": round(rows / seconds, 1),
                 "units": units,
                 "rows": rows,
                 "killed": watched.killed or again,
-                "same_bytes": found == first,
+                "same_bytes": None if is_file else found == first,  # a file's rows are in other batches
                 "bytes_in": sum(table.stat().st_size for table in (folder / "data").glob("*.parquet")),
-                "bytes_out": sum(table.stat().st_size for table in output.glob("*.parquet")),
+                "bytes_out": sum(table.stat().st_size for table in tables),
                 **watched.memory(),
             }
             save(file, content)
             print(arm, content["arms"][arm], flush=True)
-            shutil.rmtree(output)
+            output.unlink() if is_file else shutil.rmtree(output)
 
 
-# What is compared: workers, whether some of them are killed, more options.
+# What is compared: workers, or 0 for a file that one process with two threads writes; whether some workers are
+# killed; more options.
 ARMS: dict[str, tuple[int, bool, list[str]]] = {
     "one worker": (1, False, []),
     "two workers": (2, False, []),
+    "two threads": (0, False, []),
     "one worker again": (1, False, []),
     "two workers again": (2, False, []),
+    "two threads again": (0, False, []),
     "two workers, killed": (2, True, []),
     COMMAND_KILLED: (2, False, []),
     "ray": (2, False, ["--ray", "auto"]),
     "ray, actors killed": (2, True, ["--ray", "auto"]),
 }
+USUAL = [arm for arm in ARMS if not arm.startswith(("ray", "two threads"))]
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -265,7 +288,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two kills")
     parser.add_argument("--alone", action="store_true", help="nothing else runs: seconds count")
     parser.add_argument("--width", help="force one sub-network")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[arm for arm in ARMS if not arm.startswith("ray")])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=USUAL)
     parser.add_argument("--folder", help="where data and answers lie meanwhile")
     options = parser.parse_args()
     {"plan": plan, "run": run}[options.command](options)

@@ -8,7 +8,7 @@ from typing import Any
 from tables import RESULTS, read, table
 
 MANY = 1_000_000_000
-ONE, TWO = "one worker", "two workers"
+ONE, TWO, THREADS = "one worker", "two workers", "two threads"
 
 
 def measured() -> dict[str, dict[str, Any]]:
@@ -52,11 +52,15 @@ def two_against_one(contents: dict[str, dict[str, Any]]) -> str:
     rows = []
     for name, content in contents.items():
         found = content["arms"]
-        rates = [[found[arm]["rows_a_second"] for arm in (of, f"{of} again") if arm in found] for of in (ONE, TWO)]
+        rates = [
+            [found[arm]["rows_a_second"] for arm in (of, f"{of} again") if arm in found] for of in (ONE, TWO, THREADS)
+        ]
         if content.get("alone") and all(rates):
-            one, two = (sum(of) / len(of) for of in rates)
-            rows.append([name, f"{one:,.0f}", f"{two:,.0f}", f"{two / one:.2f}"])
-    return table(["run", "one worker, texts/s", "two workers, texts/s", "ratio"], rows)
+            one, two, threads = (sum(of) / len(of) for of in rates)
+            speeds = [f"{rate:,.0f}" for rate in (one, two, threads)]
+            rows.append([name, f"{content['rows']:,}", *speeds, f"{two / one:.2f}", f"{two / threads:.2f}"])
+    speeds = [f"{arm}, texts/s" for arm in (ONE, TWO, THREADS)]
+    return table(["run", "texts", *speeds, "two workers over one", "over two threads"], rows)
 
 
 def billion(contents: dict[str, dict[str, Any]]) -> str:
@@ -146,7 +150,7 @@ def many_rows(content: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "scale-plan": lambda: plan(read("scale/plan.json")),
     "scale-tiny": lambda: _run("tiny"),
-    "scale-minilm": lambda: _run("minilm"),
+    "scale-minilm": lambda: _run("minilm-killed"),
     "scale-ray": lambda: _run("minilm-ray"),
     "scale-two": lambda: _of_quiet_machine(two_against_one),
     "scale-processes": _processes,

@@ -67,6 +67,7 @@ def predict_many(
     from sharcs.inference.predict import check_scored
     from sharcs.units.place import place_of
     from sharcs.units.plan import Job
+    from sharcs.units.processes import starter
     from sharcs.units.run import Run, check_job, shard_name
     from sharcs_runtime.stage.processors import usable_cpus
 
@@ -88,6 +89,8 @@ def predict_many(
     )
     check_job(job)
     context.with_resource(place_of(output).claimed(shard_name(job)))
+    if job.workers > 1 and ray is None:
+        starter()  # it imports while the network is opened
     trained = opened(folder, threads=1)
     if reads_images(trained):
         raise InputError(f"--output {output}: is a directory, and of images one table is written; name a file")

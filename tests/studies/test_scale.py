@@ -10,7 +10,8 @@ import pytest
 
 from records.make import HERE
 
-STUDY = ("one worker", "two workers", "one worker again", "two workers again")
+ARMS = ("one worker", "two workers", "two threads")
+STUDY = ("one worker", "two workers", "one worker again", "two workers again", "two threads", "two threads again")
 
 
 @pytest.fixture
@@ -40,10 +41,13 @@ def cells(table):
 def test_a_billion_texts_and_two_workers_by_hand(study):
     _, tables = study
     busy = {"alone": False, "arms": {"one worker": arm(7.0), "two workers": arm(9.0)}}
-    quiet = {"alone": True, "arms": dict(zip(STUDY, map(arm, (90.0, 200.0, 110.0, 190.0)), strict=True))}
+    rates = (90.0, 200.0, 110.0, 190.0, 180.0, 220.0)
+    quiet = {"alone": True, "rows": 5000, "arms": dict(zip(STUDY, map(arm, rates), strict=True))}
     # 10⁹ / 90 / 3600 core hours; 10 bytes a row in and 20 out.
     assert cells(tables.billion({"a": busy, "b": quiet})) == [["b", "90", "3,086", "48.2", "0.5", "10", "20"]]
-    assert cells(tables.two_against_one({"a": busy, "b": quiet})) == [["b", "100", "195", "1.95"]]
+    assert cells(tables.two_against_one({"a": busy, "b": quiet})) == [
+        ["b", "5,000", "100", "195", "200", "1.95", "0.97"]
+    ]
 
 
 def test_what_a_second_process_gains_by_hand(study):
@@ -94,9 +98,13 @@ def test_a_run_of_few_rows(study, monkeypatch, tmp_path):
     monkeypatch.setattr(study, "texts_of", lambda count, seed: [f"it is number {number}" for number in range(count)])
     monkeypatch.setattr(study, "save", lambda file, content: found.append(content))
     options = argparse.Namespace(name="few", rows=41, alone=False, width=None, kills=0, every=5.0)
-    options.folder, options.model, options.arms = str(tmp_path), str(HERE / "plus-2"), ["one worker", "two workers"]
+    options.folder, options.model, options.arms = (
+        str(tmp_path),
+        str(HERE / "plus-2"),
+        ["one worker", "two workers", "two threads"],
+    )
     study.run(options)
-    for of in found[-1]["arms"].values():
-        assert of["same_bytes"]
-        assert of["rows"] == 41
+    arms = found[-1]["arms"]
+    assert [of["same_bytes"] for of in arms.values()] == [True, True, None]
+    assert [of["rows"] for of in arms.values()] == [41] * 3
     assert os.listdir(tmp_path) == []

@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 PRELOADED = "sharcs.units.worker"
 
 
+def starter() -> Any:
+    """Take what starts processes: a server that imports what takes long, and makes each in a moment.
+
+    Called early, it imports while this process opens the network. It ends with this process.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOADED])
+    forkserver.ensure_running()
+    return context
+
+
 class Event(NamedTuple):
     """What a process says.
 
@@ -63,11 +78,7 @@ class Processes:
         self._links: set[_Link] = set()
         self._lock = threading.Lock()
         self._closing = False
-        # A server that has imported what takes long makes each of them, in a moment and with its memory shared.
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        self._context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
-            self._context.set_forkserver_preload([PRELOADED])
+        self._context = starter()
 
     def answered(self, numbers: list[int]) -> Generator[Event, None, None]:
         """Answer units in any order.
