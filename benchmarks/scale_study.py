@@ -8,6 +8,8 @@ r"""A directory of answers at scale: its plan, its bytes under kills, its memory
         --arms "one worker" "two workers, killed" "the command killed"
     python benchmarks/scale_study.py run minilm-ray --model demo/reuters-r8 --rows 100000 --every 15 --kills 3 \
         --arms "one worker" ray "ray, actors killed"                         # where Ray is installed
+    python benchmarks/scale_study.py run ray-alone --model demo/reuters-r8 --rows 100000 --alone \
+        --arms "one worker" ray
     python benchmarks/scale_study.py run minilm-full --model demo/reuters-r8 --rows 30000 --width 1.0 --alone \
         --arms "one worker" "two workers" "two threads"
 
@@ -74,6 +76,14 @@ def digest(folder: Path) -> str:
     for file in sorted(folder.glob("*.parquet")):
         found.update(file.name.encode() + b"\0" + file.read_bytes())
     return found.hexdigest()
+
+
+def busy_seconds() -> float:
+    """Say how long the machine's processors have been busy since it started."""
+    user, nice, system, _idle, _waiting, *others = map(
+        int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    )
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
 
 def children(process: int) -> list[int]:
@@ -197,6 +207,7 @@ def run(options: argparse.Namespace) -> None:
             watched = Watched(words, options.kills * loses, options.every, threads=2 if is_file else 1)
             again = 0
             seconds = 0.0
+            busy = busy_seconds()
             if arm == COMMAND_KILLED:
                 for _ in range(3):
                     seconds += watched.run(options.every * 2)
@@ -210,6 +221,7 @@ def run(options: argparse.Namespace) -> None:
             content["arms"][arm] = {
                 "seconds": round(seconds, 2),
                 "rows_a_second": round(rows / seconds, 1),
+                "busy_seconds": round(busy_seconds() - busy, 1),
                 "units": units,
                 "rows": rows,
                 "killed": watched.killed or again,

@@ -63,6 +63,21 @@ def two_against_one(contents: dict[str, dict[str, Any]]) -> str:
     return table(["run", "texts", *speeds, "two workers over one", "over two threads"], rows)
 
 
+def ray_against_one(content: dict[str, Any]) -> str:
+    """Show what Ray takes besides the work: processor seconds of the whole machine, which had nothing else to do."""
+    found = content["arms"]
+    one, ray = (found[arm]["busy_seconds"] for arm in (ONE, "ray"))
+    row = [f"{content['rows']:,}", f"{one:.0f}", f"{ray:.0f}", f"{ray / one:.2f}"]
+    return table(["texts", "one worker, processor s", "Ray, processor s", "ratio"], [row])
+
+
+def _ray_alone() -> str:
+    content = measured().get("ray-alone")
+    if content is None:
+        return "Not measured yet: `python benchmarks/scale_study.py run ray-alone --alone`."
+    return ray_against_one(content)
+
+
 def billion(contents: dict[str, dict[str, Any]]) -> str:
     """Work out what a billion texts like these take."""
     rows = []
@@ -152,6 +167,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale-tiny": lambda: _run("tiny"),
     "scale-minilm": lambda: _run("minilm-killed"),
     "scale-ray": lambda: _run("minilm-ray"),
+    "scale-ray-alone": _ray_alone,
     "scale-two": lambda: _of_quiet_machine(two_against_one),
     "scale-processes": _processes,
     "scale-billion": lambda: _of_quiet_machine(billion),

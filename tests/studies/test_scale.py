@@ -50,6 +50,20 @@ def test_a_billion_texts_and_two_workers_by_hand(study):
     ]
 
 
+def test_what_ray_takes_by_hand(study):
+    _, tables = study
+    arms = {"one worker": arm(9.0, busy_seconds=40.0), "ray": arm(9.0, busy_seconds=50.0)}
+    assert cells(tables.ray_against_one({"rows": 1000, "arms": arms})) == [["1,000", "40", "50", "1.25"]]
+
+
+def test_seconds_of_the_machine_go_on_while_something_runs(study):
+    study, _ = study
+    before, own = study.busy_seconds(), time.process_time()
+    while time.process_time() < own + 0.3:
+        pass
+    assert study.busy_seconds() >= before + 0.25
+
+
 def test_what_a_second_process_gains_by_hand(study):
     _, tables = study
     one = {"rows_per_second_full_network": 40.0, "rows_per_second_sub_networks": 100.0, "largest_difference": 0.0}
