@@ -83,8 +83,8 @@ def billion(contents: dict[str, dict[str, Any]]) -> str:
     rows = []
     for name, content in contents.items():
         of = content["arms"].get(ONE)
-        if not content.get("alone") or of is None:
-            continue
+        if not content.get("alone") or of is None or TWO not in content["arms"]:
+            continue  # or a run for another question
         hours = MANY / of["rows_a_second"] / 3600
         rows.append(
             [
