@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from sharcs.calibration.policies import all_policies, policy_paths
-from sharcs.calibration.promise import CONFIDENCE, Promise, cheapest_without_loss, choose_default, halves, promise_of
+from sharcs.calibration.promise import (
+    CONFIDENCE,
+    Promise,
+    cheapest_without_loss,
+    choose_default,
+    halves,
+    promise_of,
+)
 from sharcs.evaluation.record import record_answers
 from sharcs_runtime.policy import RoutingPolicy
 from sharcs_runtime.ways import sum_along_ways, ways_of
@@ -68,6 +75,22 @@ def test_the_cheapest_policy_without_a_loss_is_that_of_a_search_through_all():
             best = min(best, routed.cost.mean())
     assert answers.route([chosen])[0].cost.mean() == best
     assert best < 0.6 * answers.full_costs.mean()
+
+
+@pytest.mark.parametrize(("lost", "start"), [(1, "recurrent"), (2, "full")])
+def test_what_a_policy_gains_makes_up_for_few_losses_only(lost, start):
+    """Cheap answers that are as often right as the full network's, and equally sure whether they are or not."""
+    rows = 100
+    logits = np.zeros((3, rows, 2), np.float32)
+    logits[..., 0] = 2.0  # the truth is 0
+    logits[:2, :lost] *= -1
+    logits[2, -5:] *= -1
+    batch = np.arange(rows), logits, np.zeros((rows, 3), np.float32)
+    sums = sum_along_ways(ALONE, np.array([0.0, 80.0, 0.0]), ways_of(3), 2, np.array([0.0, 1.0, 0.0]))
+    costs = np.stack([*sums, [0.0, 100.0, 0.0]])
+    answers = record_answers([batch], NAMES, np.full(rows, 9), costs, labels=np.zeros(rows, np.int64))
+    assert cheapest_without_loss(answers, most_lost=0.015).start == start
+    assert cheapest_without_loss(answers).start == "recurrent"
 
 
 def test_halves_are_all_rows_once():

@@ -42,15 +42,22 @@ def choose_default(answers: AllAnswers, seed: int = 0) -> Promise | None:
     return promise_of(answers.take(read_once), policy)
 
 
-def cheapest_without_loss(answers: AllAnswers) -> RoutingPolicy:
-    """Choose the cheapest of all policies that are right as often as the full network; that one is among them."""
+def cheapest_without_loss(answers: AllAnswers, most_lost: float = 1.0) -> RoutingPolicy:
+    """Choose the cheapest of the policies that are right as often as the full network, which is one of them.
+
+    Args:
+        answers: Of labelled rows.
+        most_lost: Share of the rows that a policy may get wrong where the full network is right, whatever it gains on
+            others. A training sets no limit yet; benchmarks/policy_study.py tries some.
+    """
     full = RoutingPolicy(start=answers.names[-1])
     best, least = full, float(answers.full_costs.mean())
     wanted = int(answers.full_right.sum())
     for piece in answers.in_pieces(all_policies(answers)):
         routed = answers.route(piece)
-        for policy, right, cost in zip(piece, routed.right.sum(axis=1), routed.cost.mean(axis=1), strict=True):
-            if right >= wanted and cost < least:
+        counts = routed.right.sum(axis=1), routed.lost.sum(axis=1), routed.cost.mean(axis=1)
+        for policy, right, lost, cost in zip(piece, *counts, strict=True):
+            if right >= wanted and lost <= most_lost * len(answers) and cost < least:
                 best, least = policy, float(cost)
     return best
 
