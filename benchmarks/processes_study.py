@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -73,7 +74,8 @@ def train(name: str, folder: Path) -> None:
 
 def compare(name: str) -> dict[str, Any]:
     """Train on each number of processes, and compare with one."""
-    found: dict[str, Any] = {"rows": SETS[name], "processes": {}}
+    data, _, _ = splits(name, 0, tune=False, train_rows=SETS[name])
+    found: dict[str, Any] = {"rows": SETS[name], "tokens_a_row": float(np.mean(data["length"])), "processes": {}}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as parent:
         weights = {}

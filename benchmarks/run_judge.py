@@ -6,6 +6,7 @@
     python benchmarks/run_judge.py choose                        # write the best ones to settings.json; commit it
     python benchmarks/run_judge.py run --sets sst2 --seeds 0     # what is missing of a pair, on this machine
     python benchmarks/run_judge.py run --minutes 100             # all pairs, as far as the time goes
+    python benchmarks/run_judge.py held-out --sets sst2          # what each method reaches on held-out rows alone
     python benchmarks/run_judge.py tables                        # results/judge/STUDY/summary.json and its picture
 
 Settings stand in benchmarks/judge/settings.json and have to be committed before test rows are read. A method's
@@ -19,13 +20,20 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from judge.data import APPENDIX, SETS
+from judge.answers import read
+from judge.data import APPENDIX, SETS, load
+from judge.networks import accuracy
 from judge.pair import METHODS, Pair
-from judge.products import use_onednn
+from judge.products import by_onednn
 from judge.settings import FILE, SettingsError, Study
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SEEDS = {"sst2": (0, 1, 2), "banking77": (0, 1, 2)}  # the others have seed 0
 
@@ -63,7 +71,7 @@ def references(options: argparse.Namespace) -> None:
 def develop(options: argparse.Namespace) -> None:
     """Train ours, and say what each of its networks reaches on held-out rows; no test row is read."""
     from judge import front, tuning
-    from judge.networks import accuracy, answers_of
+    from judge.networks import answers_of
 
     for name, seed in pairs(options.sets, options.seeds):
         pair = tuning.development(name, seed)
@@ -77,8 +85,7 @@ def develop(options: argparse.Namespace) -> None:
             (*found["held_out"].cost, *reference.cost),
             strict=True,
         ):
-            right, share = accuracy(logits, rows.labels), float((cost / reference.cost[0]).mean())
-            print(f"{name} {seed} {kind}: {right:.4f} of {len(rows)} at {share:.4%}", flush=True)
+            print(f"{name} {seed} {kind}: {reached(logits, cost / reference.cost[0], rows.labels)}", flush=True)
 
 
 def choose(options: argparse.Namespace) -> None:
@@ -94,6 +101,25 @@ def tables(_options: argparse.Namespace) -> None:
     from judge.report import write
 
     write(Study.read())
+
+
+def held_out(options: argparse.Namespace) -> None:
+    """Say what each step of each method that has run reaches on held-out rows; test rows are not looked at."""
+    study = Study.read()
+    for name, seed in pairs(options.sets, options.seeds):
+        rows = load(name).held_out
+        for file in (study.answers_of(name, seed, method) for method in options.methods):
+            if file.exists():
+                found, record = read(file)
+                steps = zip(found["held_out"].logits, found["held_out"].cost, strict=True)
+                full = read(study.answers_of(name, seed, "reference"))[0]["held_out"].cost[0]
+                said = "; ".join(reached(logits, cost / full, rows.labels) for logits, cost in steps)
+                print(f"{name} {seed} {file.stem}, {record['processor_seconds']:.0f} processor s: {said}", flush=True)
+
+
+def reached(logits: NDArray[Any], shares: NDArray[Any], labels: NDArray[np.int64]) -> str:
+    """Say how many answers are right, and their mean cost as a share of the reference's."""
+    return f"{accuracy(logits, labels):.4f} of {len(labels)} at {float(shares.mean()):.4%}"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -112,6 +138,7 @@ COMMANDS = {
     "tune": tune,
     "references": references,
     "develop": develop,
+    "held-out": held_out,
     "choose": choose,
     "run": run,
     "tables": tables,
@@ -128,13 +155,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    kept = use_onednn()
     try:
-        COMMANDS[options.command](options)
+        with by_onednn():
+            COMMANDS[options.command](options)
     except SettingsError as error:
         parser.exit(2, f"{error}\n")
-    finally:
-        del kept
 
 
 if __name__ == "__main__":

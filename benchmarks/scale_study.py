@@ -47,6 +47,7 @@ FILES = 4
 PLANNED_FILES, ROWS_OF_PLANNED = 100, 1_000_000
 SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND_KILLED = "the command killed"
+COMMAND_ENDS = 3  # how often
 
 
 def texts_of(count: int, seed: int) -> list[str]:
@@ -80,9 +81,8 @@ def digest(folder: Path) -> str:
 
 def busy_seconds() -> float:
     """Say how long the machine's processors have been busy since it started."""
-    user, nice, system, _idle, _waiting, *others = map(
-        int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
-    )
+    of_all = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
+    user, nice, system, _idle, _waiting, *others = map(int, of_all)
     return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
 
@@ -183,6 +183,35 @@ class Watched:
         }
 
 
+def command_of(arm: str, options: argparse.Namespace, folder: Path) -> tuple[list[str], Path]:
+    """Write an arm's command, and say what it fills: a directory by workers, or a file by one process."""
+    workers, _, extra = ARMS[arm]
+    data, output = folder / "data", folder / "out"
+    if not workers:
+        data, output = folder / "all.parquet", folder / "out.parquet"
+        pq.write_table(pq.read_table(folder / "data"), data)
+    words = [*COMMAND, options.model, "--data", str(data), "--output", str(output), *extra]
+    words += ["--workers", str(workers)] if workers else []
+    words += ["--width", options.width] if options.width else []
+    return words, output
+
+
+def figures(output: Path, data: Path, watched: Watched, seconds: float) -> dict[str, Any]:
+    """Sum up what an arm has written, and what it took."""
+    tables = list(output.glob("*.parquet")) if output.is_dir() else [output]
+    rows = sum(pq.read_metadata(table).num_rows for table in tables)
+    return {
+        "seconds": round(seconds, 2),
+        "rows_a_second": round(rows / seconds, 1),
+        "units": len(list(output.glob("_sharcs/done-*.json"))),
+        "rows": rows,
+        "killed": watched.killed,
+        "bytes_in": sum(table.stat().st_size for table in data.glob("*.parquet")),
+        "bytes_out": sum(table.stat().st_size for table in tables),
+        **watched.memory(),
+    }
+
+
 def run(options: argparse.Namespace) -> None:
     """Answer the same rows in every way."""
     file = RESULTS / "scale" / f"{options.name}.json"
@@ -192,47 +221,25 @@ def run(options: argparse.Namespace) -> None:
         write_data(folder / "data", options.rows)
         first = None
         for arm in options.arms:
-            workers, loses, extra = ARMS[arm]
-            is_file = not workers
-            output = folder / ("out.parquet" if is_file else "out")
-            data = folder / "data"
-            if is_file:
-                data = folder / "all.parquet"
-                pq.write_table(pq.read_table(folder / "data"), data)
-            words = [*COMMAND, options.model, "--data", str(data), "--output", str(output), *extra]
-            words += [
-                *(["--workers", str(workers)] if workers else []),
-                *(["--width", options.width] if options.width else []),
-            ]
-            watched = Watched(words, options.kills * loses, options.every, threads=2 if is_file else 1)
-            again = 0
-            seconds = 0.0
-            busy = busy_seconds()
-            if arm == COMMAND_KILLED:
-                for _ in range(3):
-                    seconds += watched.run(options.every * 2)
-                    again += 1
+            workers, loses, _ = ARMS[arm]
+            words, output = command_of(arm, options, folder)
+            watched = Watched(words, options.kills * loses, options.every, threads=1 if workers else 2)
+            busy, seconds = busy_seconds(), 0.0
+            ends = COMMAND_ENDS if arm == COMMAND_KILLED else 0
+            for _ in range(ends):
+                seconds += watched.run(options.every * 2)
             seconds += watched.run()
-            tables = [output] if is_file else list(output.glob("*.parquet"))
-            found = None if is_file else digest(output)
-            first = first or found
-            units = len(list(output.glob("_sharcs/done-*.json")))
-            rows = sum(pq.read_metadata(table).num_rows for table in tables)
-            content["arms"][arm] = {
-                "seconds": round(seconds, 2),
-                "rows_a_second": round(rows / seconds, 1),
-                "busy_seconds": round(busy_seconds() - busy, 1),
-                "units": units,
-                "rows": rows,
-                "killed": watched.killed or again,
-                "same_bytes": None if is_file else found == first,  # a file's rows are in other batches
-                "bytes_in": sum(table.stat().st_size for table in (folder / "data").glob("*.parquet")),
-                "bytes_out": sum(table.stat().st_size for table in tables),
-                **watched.memory(),
-            }
+            entry = figures(output, folder / "data", watched, seconds)
+            entry |= {"busy_seconds": round(busy_seconds() - busy, 1), "same_bytes": None}
+            if workers:  # a file's rows are in other batches
+                found = digest(output)
+                first = first or found
+                entry["same_bytes"] = found == first
+            entry["killed"] += ends
+            content["arms"][arm] = entry
             save(file, content)
-            print(arm, content["arms"][arm], flush=True)
-            output.unlink() if is_file else shutil.rmtree(output)
+            print(arm, entry, flush=True)
+            shutil.rmtree(output) if workers else output.unlink()
 
 
 # What is compared: workers, or 0 for a file that one process with two threads writes; whether some workers are

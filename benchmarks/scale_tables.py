@@ -71,13 +71,6 @@ def ray_against_one(content: dict[str, Any]) -> str:
     return table(["texts", "one worker, processor s", "Ray, processor s", "ratio"], [row])
 
 
-def _ray_alone() -> str:
-    content = measured().get("ray-alone")
-    if content is None:
-        return "Not measured yet: `python benchmarks/scale_study.py run ray-alone --alone`."
-    return ray_against_one(content)
-
-
 def billion(contents: dict[str, dict[str, Any]]) -> str:
     """Work out what a billion texts like these take."""
     rows = []
@@ -113,12 +106,13 @@ def processes(sets: dict[str, dict[str, Any]]) -> str:
     rows = []
     for name, of_set in sets.items():
         of = of_set["processes"]
-        apart = f"{of['2']['largest_difference']:.1e}"
+        apart, tokens = f"{of['2']['largest_difference']:.1e}", f"{of_set['tokens_a_row']:.0f}"
         for run, key in (("the full network", "full_network"), ("its sub-networks", "sub_networks")):
             one, two = (of[count][f"rows_per_second_{key}"] for count in ("1", "2"))
-            rows.append([name, run, f"{one:.1f}", f"{two:.1f}", f"{two / one:.2f}", apart])
+            rows.append([name, tokens, run, f"{one:.1f}", f"{two:.1f}", f"{two / one:.2f}", apart])
     headings = [
         "set",
+        "tokens a text",
         "run",
         "one process, rows/s",
         "two processes, rows/s",
@@ -141,9 +135,9 @@ def _of_quiet_machine(show: Callable[[dict[str, dict[str, Any]]], str]) -> str:
     return "Not measured yet: `python benchmarks/scale_study.py run minilm --alone`."
 
 
-def _run(name: str) -> str:
+def _run(name: str, show: Callable[[dict[str, Any]], str] = arms) -> str:
     content = measured().get(name)
-    return arms(content) if content else f"Not measured yet: `python benchmarks/scale_study.py run {name}`."
+    return show(content) if content else f"Not measured yet: `python benchmarks/scale_study.py run {name}`."
 
 
 def many_rows(content: dict[str, Any]) -> str:
@@ -167,7 +161,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale-tiny": lambda: _run("tiny"),
     "scale-minilm": lambda: _run("minilm-killed"),
     "scale-ray": lambda: _run("minilm-ray"),
-    "scale-ray-alone": _ray_alone,
+    "scale-ray-alone": lambda: _run("ray-alone", ray_against_one),
     "scale-two": lambda: _of_quiet_machine(two_against_one),
     "scale-processes": _processes,
     "scale-billion": lambda: _of_quiet_machine(billion),

@@ -1,20 +1,31 @@
-"""Products of matrices by oneDNN, in float32 like those of MKL, which uses half of what an AMD processor has."""
+"""Products of matrices by oneDNN, in float32 like those of MKL, which uses less of an AMD processor."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-# Multiplications below which calling oneDNN takes longer than the product.
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Multiplications: the overhead of the call counts in what is smaller, such as a classifier's.
 SMALLEST = 2**21
 
 
 def _asked(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Have oneDNN compute ``inputs @ weight.T + bias``."""
-    answer: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    answer: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(inputs), _dense(weight), bias, "none", [], "")
     return answer
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    """Copy what is cut out of something larger, such as the [CLS] of each text: oneDNN is thirty times slower there."""
+    is_dense = matrix.is_contiguous() or matrix.t().is_contiguous()
+    return matrix if is_dense else matrix.contiguous()
 
 
 def _is_for_onednn(one: Tensor, other: Tensor) -> bool:
@@ -37,11 +48,11 @@ def _addmm(bias: Tensor, one: Tensor, other: Tensor, *, beta: float = 1, alpha: 
     return torch.ops.aten.addmm.out(bias, one, other, beta=beta, alpha=alpha, out=out)  # type: ignore[no-any-return]
 
 
-def use_onednn() -> torch.library.Library:
-    """Let linear layers and their gradients use oneDNN in this process, for as long as what is returned lives.
+@contextlib.contextmanager
+def by_onednn() -> Iterator[None]:
+    """Let linear layers and their gradients use oneDNN in this process; all methods of the comparison are trained so.
 
-    On an AMD EPYC with AVX-512 a step of fine-tuning MiniLM took two thirds of the time; on Intel the two are alike.
-    All methods of the comparison are trained so. Products of other types and small ones stay as they are.
+    Products of other types and small ones stay as they are. benchmarks/products_speed.py says what it gains.
     """
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
@@ -49,4 +60,7 @@ def use_onednn() -> torch.library.Library:
         warnings.simplefilter("ignore", UserWarning)
         library.impl("mm", _mm, "CPU")
         library.impl("addmm", _addmm, "CPU")
-    return library
+    try:
+        yield
+    finally:
+        del library  # and torch's own are back

@@ -17,7 +17,6 @@ from judge.front import KINDS, chains
 from judge.intervals import MOST_GAINED, Floats, draws, mean_over_sets, set_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from judge.settings import Study
@@ -65,15 +64,16 @@ class PairScores:
     Attributes:
         name: The set.
         seed: The seed, as its folder is called.
-        file: Finds the answers of a method to a set, with a seed.
+        study: Knows where answers are.
     """
 
     name: str
     seed: str
-    file: Callable[[str, str, str], Path]
+    study: Study
 
-    def _file(self, method: str) -> Path:
-        return self.file(self.name, self.seed, method)
+    def file(self, method: str) -> Path:
+        """Where a method's answers are, or will be."""
+        return self.study.answers_of(self.name, self.seed, method)
 
     @cached_property
     def parts(self) -> dict[str, NDArray[np.int64]]:
@@ -84,11 +84,11 @@ class PairScores:
     @cached_property
     def reference(self) -> dict[str, answers.Answers]:
         """The reference's answers."""
-        return answers.read(self._file("reference"))[0]
+        return answers.read(self.file("reference"))[0]
 
     def views(self, method: str) -> tuple[View, View]:
         """A method's answers to held-out and to test rows."""
-        found = answers.read(self._file(method))[0]
+        found = answers.read(self.file(method))[0]
         held, test = (View(found[part], self.reference[part], self.parts[part]) for part in ("held_out", "test"))
         return held, test
 
@@ -97,7 +97,7 @@ class PairScores:
         """Every way whose answers are there."""
         found = {}
         for name, (method, families) in ways().items():
-            if not self._file(method).exists():
+            if not self.file(method).exists():
                 continue
             held, test = self.views(method)
             curve = reference_curve(held, test)
@@ -164,8 +164,8 @@ class Scores:
         pairs = {}
         for name in sets:
             seeds = sorted((folder.name for folder in (study.folder / name).glob("[0-9]*")), key=int)
-            found = [PairScores(name, seed, study.answers_of) for seed in seeds]
-            pairs[name] = [pair for pair in found if study.answers_of(name, pair.seed, "reference").exists()]
+            found = [PairScores(name, seed, study) for seed in seeds]
+            pairs[name] = [pair for pair in found if pair.file("reference").exists()]
         return cls({name: found for name, found in pairs.items() if found})
 
     @cached_property

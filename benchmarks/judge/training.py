@@ -113,6 +113,7 @@ class Fit:
         self.optimizer = torch.optim.AdamW(groups, lr=schedule.rate, weight_decay=WEIGHT_DECAY, fused=True)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.progress = Progress()
+        self.saved = time.monotonic()  # when the state was written last
         self.best_weights = copy.deepcopy(model.state_dict())
 
     def run(self) -> dict[str, Any]:
@@ -156,7 +157,6 @@ class Fit:
         progress = self.progress
         started = processor_seconds()
         before = progress.seconds
-        saved = time.monotonic()
         self.model.train()
         order = batches(self.rows, self.seed, progress.epoch)
         for indices in self._from(order):
@@ -168,9 +168,9 @@ class Fit:
             self.optimizer.step()
             progress.step += 1
             progress.seconds = before + processor_seconds() - started
-            if self.state is not None and time.monotonic() - saved > SECONDS_BETWEEN_STATES:
+            if self.state is not None and time.monotonic() - self.saved > SECONDS_BETWEEN_STATES:
                 self._save()
-                saved = time.monotonic()
+                self.saved = time.monotonic()
 
     def _from(self, order: list[list[int]]) -> Iterator[list[int]]:
         yield from order[self.progress.step :]

@@ -311,6 +311,16 @@ def test_an_interrupted_training_goes_on_to_the_same_result(tmp_path, monkeypatc
     assert not (tmp_path / "state").exists()
 
 
+def test_a_state_is_written_where_epochs_are_shorter_than_the_time_between_two(tmp_path, monkeypatch):
+    seconds = itertools.count()
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_STATES", 6)  # an epoch has four steps
+    _, stopped, _ = fit(tmp_path / "state", stop_at=10)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert (tmp_path / "state").exists()
+
+
 def test_the_best_weights_outlive_an_interruption(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SECONDS_BETWEEN_STATES", -1)
     values = [0.0, 0.9, 0.1, 0.2, 0.3, 0.4]  # the best is that of the first epoch, before the interruption

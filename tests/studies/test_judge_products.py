@@ -21,9 +21,11 @@ def used(monkeypatch):
     calls = []
     asked = products._asked
     monkeypatch.setattr(products, "_asked", lambda *arguments: calls.append(1) or asked(*arguments))
-    library = products.use_onednn()
-    yield calls
-    library._destroy()
+    with products.by_onednn():
+        yield calls
+    before = len(calls)
+    torch.randn(ROWS, INPUTS) @ torch.randn(INPUTS, OUTPUTS)
+    assert len(calls) == before  # torch's own product is back
 
 
 def _gradients(inputs, weight, bias, dtype):

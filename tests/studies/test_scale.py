@@ -68,9 +68,9 @@ def test_what_a_second_process_gains_by_hand(study):
     _, tables = study
     one = {"rows_per_second_full_network": 40.0, "rows_per_second_sub_networks": 100.0, "largest_difference": 0.0}
     two = {"rows_per_second_full_network": 70.0, "rows_per_second_sub_networks": 150.0, "largest_difference": 4e-6}
-    assert cells(tables.processes({"a set": {"processes": {"1": one, "2": two}}})) == [
-        ["a set", "the full network", "40.0", "70.0", "1.75", "4.0e-06"],
-        ["a set", "its sub-networks", "100.0", "150.0", "1.50", "4.0e-06"],
+    assert cells(tables.processes({"a set": {"tokens_a_row": 13.4, "processes": {"1": one, "2": two}}})) == [
+        ["a set", "13", "the full network", "40.0", "70.0", "1.75", "4.0e-06"],
+        ["a set", "13", "its sub-networks", "100.0", "150.0", "1.50", "4.0e-06"],
     ]
 
 
@@ -112,11 +112,7 @@ def test_a_run_of_few_rows(study, monkeypatch, tmp_path):
     monkeypatch.setattr(study, "texts_of", lambda count, seed: [f"it is number {number}" for number in range(count)])
     monkeypatch.setattr(study, "save", lambda file, content: found.append(content))
     options = argparse.Namespace(name="few", rows=41, alone=False, width=None, kills=0, every=5.0)
-    options.folder, options.model, options.arms = (
-        str(tmp_path),
-        str(HERE / "plus-2"),
-        ["one worker", "two workers", "two threads"],
-    )
+    options.folder, options.model, options.arms = str(tmp_path), str(HERE / "plus-2"), ARMS
     study.run(options)
     arms = found[-1]["arms"]
     assert [of["same_bytes"] for of in arms.values()] == [True, True, None]
