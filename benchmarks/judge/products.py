@@ -23,7 +23,7 @@ def _asked(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """Copy what is cut out of something larger, such as the [CLS] of each text: oneDNN is thirty times slower there."""
+    """Copy what is cut out of something larger, such as the [CLS] of each text: there oneDNN is slow."""
     is_dense = matrix.is_contiguous() or matrix.t().is_contiguous()
     return matrix if is_dense else matrix.contiguous()
 

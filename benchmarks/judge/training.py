@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common import machine, processor_seconds
+from judge.used_rows import only_used_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,7 +86,6 @@ class Fit:
         seed: Of the order of rows and of dropout.
         schedule: How long and how fast.
         state: Where the state is written from time to time, and read from if it is there.
-        groups: Parameters with rates of their own, as an optimizer takes them; by default all of the model.
     """
 
     def __init__(
@@ -98,7 +98,6 @@ class Fit:
         seed: int,
         schedule: Schedule,
         state: Path | None = None,
-        groups: list[dict[str, Any]] | None = None,
     ) -> None:
         self.model = model
         self.rows = rows
@@ -107,14 +106,8 @@ class Fit:
         self.seed = seed
         self.schedule = schedule
         self.state = state
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = groups or [{"params": trained}]
-        groups = [{"lr": schedule.rate, **group} for group in groups]
-        self.optimizer = torch.optim.AdamW(groups, lr=schedule.rate, weight_decay=WEIGHT_DECAY, fused=True)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.progress = Progress()
         self.saved = time.monotonic()  # when the state was written last
-        self.best_weights = copy.deepcopy(model.state_dict())
 
     def run(self) -> dict[str, Any]:
         """Train, and leave the best weights in the model.
@@ -122,7 +115,15 @@ class Fit:
         Returns:
             For the record: ``scores`` after each epoch, ``epochs``, ``train_seconds`` of the processor.
         """
+        with only_used_rows(self.model, self.rows):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         torch.manual_seed(self.seed)
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        rate = self.schedule.rate
+        self.optimizer = torch.optim.AdamW(self.trained, lr=rate, weight_decay=WEIGHT_DECAY, fused=True)
+        self.best_weights = copy.deepcopy(self.model.state_dict())
         self._resume()
         progress = self.progress
         if progress.epoch == progress.step == 0:
@@ -164,7 +165,7 @@ class Fit:
             self._set_rates(share)
             self.optimizer.zero_grad()
             self.loss(indices, progress.epoch + share).backward()
-            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], CLIP)
+            nn.utils.clip_grad_norm_(self.trained, CLIP)
             self.optimizer.step()
             progress.step += 1
             progress.seconds = before + processor_seconds() - started
@@ -180,8 +181,8 @@ class Fit:
         factor = min(1.0, 2 * share + 0.01) if self.progress.epoch == 0 else 1.0
         if self.progress.last_epoch:
             factor = 1.0 - share
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = factor * rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * self.schedule.rate
 
     def _save(self) -> None:
         assert self.state is not None
