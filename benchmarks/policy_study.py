@@ -1,10 +1,12 @@
-"""How a training's default policy is best chosen from few rows: what it loses, and costs, on rows that had no part.
+"""How a policy is best chosen from few rows: what it loses, and costs, on rows that had no part.
 
     python benchmarks/policy_study.py     # of the sets and seeds that `run_judge.py run` has answered
 
 Takes the answers of the judge's networks to held-out rows; test rows are not read. Again and again some of the rows
-choose the cheapest policy that is right as often as the full network, with a limit of how many of its right answers
-may get lost, and the others say what that policy loses and costs. Writes benchmarks/results/policy.json.
+choose a policy, and the others say what it loses and costs. A rule judges policies by how many answers are right, or
+by the probability that answers give to the true class, in the mean, which has less chance in it; and there may be a
+limit of the full network's right answers that get lost. Chosen is the cheapest policy that is as good as the full
+network, with a share of 1 as its budget, or the best within a smaller budget. Writes benchmarks/results/policy.json.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from judge.data import load
 from judge.front import KINDS
 from judge.settings import Study
 from sharcs import SharcsForSequenceClassification
-from sharcs.calibration.promise import cheapest_without_loss
+from sharcs.calibration.policies import all_policies
 from sharcs.config import BLEND
 from sharcs.data.named import minilm_path
 from sharcs.evaluation.record import record_answers
 from sharcs.evaluation.widths import way_coefficients
+from sharcs_runtime.policy import RoutingPolicy
 from sharcs_runtime.ways import ways_of
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
     from sharcs.evaluation.answers import AllAnswers
 
 CHOOSING = (50, 100, 250)  # rows that choose
-LIMITS = (1.0, 0.03, 0.02, 0.015, 0.01)  # of what may get lost; all, for none
+RULES = ("right", "label_score")  # as evaluation.answers.Routed has them
+LIMITS = (1.0, 0.03, 0.015)  # of what may get lost; all, for none
+BUDGETS = (0.05, 0.1, 0.25)
 DRAWS = 20
 
 
@@ -52,27 +57,58 @@ def all_answers(folder: Path, name: str) -> AllAnswers:
     return record_answers([batch], names, rows.lengths, costs, blend=BLEND, labels=rows.labels)
 
 
-def outcome(every: AllAnswers, chosen: np.ndarray[Any, Any], most_lost: float) -> tuple[float, float]:
-    """Choose a policy on some rows: points that it loses on the others, and its share of the full network's FLOPs."""
-    policy = cheapest_without_loss(every.take(chosen), most_lost)
-    others = every.take(np.setdiff1d(np.arange(len(every)), chosen))
-    routed = others.route([policy])[0]
-    lost = 100 * float(others.full_right.mean() - routed.right.mean())
-    return lost, float(routed.cost.mean() / others.full_costs.mean())
+def chosen_policy(answers: AllAnswers, rule: str, limit: float = 1.0, budget: float = 1.0) -> RoutingPolicy:
+    """Choose by a rule: as :func:`sharcs.calibration.promise.cheapest_without_loss` does without a budget.
+
+    Args:
+        answers: Of the rows that choose.
+        rule: By what policies are judged.
+        limit: Share of the rows on which a right answer may get lost.
+        budget: Below 1, what a policy may cost, as a share of the full network's FLOPs.
+    """
+    full = RoutingPolicy(start=answers.names[-1])
+    wanted = getattr(answers.route([full])[0], rule).mean()
+    found = []
+    for each in (answers, answers.unblended()):
+        for piece in each.in_pieces(all_policies(each)):
+            routed = each.route(piece)
+            values = getattr(routed, rule).mean(axis=1), routed.lost.mean(axis=1), routed.cost.mean(axis=1)
+            found += list(zip(*values, piece, strict=True))
+    most = budget * answers.full_costs.mean()
+    if budget < 1:
+        within = [(-value, cost, index) for index, (value, _, cost, _) in enumerate(found) if cost <= most]
+        return found[min(within)[-1]][-1]
+    good = [
+        (cost, index)
+        for index, (value, lost, cost, _) in enumerate(found)
+        if value >= wanted and lost <= limit and cost < most
+    ]
+    return found[min(good)[-1]][-1] if good else full
+
+
+def outcome(others: AllAnswers, policy: RoutingPolicy) -> tuple[float, float]:
+    """Say what a policy loses, in points, and its share of the full network's FLOPs."""
+    answers = others if policy.blend else others.unblended()
+    routed = answers.route([policy])[0]
+    lost = 100 * float(answers.full_right.mean() - routed.right.mean())
+    return lost, float(routed.cost.mean() / answers.full_costs.mean())
 
 
 def measured(every: AllAnswers) -> list[dict[str, Any]]:
-    """Try every limit on every number of rows."""
+    """Try every rule on every number of rows."""
     found = []
+    tried = [{"limit": limit} for limit in LIMITS] + [{"budget": budget} for budget in BUDGETS]
     for count in (each for each in CHOOSING if each <= len(every) // 2):
         draws = [np.sort(np.random.default_rng(seed).permutation(len(every))[:count]) for seed in range(DRAWS)]
-        for limit in LIMITS:
-            lost, cost = zip(*(outcome(every, chosen, limit) for chosen in draws), strict=True)
-            of_draws = {"lost": float(np.mean(lost)), "cost": float(np.mean(cost))}
-            found.append(
-                {"rows": count, "limit": limit, **of_draws, "lost_in_nine_of_ten": float(np.quantile(lost, 0.9))}
-            )
-            print(found[-1], flush=True)
+        for rule in RULES:
+            for setting in tried:
+                policies = [chosen_policy(every.take(rows), rule, **setting) for rows in draws]
+                others = [every.take(np.setdiff1d(np.arange(len(every)), rows)) for rows in draws]
+                lost, cost = zip(*map(outcome, others, policies), strict=True)
+                of_draws = {"lost": float(np.mean(lost)), "cost": float(np.mean(cost))}
+                of_draws["lost_in_nine_of_ten"] = float(np.quantile(lost, 0.9))
+                found.append({"rows": count, "rule": rule, **setting, **of_draws})
+                print(found[-1], flush=True)
     return found
 
 

@@ -65,6 +65,29 @@ def chosen_policies(population, rows, choose_one, resamples=RESAMPLES):
 # Policies and paths
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+def test_within_a_budget_that_path_is_taken_whose_answers_give_the_truth_most(inverted):
+    """Two paths cost the same: how many of their answers are right says another thing than their probabilities."""
+    population = make_population(2000, widths=(0.3, 0.31, 1.02))
+    narrow, wider = (RoutingPolicy(start=name) for name in population.names[:2])
+    right = population.way_right[:, :2].mean(0)
+    assert right[1] > right[0]
+    better = int(right.argmin()) if inverted else int(right.argmax())
+    scores = np.full(population.way_predictions.shape, 0.5, np.float32)
+    scores[:, better] = 0.9
+    free = np.array(population.cost_coefficients)
+    free[:2] = free[0]
+    told = replace(population, way_label_scores=scores, cost_coefficients=free)
+    budget = Constraint("budget", 0.6)
+    ratings = [choice._sequence(told, [RoutingPolicy(start="full"), one], budget)[0] for one in (narrow, wider)]
+    assert int(np.argmin(ratings)) == better
+    assert min(ratings) == pytest.approx(0.1, abs=1e-6)
+    unlabelled = replace(told, labels=None)
+    ratings = [choice._sequence(unlabelled, [RoutingPolicy(start="full"), one], budget)[0] for one in (narrow, wider)]
+    disagree = told.route([narrow, wider]).disagrees.mean(1)
+    assert ratings == pytest.approx(disagree.tolist())
+
+
 @pytest.mark.parametrize("widths", [(0.35, 1.01), (0.3, 0.6, 1.02)])
 def test_policies_are_tried_as_the_network_routes(widths):
     answers = make_population(300, widths=widths)

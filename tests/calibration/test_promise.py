@@ -1,6 +1,7 @@
 """What a training promises of its policy: chosen on half of the held-out rows, and bounded on the other half."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from sharcs.calibration.policies import all_policies, policy_paths
 from sharcs.calibration.promise import (
     CONFIDENCE,
+    MOST_LOST,
     Promise,
     cheapest_without_loss,
     choose_default,
@@ -67,30 +69,59 @@ def test_paths_from_the_front_begin_with_the_full_network_and_get_cheaper():
 def test_the_cheapest_policy_without_a_loss_is_that_of_a_search_through_all():
     answers = answers_of(300, 1)
     chosen = cheapest_without_loss(answers)
-    every = all_policies(answers)
     best = math.inf
-    for policy in every:
-        routed = answers.route([policy])[0]
-        if routed.right.mean() >= answers.full_right.mean():
-            best = min(best, routed.cost.mean())
-    assert answers.route([chosen])[0].cost.mean() == best
-    assert best < 0.6 * answers.full_costs.mean()
+    for each in (answers, answers.unblended()):
+        for policy in all_policies(each):
+            routed = each.route([policy])[0]
+            if routed.label_score.mean() >= answers.label_scores[:, -1].mean() and routed.lost.mean() <= MOST_LOST:
+                best = min(best, routed.cost.mean())
+    assert answers.route([chosen])[0].cost.mean() == pytest.approx(best)
+    assert best < 0.9 * answers.full_costs.mean()
+
+
+def cheap_ones(lost, gained, sure=2.0):
+    """Answers of a hundred rows, where two cheap sub-networks are as sure as the full one, right or wrong."""
+    rows = 100
+    logits = np.zeros((3, rows, 2), np.float32)
+    logits[..., 0] = 2.0  # the truth is 0
+    logits[:2, :, 0] = sure
+    logits[:2, :lost] *= -1
+    logits[2, rows - gained :] *= -1
+    batch = np.arange(rows), logits, np.zeros((rows, 3), np.float32)
+    sums = sum_along_ways(ALONE, np.array([0.0, 80.0, 0.0]), ways_of(3), 2, np.array([0.0, 1.0, 0.0]))
+    costs = np.stack([*sums, [0.0, 100.0, 0.0]])
+    return record_answers([batch], NAMES, np.full(rows, 9), costs, labels=np.zeros(rows, np.int64))
 
 
 @pytest.mark.parametrize(("lost", "start"), [(1, "recurrent"), (2, "full")])
 def test_what_a_policy_gains_makes_up_for_few_losses_only(lost, start):
-    """Cheap answers that are as often right as the full network's, and equally sure whether they are or not."""
+    assert cheapest_without_loss(cheap_ones(lost, gained=5)).start == start
+
+
+@pytest.mark.parametrize(("sure", "start"), [(2.1, "recurrent"), (1.9, "full")])
+def test_answers_have_to_give_the_truth_as_much_probability(sure, start):
+    assert cheapest_without_loss(cheap_ones(0, gained=0, sure=sure)).start == start
+
+
+def test_right_answers_are_counted_where_they_are_sets():
+    answers = replace(cheap_ones(0, gained=0, sure=1.9), way_label_scores=None)
+    assert cheapest_without_loss(answers).start == "recurrent"
+
+
+def test_answers_are_blended_or_not_as_is_cheaper():
+    """The full network is right alone, and not in an average with an answer that is wrong."""
     rows = 100
     logits = np.zeros((3, rows, 2), np.float32)
-    logits[..., 0] = 2.0  # the truth is 0
-    logits[:2, :lost] *= -1
-    logits[2, -5:] *= -1
+    logits[..., 0] = 2.0
+    logits[:2, :50, 0] = -1.5  # and unsure
     batch = np.arange(rows), logits, np.zeros((rows, 3), np.float32)
     sums = sum_along_ways(ALONE, np.array([0.0, 80.0, 0.0]), ways_of(3), 2, np.array([0.0, 1.0, 0.0]))
     costs = np.stack([*sums, [0.0, 100.0, 0.0]])
-    answers = record_answers([batch], NAMES, np.full(rows, 9), costs, labels=np.zeros(rows, np.int64))
-    assert cheapest_without_loss(answers, most_lost=0.015).start == start
-    assert cheapest_without_loss(answers).start == "recurrent"
+    labels = np.zeros(rows, np.int64)
+    answers = record_answers([batch], NAMES, np.full(rows, 9), costs, blend=0.5, labels=labels)
+    chosen = cheapest_without_loss(answers)
+    assert (chosen.start, chosen.blend) == ("recurrent", 0.0)
+    assert answers.unblended().route([chosen])[0].right.all()
 
 
 def test_halves_are_all_rows_once():

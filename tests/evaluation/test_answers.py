@@ -15,7 +15,7 @@ from sharcs.evaluation.record import record_answers
 from sharcs_runtime import RoutingPolicy
 from sharcs_runtime.cascade import Cascade
 from sharcs_runtime.policy import choose_width
-from sharcs_runtime.scores import confidence
+from sharcs_runtime.scores import blended, confidence, softmax
 from sharcs_runtime.ways import sum_along_ways, way_taken, ways_of
 
 NAMES = ("words", "table", "full")
@@ -173,17 +173,28 @@ def test_labels_split_answers_into_lost_and_gained():
         shares = powers / powers.sum(-1, keepdims=True)
         expected = shares[np.arange(INPUTS), np.arange(INPUTS) % 4].tolist()
         assert answers.label_scores[:, network].tolist() == pytest.approx(expected, abs=1e-6)
+    # What escalates is blended by 0.4 with the answer before it.
+    for row, label in enumerate(np.arange(INPUTS) % 4):
+        order = [0, 1, 2][: routed.answered_by[0, row] + 1]
+        answer = logits[0, row].astype(float)
+        for network in order[1:]:
+            answer = blended(logits[network, row], answer, 0.4)
+        assert routed.label_score[0, row] == pytest.approx(float(softmax(answer)[label]), abs=1e-5)
     unlabelled = replace(answers, labels=None).route(tried)
     assert not any(values.any() for values in (unlabelled.right, unlabelled.lost, unlabelled.gained))
+    of_sets = replace(answers, way_label_scores=None).route(tried)
+    assert np.array_equal(of_sets.label_score, of_sets.right)
 
 
 def test_without_the_blend_answers_are_those_of_a_record_without_it():
     logits, router_logits, lengths = made_up(2)
-    plain, blended = (recorded(logits, router_logits, lengths, blend=blend) for blend in (0.0, 0.6))
-    assert not np.array_equal(plain.way_predictions, blended.way_predictions)
-    unblended = blended.unblended()
+    labels = np.arange(INPUTS) % 4
+    plain, mixed = (recorded(logits, router_logits, lengths, blend=blend, labels=labels) for blend in (0.0, 0.6))
+    assert not np.array_equal(plain.way_predictions, mixed.way_predictions)
+    unblended = mixed.unblended()
     assert np.array_equal(plain.way_predictions, unblended.way_predictions)
     assert np.array_equal(plain.scores, unblended.scores)
+    assert np.array_equal(plain.way_label_scores, unblended.way_label_scores)
     assert (plain.blend, unblended.blend) == (0.0, 0.0)
     policy = RoutingPolicy(0.0, {"words": 0.9, "table": 0.8}, start="words")
     assert np.array_equal(plain.route([policy]).score, unblended.route([policy]).score)
@@ -196,7 +207,7 @@ def test_some_of_the_inputs_are_routed_as_among_all():
     policy = RoutingPolicy(0.5, {"words": 0.9, "table": 0.6})
     part = answers.take(rows)
     assert len(part) == 3
-    for name in ("start", "answered_by", "answer", "score", "cost", "lost"):
+    for name in ("start", "answered_by", "answer", "score", "cost", "lost", "label_score"):
         expected = getattr(answers.route([policy])[0], name)[rows]
         assert np.array_equal(getattr(part.route([policy])[0], name), expected)
     assert np.array_equal(part.label_scores, answers.label_scores[rows])

@@ -57,7 +57,7 @@ def made_up(count=300, widths=2, seed=0, labelled=True):
         cost_coefficients=np.ones((len(ways) + 1, 3)),
         max_length=5,
         labels=labels if labelled else None,
-        label_scores=chances[row[:, None], np.arange(widths), labels[:, None]].astype(float) if labelled else None,
+        way_label_scores=chances[row[:, None], last_of_way, labels[:, None]] if labelled else None,
     )
     taken = [ways.index((a,) if a == b else (a, b)) for a, b in zip(first, last, strict=True)]
     return Routed(answers, np.array(taken)), chances.astype(float)

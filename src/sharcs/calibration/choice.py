@@ -267,6 +267,8 @@ def _sequence(
     cheaper = spent < spent[0]
     kept = [policy for policy, keep in zip(path, cheaper, strict=True) if keep]
     if constraint.kind in COSTS:
+        if choosing.labels is not None:
+            lost = 1 - routed.label_score.mean(axis=1)
         within = [lost[cheaper & (spent <= level * constraint.limit)] for level in COST_LEVELS]
         return float(np.mean([some.min(initial=1.0) for some in within])), [*kept[::-1], path[0]]
     within = [spent[cheaper & (lost <= level * constraint.limit)] for level in LOSS_LEVELS]

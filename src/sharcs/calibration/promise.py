@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 LEAST_ROWS = 50  # in each half: fewer say nothing
+# Share of the rows that a training's policy may get wrong where the full network is right, whatever it gains on
+# others (benchmarks/policy_study.py).
+MOST_LOST = 0.015
 
 
 def halves(count: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -42,23 +45,25 @@ def choose_default(answers: AllAnswers, seed: int = 0) -> Promise | None:
     return promise_of(answers.take(read_once), policy)
 
 
-def cheapest_without_loss(answers: AllAnswers, most_lost: float = 1.0) -> RoutingPolicy:
-    """Choose the cheapest of the policies that are right as often as the full network, which is one of them.
+def cheapest_without_loss(answers: AllAnswers) -> RoutingPolicy:
+    """Choose the cheapest of the policies that are expected to lose nothing: the full network is one of them.
+
+    A policy's answers have to give the true class as much probability in the mean as the full network's do: how many
+    are right says the same, but with so much chance in it that of many policies a poor one is chosen. With and
+    without blending is tried.
 
     Args:
         answers: Of labelled rows.
-        most_lost: Share of the rows that a policy may get wrong where the full network is right, whatever it gains on
-            others. A training sets no limit yet; benchmarks/policy_study.py tries some.
     """
-    full = RoutingPolicy(start=answers.names[-1])
-    best, least = full, float(answers.full_costs.mean())
-    wanted = int(answers.full_right.sum())
-    for piece in answers.in_pieces(all_policies(answers)):
-        routed = answers.route(piece)
-        counts = routed.right.sum(axis=1), routed.lost.sum(axis=1), routed.cost.mean(axis=1)
-        for policy, right, lost, cost in zip(piece, *counts, strict=True):
-            if right >= wanted and lost <= most_lost * len(answers) and cost < least:
-                best, least = policy, float(cost)
+    full = best = RoutingPolicy(start=answers.names[-1])
+    least, wanted = float(answers.full_costs.mean()), answers.route([full])[0].label_score.mean()
+    for each in (answers, answers.unblended()) if answers.blend else (answers,):
+        for piece in each.in_pieces(all_policies(each)):
+            routed = each.route(piece)
+            found = routed.label_score.mean(axis=1), routed.lost.mean(axis=1), routed.cost.mean(axis=1)
+            for policy, expected, lost, cost in zip(piece, *found, strict=True):
+                if expected >= wanted and lost <= MOST_LOST and cost < least:
+                    best, least = policy, float(cost)
     return best
 
 

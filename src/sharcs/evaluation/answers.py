@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sharcs_runtime.policy import RoutingPolicy
 
 ANSWERS_AT_ONCE = 4_000_000
-OF_INPUTS = ("way_predictions", "router_logits", "lengths", "labels", "label_scores")
+OF_INPUTS = ("way_predictions", "router_logits", "lengths", "labels", "way_label_scores")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class AllAnswers:
         blend: With which later answers were blended; a policy's own makes no difference.
         label_sets: The sets of labels by number, bool ``[sets, labels]``; None where there is one label.
         labels: True classes, int64 ``[inputs]``, or the numbers of the true sets; or None.
-        label_scores: Probability that each sub-network gives to the true class, float64 ``[inputs, networks]``;
-            None without labels, or where there are several.
+        way_label_scores: Probability that the answer each way leads to gives to the true class, float32 ``[inputs,
+            ways]``; None without labels, or where there are several.
         way_milliseconds: Of one input alone on each way, float64 ``[ways]``, if what an input takes is to be counted
             in milliseconds.
         numbers: What the networks computed in: ``float32``, ``int8``, ...
@@ -63,7 +63,7 @@ class AllAnswers:
     blend: float = 0.0
     label_sets: Flags | None = None
     labels: Numbers | None = None
-    label_scores: Doubles | None = None
+    way_label_scores: Singles | None = None
     way_milliseconds: Doubles | None = None
     numbers: str = "float32"
     runtime: str = "torch"
@@ -105,6 +105,11 @@ class AllAnswers:
     def scores(self) -> Singles:
         """Its probability, ``[inputs, networks]``; of several labels, the least sure one's."""
         return self.way_scores["probability"][:, : len(self.names)]
+
+    @property
+    def label_scores(self) -> Singles | None:
+        """Probability that each sub-network gives to the true class, ``[inputs, networks]``; None if not known."""
+        return None if self.way_label_scores is None else self.way_label_scores[:, : len(self.names)]
 
     @property
     def way_costs(self) -> Doubles:
@@ -154,7 +159,9 @@ class AllAnswers:
         """Give inputs that escalate the later sub-network's own answer."""
         last = [way[-1] for way in ways_of(len(self.names))]
         scores = {signal: values[:, last] for signal, values in self.way_scores.items()}
-        return replace(self, way_predictions=self.way_predictions[:, last], way_scores=scores, blend=0.0)
+        predictions = self.way_predictions[:, last]
+        of_label = None if self.way_label_scores is None else self.way_label_scores[:, last]
+        return replace(self, way_predictions=predictions, way_scores=scores, way_label_scores=of_label, blend=0.0)
 
     def labelled(self, labels: ArrayLike) -> AllAnswers:
         """Add true labels; see :meth:`truth`. Sets of labels that no answer is like get numbers, too."""
@@ -264,6 +271,15 @@ class Routed:
     def right(self) -> Flags:
         """Whether the answer is the true one; False without labels."""
         return self._look_up(self.answers.way_right)
+
+    @cached_property
+    def label_score(self) -> Singles:
+        """Probability that the answer gives to the true class; where that is not known, 1 if it is right, else 0.
+
+        In the mean it says how good a policy is with much less chance in it than the share of right answers.
+        """
+        scores = self.answers.way_label_scores
+        return self.right.astype(np.float32) if scores is None else self._look_up(scores)
 
     @cached_property
     def lost(self) -> Flags:

@@ -57,7 +57,7 @@ def record_answers(
     predictions = np.zeros((count, len(ways)), np.int64)
     scores = {signal: np.zeros((count, len(ways)), np.float32) for signal in signals}
     router_logits = np.zeros((count, len(names)), np.float32)
-    label_scores = None if labels is None or several else np.zeros((count, len(names)))
+    label_scores = None if labels is None or several else np.zeros((count, len(ways)), np.float32)
     truth = np.zeros(0, np.int64) if labels is None or several else checked_classes(labels, count)
     known_sets: dict[bytes, int] = {}
     classes: int | None = None
@@ -66,15 +66,14 @@ def record_answers(
             checked_classes(truth, count, logits.shape[-1])  # the first answers say how many there are
         classes = logits.shape[-1]
         router_logits[rows] = routing
-        if label_scores is not None:
-            true = truth[None, rows, None]
-            label_scores[rows] = np.take_along_axis(softmax(logits), true, axis=-1)[..., 0].T
         at_hand: dict[Way, Singles] = {}
         for column, way in enumerate(ways):
             answer = logits[way[-1]]
             if way[:-1]:
                 answer = blended(answer, at_hand[way[:-1]], blend, problem_type)
             at_hand[way] = answer
+            if label_scores is not None:
+                label_scores[rows, column] = softmax(answer)[np.arange(len(answer)), truth[rows]]
             predictions[rows, column] = _number_sets(answer > 0, known_sets) if several else answer.argmax(axis=-1)
             for signal, values in scores.items():
                 values[rows, column] = confidence(answer, problem_type, signal)
@@ -88,7 +87,7 @@ def record_answers(
         max_length=int(lengths.max(initial=0)) if max_length is None else max_length,
         blend=blend,
         label_sets=np.stack([np.frombuffer(known, np.bool_) for known in known_sets]) if several else None,
-        label_scores=label_scores,
+        way_label_scores=label_scores,
         numbers=numbers,
         runtime=runtime,
         classes=None if several else classes,

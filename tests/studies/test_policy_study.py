@@ -1,0 +1,72 @@
+"""The study of how a policy is chosen: its rules against the package's, and outcomes by hand."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+import policy_study
+from sharcs.calibration.policies import all_policies
+from sharcs.calibration.promise import MOST_LOST, cheapest_without_loss
+from sharcs.evaluation.record import record_answers
+from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.ways import sum_along_ways, ways_of
+
+ROWS = 120
+ALONE = np.array([[0.0, 1.0, 0.0], [0.0, 12.0, 0.0], [0.0, 101.0, 0.0]])
+
+
+def answers_of(seed):
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 3, ROWS)
+    logits = draw.normal(size=(3, ROWS, 3)).astype(np.float32)
+    logits[:, np.arange(ROWS), labels] += np.array([[1.0], [1.5], [2.0]], np.float32)
+    batch = np.arange(ROWS), logits, np.full((ROWS, 3), -np.inf, np.float32)
+    sums = sum_along_ways(ALONE, np.array([0.0, 80.0, 0.0]), ways_of(3), 2, np.array([0.0, 1.0, 0.0]))
+    costs = np.stack([*sums, [0.0, 100.0, 0.0]])
+    names = ("recurrent", "compact", "full")
+    return record_answers([batch], names, draw.integers(3, 20, ROWS), costs, blend=0.3, labels=labels)
+
+
+def costs_of(answers, policies):
+    return answers.route(policies).cost.mean(axis=1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_of_the_rules_is_the_packages(seed):
+    answers = answers_of(seed)
+    mine = policy_study.chosen_policy(answers, "label_score", MOST_LOST)
+    theirs = cheapest_without_loss(answers)
+    each = [answers if policy.blend else answers.unblended() for policy in (mine, theirs)]
+    assert costs_of(each[0], [mine])[0] == pytest.approx(costs_of(each[1], [theirs])[0])
+
+
+def test_within_a_budget_none_is_better():
+    answers = answers_of(5)
+    chosen = policy_study.chosen_policy(answers, "right", budget=0.3)
+    best = 0.0
+    for each in (answers, answers.unblended()):
+        for policy in all_policies(each):
+            routed = each.route([policy])[0]
+            if routed.cost.mean() <= 0.3 * answers.full_costs.mean():
+                best = max(best, routed.right.mean())
+    each = answers if chosen.blend else answers.unblended()
+    assert each.route([chosen])[0].right.mean() == best > 0
+
+
+def test_an_outcome_is_what_other_rows_lose_and_cost():
+    answers = answers_of(6)
+    policy = RoutingPolicy(start="recurrent")
+    lost, cost = policy_study.outcome(answers, policy)
+    right = (answers.predictions == answers.labels[:, None]).mean(0)
+    assert lost == pytest.approx(100 * (right[2] - right[0]))
+    assert cost == pytest.approx(0.01)
+    blended = RoutingPolicy(start="recurrent", escalation_threshold={"recurrent": 1.0, "compact": 0.0}, blend=0.3)
+    plain = RoutingPolicy(start="recurrent", escalation_threshold={"recurrent": 1.0, "compact": 0.0})
+    column = ways_of(3).index((0, 1))
+    for policy, record in ((blended, answers), (plain, answers.unblended())):
+        expected = right[2] - (record.way_predictions[:, column] == answers.labels).mean()
+        assert policy_study.outcome(answers, policy)[0] == pytest.approx(100 * expected)
