@@ -17,6 +17,13 @@ GIVES = {
     "transformers": ("transformers", "logits; every size and task"),
 }
 
+POLICY_RULES = {
+    ("right", 1.0): "right answers counted",
+    ("right", 0.015): "and 1.5% of right ones lost at most",
+    ("label_score", 1.0): "the truth's probability",
+    ("label_score", 0.015): "and 1.5% lost at most, **the default**",
+}
+
 
 def few_rows(content: dict[str, Any]) -> str:
     """Compare methods: a row a set, a number of rows and a method; means over the draws."""
@@ -55,6 +62,37 @@ def first_answer(content: dict[str, Any]) -> str:
     return table(headings, rows)
 
 
+def policy(content: dict[str, Any]) -> str:
+    """Compare rules by which a training chooses its policy: what is lost, in the ninth of ten draws, at what cost."""
+    rows = []
+    for name, every in content["pairs"].items():
+        for count in dict.fromkeys(of["rows"] for of in every):
+            cells = []
+            for rule, limit in POLICY_RULES:
+                wanted = {"rows": count, "rule": rule, "limit": limit}
+                of = next(of for of in every if wanted.items() <= of.items())
+                cells.append(f"{of['lost']:.1f} ({of['lost_in_nine_of_ten']:.1f}) at {percent(of['cost'], 0)}%")
+            rows.append([name, str(count), *cells])
+    return table(["set", "rows that choose", *POLICY_RULES.values()], rows)
+
+
+def within_budgets(content: dict[str, Any]) -> str:
+    """Compare the two ways to judge policies where the best within a budget is chosen: points lost."""
+    rows = []
+    for name, every in content["pairs"].items():
+        budgets = dict.fromkeys(of["budget"] for of in every if "budget" in of)
+        for count in dict.fromkeys(of["rows"] for of in every):
+            cells = []
+            for budget in budgets:
+                for rule in ("right", "label_score"):
+                    wanted = {"rows": count, "rule": rule, "budget": budget}
+                    of = next(of for of in every if wanted.items() <= of.items())
+                    cells.append(f"{of['lost']:.1f}")
+            rows.append([name, str(count), *cells])
+    headings = [f"{percent(budget, 0)}%, {by}" for budget in budgets for by in ("counted", "by probability")]
+    return table(["set", "rows that choose", *headings], rows)
+
+
 def newcomer(content: dict[str, Any]) -> str:
     """Write down what was typed, what came back, and the seconds that it took."""
     lines = []
@@ -73,5 +111,7 @@ def of_file(show: Callable[[dict[str, Any]], str], name: str, command: str) -> s
 TABLES: dict[str, Callable[[], str]] = {
     "few-rows": lambda: of_file(few_rows, "few_rows", "few_rows.py run"),
     "first-answer": lambda: of_file(first_answer, "first_answer", "first_answer.py"),
+    "policy": lambda: of_file(policy, "policy", "policy_study.py"),
+    "policy-budgets": lambda: of_file(within_budgets, "policy", "policy_study.py"),
     "newcomer": lambda: of_file(newcomer, "newcomer", "newcomer.py"),
 }

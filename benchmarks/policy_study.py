@@ -32,6 +32,7 @@ from sharcs_runtime.ways import ways_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from judge.data import Rows
     from sharcs.evaluation.answers import AllAnswers
 
 CHOOSING = (50, 100, 250)  # rows that choose
@@ -41,9 +42,8 @@ BUDGETS = (0.05, 0.1, 0.25)
 DRAWS = 20
 
 
-def all_answers(folder: Path, name: str) -> AllAnswers:
+def all_answers(folder: Path, rows: Rows) -> AllAnswers:
     """Read what a pair's networks said about held-out rows."""
-    rows = load(name).held_out
     ours, full = (answers.read(folder / f"{method}.npz")[0]["held_out"] for method in ("ours", "reference"))
     logits = np.concatenate([ours.logits, full.logits])
     labels = logits.shape[-1]
@@ -51,7 +51,10 @@ def all_answers(folder: Path, name: str) -> AllAnswers:
     model = SharcsForSequenceClassification.from_encoder(
         minilm_path(), front=KINDS, widths=(1.0,), num_labels=labels, pairs=pairs
     )
-    batch = np.arange(len(rows)), logits, np.zeros((len(rows), len(logits)), np.float32)
+    # The router has no score of what stands in front, and nothing else to choose from.
+    router_logits = np.full((len(rows), len(logits)), -np.inf, np.float32)
+    router_logits[:, -1] = 0
+    batch = np.arange(len(rows)), logits, router_logits
     names = (*KINDS, "full")
     costs = way_coefficients(model, ways_of(len(names)))
     return record_answers([batch], names, rows.lengths, costs, blend=BLEND, labels=rows.labels)
@@ -118,7 +121,7 @@ def main() -> None:
     for file in sorted(study.folder.glob("*/*/ours.npz")):
         name, seed = file.parts[-3:-1]
         print(name, seed, flush=True)
-        content["pairs"][f"{name}, seed {seed}"] = measured(all_answers(file.parent, name))
+        content["pairs"][f"{name}, seed {seed}"] = measured(all_answers(file.parent, load(name).held_out))
         save(RESULTS / "policy.json", content)
 
 

@@ -9,6 +9,8 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import policy_study
+from judge import answers
+from judge.data import tokenised
 from sharcs.calibration.policies import all_policies
 from sharcs.calibration.promise import MOST_LOST, cheapest_without_loss
 from sharcs.evaluation.record import record_answers
@@ -24,7 +26,9 @@ def answers_of(seed):
     labels = draw.integers(0, 3, ROWS)
     logits = draw.normal(size=(3, ROWS, 3)).astype(np.float32)
     logits[:, np.arange(ROWS), labels] += np.array([[1.0], [1.5], [2.0]], np.float32)
-    batch = np.arange(ROWS), logits, np.full((ROWS, 3), -np.inf, np.float32)
+    router_logits = np.full((ROWS, 3), -np.inf, np.float32)
+    router_logits[:, 2] = 0
+    batch = np.arange(ROWS), logits, router_logits
     sums = sum_along_ways(ALONE, np.array([0.0, 80.0, 0.0]), ways_of(3), 2, np.array([0.0, 1.0, 0.0]))
     costs = np.stack([*sums, [0.0, 100.0, 0.0]])
     names = ("recurrent", "compact", "full")
@@ -35,38 +39,50 @@ def costs_of(answers, policies):
     return answers.route(policies).cost.mean(axis=1)
 
 
+def test_networks_of_the_judge_stand_in_front(tmp_path):
+    rows = tokenised(["a fine film", "dull", "so so", "not a film"], None, np.array([1, 0, 0, 1]), 32)
+    logits = np.random.default_rng(0).normal(size=(4, 4, 2)).astype(np.float32)
+    for name, of in (("ours", logits[:3]), ("reference", logits[3:])):
+        answers.save(tmp_path / f"{name}.npz", {"held_out": answers.Answers(of, np.ones(of.shape[:2]))}, {})
+    every = policy_study.all_answers(tmp_path, rows)
+    assert (every.names, every.front) == (("lexical", "recurrent", "compact", "full"), 3)
+    assert {policy.start for policy in all_policies(every)} == set(every.names)
+    assert np.array_equal(every.predictions, logits.argmax(-1).T)
+    assert (np.diff(every.costs, axis=1) > 0).all()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_one_of_the_rules_is_the_packages(seed):
-    answers = answers_of(seed)
-    mine = policy_study.chosen_policy(answers, "label_score", MOST_LOST)
-    theirs = cheapest_without_loss(answers)
-    each = [answers if policy.blend else answers.unblended() for policy in (mine, theirs)]
+    every = answers_of(seed)
+    mine = policy_study.chosen_policy(every, "label_score", MOST_LOST)
+    theirs = cheapest_without_loss(every)
+    each = [every if policy.blend else every.unblended() for policy in (mine, theirs)]
     assert costs_of(each[0], [mine])[0] == pytest.approx(costs_of(each[1], [theirs])[0])
 
 
 def test_within_a_budget_none_is_better():
-    answers = answers_of(5)
-    chosen = policy_study.chosen_policy(answers, "right", budget=0.3)
+    every = answers_of(5)
+    chosen = policy_study.chosen_policy(every, "right", budget=0.3)
     best = 0.0
-    for each in (answers, answers.unblended()):
+    for each in (every, every.unblended()):
         for policy in all_policies(each):
             routed = each.route([policy])[0]
-            if routed.cost.mean() <= 0.3 * answers.full_costs.mean():
+            if routed.cost.mean() <= 0.3 * every.full_costs.mean():
                 best = max(best, routed.right.mean())
-    each = answers if chosen.blend else answers.unblended()
+    each = every if chosen.blend else every.unblended()
     assert each.route([chosen])[0].right.mean() == best > 0
 
 
 def test_an_outcome_is_what_other_rows_lose_and_cost():
-    answers = answers_of(6)
+    every = answers_of(6)
     policy = RoutingPolicy(start="recurrent")
-    lost, cost = policy_study.outcome(answers, policy)
-    right = (answers.predictions == answers.labels[:, None]).mean(0)
+    lost, cost = policy_study.outcome(every, policy)
+    right = (every.predictions == every.labels[:, None]).mean(0)
     assert lost == pytest.approx(100 * (right[2] - right[0]))
     assert cost == pytest.approx(0.01)
     blended = RoutingPolicy(start="recurrent", escalation_threshold={"recurrent": 1.0, "compact": 0.0}, blend=0.3)
     plain = RoutingPolicy(start="recurrent", escalation_threshold={"recurrent": 1.0, "compact": 0.0})
     column = ways_of(3).index((0, 1))
-    for policy, record in ((blended, answers), (plain, answers.unblended())):
-        expected = right[2] - (record.way_predictions[:, column] == answers.labels).mean()
-        assert policy_study.outcome(answers, policy)[0] == pytest.approx(100 * expected)
+    for policy, record in ((blended, every), (plain, every.unblended())):
+        expected = right[2] - (record.way_predictions[:, column] == every.labels).mean()
+        assert policy_study.outcome(every, policy)[0] == pytest.approx(100 * expected)
