@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,7 @@ class Curve:
 
     Attributes:
         held_cost: Mean cost of each setting on held-out rows, as a share of the reference's, ``[settings]``.
-        held_accuracy: Share of right answers there.
+        held_accuracy: Share of right answers there, or the probability that answers give to the true class.
         cost: Mean cost on test rows.
         right: Chance of a right answer, ``[settings, test rows]``.
     """
@@ -58,7 +58,7 @@ def curve_of(family: Family, held_out: View, test: View) -> Curve:
 
 def reference_curve(held_out: View, test: View) -> Curve:
     """The reference alone, which stands at the end of every method's ladder."""
-    alone = [type(view)(view.reference, view.reference, view.labels) for view in (held_out, test)]
+    alone = [replace(view, answers=view.reference) for view in (held_out, test)]
     return curve_of(Static(), *alone)
 
 

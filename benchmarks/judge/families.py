@@ -31,16 +31,22 @@ class View:
         answers: The method's.
         reference: The reference's, one step: the full network that every method may fall back on.
         labels: int64 ``[rows]``.
+        by_probability: Whether an answer is worth what it gives to the true class, and not whether it is right.
     """
 
     answers: Answers
     reference: Answers
     labels: NDArray[np.int64]
+    by_probability: bool = False
 
-    def right(self, logits: NDArray[np.float32]) -> Flags:
-        """Tell which answers are right: ``[..., rows, classes]`` to ``[..., rows]``."""
-        flags: Flags = logits.argmax(-1) == self.labels
-        return flags
+    def right(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """Tell which answers are right, or how much they are worth: ``[..., rows, classes]`` to ``[..., rows]``."""
+        if not self.by_probability:
+            flags: Flags = logits.argmax(-1) == self.labels
+            return flags
+        labels = np.broadcast_to(self.labels[:, None], (*logits.shape[:-1], 1))
+        worth: Floats = np.take_along_axis(softmax(logits.astype(np.float64)), labels, axis=-1)[..., 0]
+        return worth
 
 
 Outcome = tuple[Floats, Floats]  # FLOPs and the chance of a right answer, [rows] each

@@ -12,7 +12,7 @@ from judge import answers
 from judge.curves import BUDGETS
 from judge.data import SETS
 from judge.intervals import holm
-from judge.scoring import OURS, OWN, PICK, Scores, is_peer, matthews, ways
+from judge.scoring import OURS, OWN, PICK, PICK_BY_PROBABILITY, Scores, is_peer, matthews, ways
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -85,8 +85,9 @@ def processor_hours(study: Study) -> dict[str, dict[str, float]]:
 def summary(study: Study) -> dict[str, Any]:
     """Work out everything that the tables show, of the pairs that are there."""
     scores = Scores.of(study, list(SETS))
-    names = [PICK, *ways()]
-    others = [PICK, *OWN, *(name for name in ways() if is_peer(name))]
+    picks = [PICK, *([PICK_BY_PROBABILITY] if study.settings.get("ours_by_probability") else [])]
+    names = [*picks, *ways()]
+    others = [*picks, *OWN, *(name for name in ways() if is_peer(name))]
     return {
         "study": study.name,
         "studies": sorted(

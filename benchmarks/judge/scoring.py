@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OURS = "ours"
 PICK = "PICK"
+# The same where peers' settings, and the peer, are chosen as ours are in a study that says so.
+PICK_BY_PROBABILITY = "PICK, by probability"
 # Beside ours, not against it.
 OWN = ("ours, random", "ours, oracle", "ours, static", "narrow")
 SMALL = ("tfidf", "static", "gru", "1-layer", "2-layers", "3-layers")
@@ -86,25 +88,36 @@ class PairScores:
         """The reference's answers."""
         return answers.read(self.file("reference"))[0]
 
-    def views(self, method: str) -> tuple[View, View]:
-        """A method's answers to held-out and to test rows."""
+    def views(self, method: str, *, by_probability: bool = False) -> tuple[View, View]:
+        """A method's answers to held-out rows, judged as settings are chosen, and to test rows."""
         found = answers.read(self.file(method))[0]
         held, test = (View(found[part], self.reference[part], self.parts[part]) for part in ("held_out", "test"))
-        return held, test
+        return replace(held, by_probability=by_probability), test
+
+    @property
+    def ours_by_probability(self) -> bool:
+        """Whether ours is chosen by the probability that answers give to the true class; counts are for peers."""
+        return bool(self.study.settings.get("ours_by_probability", False))
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """Every way whose answers are there."""
-        found = {}
-        for name, (method, families) in ways().items():
-            if not self.file(method).exists():
-                continue
-            held, test = self.views(method)
-            curve = reference_curve(held, test)
-            for family in families:
-                curve = curve_of(family, held, test) + curve
-            found[name] = curve
-        return found
+        names = [name for name, (method, _) in ways().items() if self.file(method).exists()]
+        soft = self.ours_by_probability
+        return {name: self._curve(name, by_probability=soft and not is_peer(name)) for name in names}
+
+    @cached_property
+    def peers_by_probability(self) -> dict[str, Curve]:
+        """The curves of what a user could run instead, chosen as ours are."""
+        return {name: self._curve(name, by_probability=True) for name in self.curves if is_peer(name)}
+
+    def _curve(self, name: str, *, by_probability: bool) -> Curve:
+        method, families = ways()[name]
+        held, test = self.views(method, by_probability=by_probability)
+        curve = reference_curve(held, test)
+        for family in families:
+            curve = curve_of(family, held, test) + curve
+        return curve
 
     @cached_property
     def right(self) -> NDArray[np.float32]:
@@ -115,11 +128,14 @@ class PairScores:
     def lost(self, way: str, budget: float) -> dict[str, Any] | None:
         """What a way loses at a budget: per test row, with what it spent and which way it was; None if none fits."""
         chosen: str | None = way
-        if way == PICK:
-            chosen = pick({name: curve for name, curve in self.curves.items() if is_peer(name)}, budget)
-        if chosen is None or chosen not in self.curves:
+        curves = self.curves
+        if way == PICK_BY_PROBABILITY:
+            curves = self.peers_by_probability
+        if way in (PICK, PICK_BY_PROBABILITY):
+            chosen = pick({name: curve for name, curve in curves.items() if is_peer(name)}, budget)
+        if chosen is None or chosen not in curves:
             return None
-        curve = self.curves[chosen]
+        curve = curves[chosen]
         mix = at_budget(curve, budget)
         if mix is None:
             return None

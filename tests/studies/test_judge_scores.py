@@ -1,6 +1,7 @@
 """The judge's scores on made-up answers, for which the right numbers are known by hand or by brute force."""
 
 import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from judge.curves import Curve, Mix, at_budget, curve_of, ladder, pick, referenc
 from judge.families import ByShare, Cascade, Exits, Routed, Static, View, scores
 from judge.front import Chain, chains
 from judge.intervals import Interval, draws, holm, mean_over_sets, seed_variance, set_interval
-from judge.scoring import OURS, PICK, PairScores, Scores, counted, matthews
+from judge.scoring import OURS, PICK, PICK_BY_PROBABILITY, PairScores, Scores, counted, matthews
 
 
 def logits_of(classes, sure):
@@ -331,6 +332,27 @@ def test_a_later_study_has_the_peers_of_the_one_that_it_names(study, tmp_path, m
     assert list(found.pairs) == ["one"]
     assert found.of_set("one", "tfidf", 0.02)["interval"] == study.of_set("one", "tfidf", 0.02)["interval"]
     assert found.of_set("one", OURS, 0.02)["interval"].value == 100
+
+
+def test_a_study_may_choose_ours_by_probability_and_peers_both_ways(study, tmp_path):
+    """An answer that is right but barely, and one that is wrong but barely: counts and probabilities differ."""
+    barely = np.array([logits_of([1] * 22 + [0] * 18, [0.1] * 40)])  # 22 right, each with 52%
+    sure = np.array([logits_of([1] * 20 + [0] * 20, [9.0] * 20 + [0.1] * 20)])  # 20 right, with 100%
+    answers = Answers(np.concatenate([barely, sure, sure]), np.array([0.02, 0.02, 1.0])[:, None] * np.full(40, 100.0))
+    folder = tmp_path / "one" / "0"
+    files.save(folder / "ours.npz", {"held_out": answers, "test": answers}, {})
+    chance = (4 / (1 + math.exp(0.1)) + 36 / (1 + math.exp(-2))) / 40
+    right = {}
+    for soft in (False, True):
+        pair = PairScores("one", "0", settings.Study(tmp_path.name, {"ours_by_probability": soft}))
+        curve = pair.curves["ours, static"]
+        right[soft] = at_budget(curve, 0.02).right(curve).sum()
+        # Peers are counted either way, and stand beside it as ours is chosen.
+        assert 0.9 in pair.curves["tfidf"].held_accuracy
+        assert pair.peers_by_probability["tfidf"].held_accuracy[0] == pytest.approx(chance, abs=1e-3)
+        assert set(pair.peers_by_probability) == {"tfidf", "tfidf → full"}
+        assert pair.lost(PICK_BY_PROBABILITY, 0.015)["way"] in pair.peers_by_probability
+    assert (right[False], right[True]) == (22, 20)
 
 
 def test_ours_against_a_peer_is_the_difference_of_what_both_lose(study):
