@@ -21,6 +21,7 @@ FULL, SHARED, OWN = "full", "shared", "own"
 # linear classifier of the tokens.
 COMPACT, RECURRENT, LEXICAL = "compact", "recurrent", "lexical"
 TOKENS = "tokens"
+AUTO = "auto"
 # Of a recurrent one, numbers a token and units in each direction: these, or this part of a smaller hidden size. Of a
 # compact one, fractions of layers and heads.
 RECURRENT_SIZES = ((128, 2), (64, 4))
@@ -91,13 +92,16 @@ def sub_networks_of(names: str | Iterable[str | float]) -> tuple[tuple[str, ...]
 
     Args:
         names: The cheapest first: ``lexical``, ``recurrent``, ``compact``, ascending widths, and ``full``, which
-            is 1.0; or a string with commas between them.
+            is 1.0; or a string with commas between them; or ``auto``, which stands in front until
+            :mod:`sharcs.jobs.shapes` has found what this machine runs.
 
     Raises:
         InputError: If one is no name and no number, or one in front stands behind a width.
     """
     listed = names.split(",") if isinstance(names, str) else names
     parts = [name.strip() if isinstance(name, str) else name for name in listed]
+    if parts == [AUTO]:
+        return (AUTO,), (1.0,)
     given = ",".join(map(str, parts))
     front = tuple(str(part) for part in parts if part in FRONT_READOUTS)
     if parts[: len(front)] != list(front):
@@ -143,27 +147,38 @@ def spec_of_width(encoder_config: PreTrainedConfig, width: float, weights: str, 
     )
 
 
-def front_spec(encoder_config: PreTrainedConfig, kind: str, *, pairs: bool = False) -> SubnetworkSpec:
-    """Describe a sub-network that answers before the encoder runs, of the usual size.
+def front_spec(
+    encoder_config: PreTrainedConfig,
+    kind: str,
+    *,
+    pairs: bool = False,
+    times: float = 1,
+    shares: tuple[float, float] = COMPACT_SHARES,
+) -> SubnetworkSpec:
+    """Describe a sub-network that answers before the encoder runs, by default of the usual size.
 
     Args:
         encoder_config: The full encoder's configuration.
         kind: ``lexical``, ``recurrent``, or ``compact``: half of the layers, a quarter of the heads and neurons.
         pairs: Whether inputs are pairs of texts, which the first two compare.
+        times: The size of a recurrent one, as a multiple of the usual one's.
+        shares: Of the layers, and of the heads and neurons, that a compact one has.
 
     Raises:
         InputError: If there is no such kind, or the encoder has too few heads.
     """
     full = layers_config(encoder_config)
     if kind in (LEXICAL, RECURRENT):
-        sizes = _recurrent_sizes(int(full.hidden_size)) if kind == RECURRENT else _lexical_sizes(encoder_config)
+        sizes = (
+            _recurrent_sizes(int(full.hidden_size), times) if kind == RECURRENT else _lexical_sizes(encoder_config)
+        )
         readout = ALIGNED if pairs else MEAN
         return SubnetworkSpec(kind, kind, 0.0, heads=0, reads=TOKENS, readout=readout, **sizes)
     if kind != COMPACT:
         raise InputError(
             f"sub-network {kind!r}: there is none; name {', '.join(FRONT_READOUTS)}, or a width like 0.25"
         )
-    layers, width = COMPACT_SHARES
+    layers, width = shares
     groups = head_groups(full)
     width = max(1, round(width * groups)) / groups
     narrow = spec_of_width(encoder_config, width, OWN, 0) if width < 1 else None
@@ -174,10 +189,10 @@ def front_spec(encoder_config: PreTrainedConfig, kind: str, *, pairs: bool = Fal
     )
 
 
-def _recurrent_sizes(hidden: int) -> dict[str, int]:
+def _recurrent_sizes(hidden: int, times: float) -> dict[str, int]:
     """Choose the sizes of a recurrent network, smaller ones for a small encoder."""
-    size, units = (min(usual, hidden // part) for usual, part in RECURRENT_SIZES)
-    return {"layers": 1, "neurons": units, "hidden": size}
+    size, units = (max(1, round(times * min(usual, hidden // part))) for usual, part in RECURRENT_SIZES)
+    return {"layers": 1, "neurons": units, "hidden": min(size, hidden)}
 
 
 def _lexical_sizes(encoder_config: PreTrainedConfig) -> dict[str, int]:
@@ -191,10 +206,13 @@ def _lexical_sizes(encoder_config: PreTrainedConfig) -> dict[str, int]:
     }
 
 
-def front_specs(encoder_config: PreTrainedConfig, given: Iterable[str | Mapping[str, Any]]) -> list[SubnetworkSpec]:
+def front_specs(
+    encoder_config: PreTrainedConfig, given: Iterable[str | Mapping[str, Any]], *, pairs: bool = False
+) -> list[SubnetworkSpec]:
     """Read names of kinds, or descriptions, of sub-networks that answer before the encoder runs."""
     return [
-        front_spec(encoder_config, one) if isinstance(one, str) else SubnetworkSpec.from_dict(one) for one in given
+        front_spec(encoder_config, one, pairs=pairs) if isinstance(one, str) else SubnetworkSpec.from_dict(one)
+        for one in given
     ]
 
 

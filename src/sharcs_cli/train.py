@@ -57,7 +57,8 @@ def train(
         typer.Option(
             "--sub-networks",
             "--widths",
-            help="Cheapest first: lexical, recurrent, compact, ascending widths, and full, which is 1.0.",
+            help="Cheapest first: lexical, recurrent, compact, ascending widths, and full, which is 1.0; or auto, "
+            "for those in front in the sizes that this machine runs fast.",
         ),
     ] = "0.25,1.0",
     unlabelled: Annotated[

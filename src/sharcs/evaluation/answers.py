@@ -93,8 +93,7 @@ class AllAnswers:
         """Whether what each way leads to is right, ``[inputs, ways]``; False without labels."""
         if self.labels is None:
             return np.zeros(self.way_predictions.shape, np.bool_)
-        right: Flags = self.way_predictions == self.labels[:, None]
-        return right
+        return np.equal(self.way_predictions, self.labels[:, None])
 
     @property
     def full_right(self) -> Flags:
@@ -128,8 +127,7 @@ class AllAnswers:
 
     def _flops(self, which: slice) -> Doubles:
         """Evaluate some of the polynomials, ``[inputs, polynomials]``."""
-        found: Doubles = flops(self.cost_coefficients[which], self.lengths)
-        return found
+        return flops(self.cost_coefficients[which], self.lengths)  # type: ignore[no-any-return]
 
     @property
     def relative_costs(self) -> Doubles:
@@ -159,9 +157,9 @@ class AllAnswers:
         """Give inputs that escalate the later sub-network's own answer."""
         last = [way[-1] for way in ways_of(len(self.names))]
         scores = {signal: values[:, last] for signal, values in self.way_scores.items()}
-        predictions = self.way_predictions[:, last]
-        of_label = None if self.way_label_scores is None else self.way_label_scores[:, last]
-        return replace(self, way_predictions=predictions, way_scores=scores, way_label_scores=of_label, blend=0.0)
+        of = {name: getattr(self, name) for name in ("way_predictions", "way_label_scores")}
+        of = {name: None if values is None else values[:, last] for name, values in of.items()}
+        return replace(self, way_scores=scores, blend=0.0, **of)
 
     def labelled(self, labels: ArrayLike) -> AllAnswers:
         """Add true labels; see :meth:`truth`. Sets of labels that no answer is like get numbers, too."""
@@ -274,10 +272,7 @@ class Routed:
 
     @cached_property
     def label_score(self) -> Singles:
-        """Probability that the answer gives to the true class; where that is not known, 1 if it is right, else 0.
-
-        In the mean it says how good a policy is with much less chance in it than the share of right answers.
-        """
+        """Probability that the answer gives to the true class; where that is not known, whether it is right."""
         scores = self.answers.way_label_scores
         return self.right.astype(np.float32) if scores is None else self._look_up(scores)
 

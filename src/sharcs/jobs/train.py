@@ -20,9 +20,10 @@ from sharcs.inference.reading import collator_of
 from sharcs.jobs.arguments import TRAINERS, Patience, training_arguments
 from sharcs.jobs.held_out import choose_policy, promise_nothing
 from sharcs.jobs.remarks import learned
+from sharcs.jobs.shapes import shapes_for, usual_kinds
 from sharcs.jobs.trial import Trial, declared_readout, measure_of
 from sharcs.jobs.work import prepare
-from sharcs.spec import FIRST
+from sharcs.spec import AUTO, FIRST
 from sharcs.training.arguments import PAPER, RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
 from sharcs.training.processes import agreed, ended_elsewhere, from_first, join, process_count, process_number
@@ -107,6 +108,8 @@ def run_training(
 def _with_defaults(job: TrainingJob) -> TrainingJob:
     recipe = recipe_of(job.recipe, job.window, job.bands)
     own = RECIPES[recipe]
+    if job.front == (AUTO,):
+        job = replace(job, front=usual_kinds(job.images))
     rate = FRONT_RATE if job.front else own.learning_rate
     by_rows = job.front and recipe != PAPER  # the number of rows decides
     return replace(
@@ -121,11 +124,14 @@ def _train(
     given: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[str], None]
 ) -> artifacts.TrainedModel:
     work = agreed(lambda: prepare(_with_defaults(given), say))
+    collate = collator_of(work.processor)
+    settings = _settings(given, work.train, work.columns)
+    if given.front == (AUTO,):
+        settings["shapes"] = from_first(lambda: shapes_for(work, collate, say))
+        work = agreed(lambda: work.with_front(tuple(settings["shapes"])))
     job, model, processor = work.job, work.model, work.processor
     # Everything that the job names has been found right: from here on the directory is in use.
-    settings = _settings(given, work.train, work.columns)
     checkpoints = from_first(lambda: artifacts.begin(job.output, settings, job.resume))
-    collate = collator_of(processor)
     if (
         job.readout is None
         and job.epochs

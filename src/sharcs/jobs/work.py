@@ -88,6 +88,11 @@ class Work:
         """Load the encoder with a read-out, and with other sub-networks than the job's if they are given."""
         return _load(replace(self.job, readout=readout, **parts), self.encoder_path, self.names, self.train)
 
+    def with_front(self, front: tuple[Any, ...]) -> Work:
+        """Put other sub-networks in front, by their descriptions."""
+        readout = self.job.readout or FIRST
+        return replace(self, job=replace(self.job, front=front), model=self.load(readout, front=front))
+
 
 def prepare(job: Any, say: Callable[[str], None]) -> Work:
     """Read all that a job names, and refuse what is wrong with it.

@@ -20,14 +20,14 @@ from sharcs.model.layer_list import RoutedLayerList, bypass_when_resuming, shrin
 from sharcs.model.passes import RoutedPasses
 from sharcs.model.router import Router
 from sharcs.model.tail import RoutedTail
-from sharcs.spec import FIRST, MEAN, OWN, front_spec
+from sharcs.spec import FIRST, MEAN, OWN, front_specs
 from sharcs.stored import class_names
 from sharcs.subnetworks.build import make_front, make_subnetwork
 from sharcs.tasks.classification import task_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedConfig
 
@@ -191,7 +191,7 @@ class RoutedModel(RoutedPasses):
         name_or_path: str | os.PathLike[str],
         *,
         widths: Sequence[float] = (0.25, 1.0),
-        front: Sequence[str] = (),
+        front: Sequence[str | Mapping[str, Any]] = (),
         pairs: bool = False,
         readout: str = FIRST,
         router_layer: int | None = None,
@@ -206,7 +206,7 @@ class RoutedModel(RoutedPasses):
         Args:
             name_or_path: A name on the hub or a local directory, as for ``from_pretrained``.
             widths: Ascending fractions that end in 1.0.
-            front: What answers before the encoder runs, the cheapest first: ``lexical``, ``recurrent``, ``compact``.
+            front: What answers before the encoder runs: ``lexical``, ``recurrent``, ``compact``, or descriptions.
             pairs: Whether inputs are pairs of texts, told apart by ``token_type_ids``: the first two compare them.
             readout: With ``first`` the encoder's head reads what it always reads, of many the first token; with
                 ``mean`` it finds the tokens' mean there: better where it was trained for mean pooling.
@@ -243,7 +243,7 @@ class RoutedModel(RoutedPasses):
                 encoder=encoder,
                 widths=list(widths),
                 readout=readout,
-                front=[front_spec(encoder, kind, pairs=pairs).to_dict() for kind in front],
+                front=[spec.to_dict() for spec in front_specs(encoder, front, pairs=pairs)],
                 router_layer=router_layer,
                 weights=weights,
                 id2label=encoder.id2label,
