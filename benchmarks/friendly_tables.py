@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sharcs.calibration.promise import MOST_LOST
 from tables import RESULTS, mean, percent, read, table
 
 METHODS = {"ours": "ours, routed", "setfit": "SetFit's way", "head": "linear head on frozen embeddings"}
@@ -17,12 +18,14 @@ GIVES = {
     "transformers": ("transformers", "logits; every size and task"),
 }
 
+# By what policies are judged, and how many right answers may get lost.
 POLICY_RULES = {
     ("right", 1.0): "right answers counted",
-    ("right", 0.015): "and 1.5% of right ones lost at most",
+    ("right", MOST_LOST): f"and {percent(MOST_LOST)}% of right ones lost at most",
     ("label_score", 1.0): "the truth's probability",
-    ("label_score", 0.015): "and 1.5% lost at most, **the default**",
+    ("label_score", MOST_LOST): f"and {percent(MOST_LOST)}% lost at most, **the default**",
 }
+BUDGET_RULES = {"right": "counted", "label_score": "by probability"}
 
 
 def few_rows(content: dict[str, Any]) -> str:
@@ -64,33 +67,36 @@ def first_answer(content: dict[str, Any]) -> str:
 
 def policy(content: dict[str, Any]) -> str:
     """Compare rules by which a training chooses its policy: what is lost, in the ninth of ten draws, at what cost."""
-    rows = []
-    for name, every in content["pairs"].items():
-        for count in dict.fromkeys(of["rows"] for of in every):
-            cells = []
-            for rule, limit in POLICY_RULES:
-                wanted = {"rows": count, "rule": rule, "limit": limit}
-                of = next(of for of in every if wanted.items() <= of.items())
-                cells.append(f"{of['lost']:.1f} ({of['lost_in_nine_of_ten']:.1f}) at {percent(of['cost'], 0)}%")
-            rows.append([name, str(count), *cells])
+
+    def cell(every: list[dict[str, Any]], count: int, rule: str, limit: float) -> str:
+        of = _entry(every, rows=count, rule=rule, limit=limit)
+        return f"{of['lost']:.1f} ({of['lost_in_nine_of_ten']:.1f}) at {percent(of['cost'], 0)}%"
+
+    rows = [
+        [name, str(count), *(cell(every, count, *rule) for rule in POLICY_RULES)]
+        for name, every in content["pairs"].items()
+        for count in dict.fromkeys(of["rows"] for of in every)
+    ]
     return table(["set", "rows that choose", *POLICY_RULES.values()], rows)
 
 
 def within_budgets(content: dict[str, Any]) -> str:
     """Compare the two ways to judge policies where the best within a budget is chosen: points lost."""
-    rows = []
-    for name, every in content["pairs"].items():
-        budgets = dict.fromkeys(of["budget"] for of in every if "budget" in of)
-        for count in dict.fromkeys(of["rows"] for of in every):
-            cells = []
-            for budget in budgets:
-                for rule in ("right", "label_score"):
-                    wanted = {"rows": count, "rule": rule, "budget": budget}
-                    of = next(of for of in every if wanted.items() <= of.items())
-                    cells.append(f"{of['lost']:.1f}")
-            rows.append([name, str(count), *cells])
-    headings = [f"{percent(budget, 0)}%, {by}" for budget in budgets for by in ("counted", "by probability")]
+    pairs: dict[str, list[dict[str, Any]]] = content["pairs"]
+    budgets = sorted({of["budget"] for every in pairs.values() for of in every if "budget" in of})
+    asked = [(budget, rule) for budget in budgets for rule in BUDGET_RULES]
+    rows = [
+        [name, str(count), *(f"{_entry(every, rows=count, budget=of, rule=by)['lost']:.1f}" for of, by in asked)]
+        for name, every in pairs.items()
+        for count in dict.fromkeys(of["rows"] for of in every)
+    ]
+    headings = [f"{percent(budget, 0)}%, {BUDGET_RULES[rule]}" for budget, rule in asked]
     return table(["set", "rows that choose", *headings], rows)
+
+
+def _entry(every: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
+    """Find the entry that has these values."""
+    return next(of for of in every if wanted.items() <= of.items())
 
 
 def newcomer(content: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from judge.front import KINDS
 from judge.settings import Study
 from sharcs import SharcsForSequenceClassification
 from sharcs.calibration.policies import all_policies
+from sharcs.calibration.promise import MOST_LOST
 from sharcs.config import BLEND
 from sharcs.data.named import minilm_path
 from sharcs.evaluation.record import record_answers
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 CHOOSING = (50, 100, 250)  # rows that choose
 RULES = ("right", "label_score")  # as evaluation.answers.Routed has them
-LIMITS = (1.0, 0.03, 0.015)  # of what may get lost; all, for none
+LIMITS = (1.0, 0.03, MOST_LOST)  # of what may get lost; all, for none
 BUDGETS = (0.05, 0.1, 0.25)
 DRAWS = 20
 

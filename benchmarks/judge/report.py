@@ -85,7 +85,7 @@ def processor_hours(study: Study) -> dict[str, dict[str, float]]:
 def summary(study: Study) -> dict[str, Any]:
     """Work out everything that the tables show, of the pairs that are there."""
     scores = Scores.of(study, list(SETS))
-    picks = [PICK, *([PICK_BY_PROBABILITY] if study.settings.get("ours_by_probability") else [])]
+    picks = [PICK, PICK_BY_PROBABILITY] if study.ours_by_probability else [PICK]
     names = [*picks, *ways()]
     others = [*picks, *OWN, *(name for name in ways() if is_peer(name))]
     return {

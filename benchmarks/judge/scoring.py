@@ -94,16 +94,11 @@ class PairScores:
         held, test = (View(found[part], self.reference[part], self.parts[part]) for part in ("held_out", "test"))
         return replace(held, by_probability=by_probability), test
 
-    @property
-    def ours_by_probability(self) -> bool:
-        """Whether ours is chosen by the probability that answers give to the true class; counts are for peers."""
-        return bool(self.study.settings.get("ours_by_probability", False))
-
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """Every way whose answers are there."""
         names = [name for name, (method, _) in ways().items() if self.file(method).exists()]
-        soft = self.ours_by_probability
+        soft = self.study.ours_by_probability
         return {name: self._curve(name, by_probability=soft and not is_peer(name)) for name in names}
 
     @cached_property
@@ -128,9 +123,7 @@ class PairScores:
     def lost(self, way: str, budget: float) -> dict[str, Any] | None:
         """What a way loses at a budget: per test row, with what it spent and which way it was; None if none fits."""
         chosen: str | None = way
-        curves = self.curves
-        if way == PICK_BY_PROBABILITY:
-            curves = self.peers_by_probability
+        curves = self.peers_by_probability if way == PICK_BY_PROBABILITY else self.curves
         if way in (PICK, PICK_BY_PROBABILITY):
             chosen = pick({name: curve for name, curve in curves.items() if is_peer(name)}, budget)
         if chosen is None or chosen not in curves:

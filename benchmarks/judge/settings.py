@@ -68,6 +68,11 @@ class Study:
         return cls(settings["study"], settings)
 
     @property
+    def ours_by_probability(self) -> bool:
+        """Whether ours is chosen by the probability that answers give to the true class; peers are by counts."""
+        return bool(self.settings.get("ours_by_probability", False))
+
+    @property
     def folder(self) -> Path:
         """Where the results lie."""
         return FOLDER / self.name

@@ -228,7 +228,10 @@ def check_front(front: list[SubnetworkSpec], weights: str, problem_type: str | N
     if front and weights != OWN:
         raise InputError(f"front {', '.join(names)}: the paper's recipe has none; leave them out")
     if front and problem_type not in (None, "single_label_classification"):
-        raise InputError(f"front {', '.join(names)}: answer with one class for each input; leave them out")
+        raise InputError(
+            f"front {', '.join(names)}: answer with one class for each input; leave them out, and name widths like "
+            "0.25,1.0"
+        )
     for spec in front:
         if spec.readout not in FRONT_READOUTS.get(spec.kind, ()) or not spec.is_front:
             raise InputError(

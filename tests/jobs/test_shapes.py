@@ -159,6 +159,17 @@ def test_a_training_puts_them_in_front_and_a_resumed_one_keeps_them(files, tmp_p
     assert open_model(tmp_path / "out").model.config.names == ["lexical", "recurrent", "compact", "full"]
 
 
+def test_what_is_no_record_of_a_training_is_not_gone_on_with(files, tmp_path):
+    folder, encoder = files
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "training.json").write_text('{"shapes": [')
+    run = sharcs(
+        "train", "--data", folder / "train.csv", "--model", encoder, "--output", tmp_path / "model", "--resume",
+        "--sub-networks", "auto", "--validation", folder / "held.csv",
+    )  # fmt: skip
+    assert "training.json: is no valid JSON" in error_message(run)
+
+
 def open_encoder(files):
     return SharcsForSequenceClassification.from_encoder(files[1], num_labels=2, widths=(1.0,)).encoder.config
 

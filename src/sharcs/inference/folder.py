@@ -250,7 +250,7 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
         raise InputError(f"`resume`: the training in {folder} is finished; name a new `output` to train again")
     # A round trip, since JSON has no tuples.
     now = json.loads(json.dumps(settings))
-    before = _read_settings(file)
+    before = read_settings(file)
     if before.get("format", 1) != now["format"]:
         raise InputError(
             f"`resume`: the training in {folder} was begun by another version of sharcs, whose checkpoints this one "
@@ -275,11 +275,16 @@ def _columns(folder: Path) -> Columns:
     file = folder / SETTINGS_FILE
     if not file.is_file():
         return Columns()
-    settings = _read_settings(file)
+    settings = read_settings(file)
     return Columns(settings["text_column"], settings["text_pair_column"], settings["label_column"])
 
 
-def _read_settings(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> dict[str, Any]:
+    """Read what a training was begun with.
+
+    Raises:
+        InputError: If the file can't be read, or is something else.
+    """
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

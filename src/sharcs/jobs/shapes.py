@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from sharcs.evaluation.inputs import model_inputs, token_counts
-from sharcs.inference.folder import SETTINGS_FILE
+from sharcs.inference.folder import SETTINGS_FILE, read_settings
 from sharcs.spec import COMPACT, FIRST, FRONT_READOUTS, LEXICAL, RECURRENT, SubnetworkSpec, front_spec
 from sharcs_runtime.policy import flops
 
@@ -143,7 +142,7 @@ def shapes_for(
         Their descriptions, the cheapest first.
     """
     file = work.job.output / SETTINGS_FILE
-    if work.job.resume and file.is_file() and (before := json.loads(file.read_text()).get("shapes")):
+    if work.job.resume and file.is_file() and (before := read_settings(file).get("shapes")):
         return list(before)
     tried = candidates(work.model.encoder.config, work.job.front, pairs=work.train.pairs is not None)
     model = work.load(FIRST, front=tuple(spec.to_dict() for spec in tried))
