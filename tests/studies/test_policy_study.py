@@ -86,3 +86,23 @@ def test_an_outcome_is_what_other_rows_lose_and_cost():
     for policy, record in ((blended, every), (plain, every.unblended())):
         expected = right[2] - (record.way_predictions[:, column] == every.labels).mean()
         assert policy_study.outcome(every, policy)[0] == pytest.approx(100 * expected)
+
+
+def test_the_tables_show_each_rule_in_its_column():
+    import friendly_tables
+
+    def entry(rule, lost, **setting):
+        return {"rows": 50, "rule": rule, "lost": lost, "lost_in_nine_of_ten": 2 * lost, "cost": lost / 10, **setting}
+
+    limits = [entry("right", 1.0, limit=1.0), entry("right", 2.0, limit=MOST_LOST)]
+    limits += [entry("label_score", 3.0, limit=1.0), entry("label_score", 4.0, limit=MOST_LOST)]
+    budgets = [entry(rule, lost, budget=of) for rule, of, lost in (
+        ("label_score", 0.1, 8.0), ("right", 0.1, 7.0), ("right", 0.05, 5.0), ("label_score", 0.05, 6.0),
+    )]  # fmt: skip
+    content = {"pairs": {"sick, seed 0": [*limits, *budgets]}}
+    assert friendly_tables.policy(content).splitlines()[-1] == (
+        "| sick, seed 0 | 50 | 1.0 (2.0) at 10% | 2.0 (4.0) at 20% | 3.0 (6.0) at 30% | 4.0 (8.0) at 40% |"
+    )
+    lines = friendly_tables.within_budgets(content).splitlines()
+    assert lines[0].endswith("| 5%, counted | 5%, by probability | 10%, counted | 10%, by probability |")
+    assert lines[-1] == "| sick, seed 0 | 50 | 5.0 | 6.0 | 7.0 | 8.0 |"
