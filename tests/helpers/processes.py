@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
@@ -267,6 +268,7 @@ def main():
     torch.save(averages(number), folder / f"averages-{number}.pt")
     said = {"refusals": refusals(folder / "refused", processes), "commands": commands(folder)}
     (folder / f"said-{number}.json").write_text(json.dumps(said))
+    dist.destroy_process_group()  # the trainers', which no command has joined
 
 
 if __name__ == "__main__":

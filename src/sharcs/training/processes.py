@@ -8,6 +8,7 @@ parameters get a gradient, and here that changes with width and recipe.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -60,9 +61,16 @@ def on_cpus() -> bool:
 
 
 def join() -> None:
-    """Let the processes that were launched find each other."""
-    if launched_count() > 1:
+    """Let the processes that were launched find each other, until this one ends."""
+    if launched_count() > 1 and not dist.is_initialized():
         PartialState(cpu=on_cpus())
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    """End gloo's threads before the interpreter ends: one that lets go of a tensor later aborts the process."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 @contextlib.contextmanager
