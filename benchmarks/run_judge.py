@@ -8,11 +8,13 @@
     python benchmarks/run_judge.py run --minutes 100             # all pairs, as far as the time goes
     python benchmarks/run_judge.py held-out --sets sst2          # what each method reaches on held-out rows alone
     python benchmarks/run_judge.py tables                        # results/judge/STUDY/summary.json and its picture
+    python benchmarks/run_judge.py ablations                     # and what each idea of ours is worth: ablations.json
 
 Settings stand in benchmarks/judge/settings.json and have to be committed before test rows are read. A method's
 answers are written as it ends, to results/judge/STUDY/SET/SEED/METHOD.npz; a training that was interrupted goes on
 from benchmarks/cache. A later study may name an earlier one in its settings as ``peers``: it then takes from that
-one what it has not run itself, such as the reference's answers and the peers', on the same kind of machine.
+one what it has not run itself, such as the reference's answers and the peers', on the same kind of machine. Its
+file is named with ``--settings``, as in ``--settings frontier.json``.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def tune(options: argparse.Namespace) -> None:
             tuning.try_reference(name)
     for name in tuning.SETS:
         if name in options.sets and time.time() < end:
-            tuning.try_peers(name, Study.read().settings)
+            tuning.try_peers(name, Study.read(options.settings).settings)
 
 
 def references(options: argparse.Namespace) -> None:
@@ -92,20 +94,27 @@ def choose(options: argparse.Namespace) -> None:
     """Write what was best into the settings."""
     from judge import tuning
 
-    chosen = tuning.chosen_settings(Study.read().settings, options.sets)
+    chosen = tuning.chosen_settings(Study.read(options.settings).settings, options.sets)
     FILE.write_text(json.dumps(chosen, indent=1) + "\n")
 
 
-def tables(_options: argparse.Namespace) -> None:
+def tables(options: argparse.Namespace) -> None:
     """Write the summary and its picture."""
     from judge.report import write
 
-    write(Study.read())
+    write(Study.read(options.settings))
+
+
+def ablations(options: argparse.Namespace) -> None:
+    """Write what ours reaches without each of its ideas, and with those that were dropped."""
+    from judge.ablations import write
+
+    write(Study.read(options.settings))
 
 
 def held_out(options: argparse.Namespace) -> None:
     """Say what each step of each method that has run reaches on held-out rows; test rows are not looked at."""
-    study = Study.read()
+    study = Study.read(options.settings)
     for name, seed in pairs(options.sets, options.seeds):
         rows = load(name).held_out
         for file in (study.answers_of(name, seed, method) for method in options.methods):
@@ -125,7 +134,7 @@ def reached(logits: NDArray[Any], shares: NDArray[Any], labels: NDArray[np.int64
 def run(options: argparse.Namespace) -> None:
     """Run what is missing, until the time is up; a method that has begun is finished."""
     end = time.time() + 60 * options.minutes
-    study = Study.read()
+    study = Study.read(options.settings)
     for name, seed in pairs(options.sets, options.seeds):
         pair = Pair(study, name, seed)
         for method in options.methods:
@@ -142,6 +151,7 @@ COMMANDS = {
     "choose": choose,
     "run": run,
     "tables": tables,
+    "ablations": ablations,
 }
 
 
@@ -151,6 +161,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=[*SETS, *APPENDIX], default=[*SETS, *APPENDIX])
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--settings", type=lambda name: FILE.with_name(name), default=FILE)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -32,12 +32,14 @@ class View:
         reference: The reference's, one step: the full network that every method may fall back on.
         labels: int64 ``[rows]``.
         by_probability: Whether an answer is worth what it gives to the true class, and not whether it is right.
+        kept: What families have worked out of it, for all their settings.
     """
 
     answers: Answers
     reference: Answers
     labels: NDArray[np.int64]
     by_probability: bool = False
+    kept: dict[Any, Any] = field(init=False, default_factory=dict)
 
     def right(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Tell which answers are right, or how much they are worth: ``[..., rows, classes]`` to ``[..., rows]``."""

@@ -54,15 +54,19 @@ class Chain:
     Attributes:
         steps: Which, in their order.
         to_full: Whether the reference comes last.
+        blends: Weights that the earlier answer may have.
+        signal: What says how sure an answer is.
     """
 
     steps: tuple[int, ...]
     to_full: bool = True
+    blends: tuple[float, ...] = BLENDS
+    signal: str = "confidence"
 
     def settings(self, held_out: View) -> list[Any]:
         found: list[Any] = []
-        for blend in BLENDS:
-            sure = [self._scores(held_out, blend)[place] for place in range(len(self.steps) - (not self.to_full))]
+        for blend in self.blends:
+            sure = [step.sure for step in self._steps(held_out, blend)][: len(self.steps) - (not self.to_full)]
             levels = np.linspace(0, 1, len(quantiles(sure[0])) - 2)
             for bend in BENDS if len(sure) > 1 else (1.0,):
                 limits = [np.quantile(of, levels if place == 0 else levels**bend) for place, of in enumerate(sure)]
@@ -75,32 +79,50 @@ class Chain:
         cost = np.zeros(len(view.labels))
         right = np.zeros(len(view.labels))
         here = np.ones(len(view.labels), np.bool_)
-        sure = self._scores(view, blend)
-        for place, (logits, of_step) in enumerate(self._answers(view, blend)):
-            cost += np.where(here, of_step, 0.0)
-            right = np.where(here, view.right(logits), right)
+        for place, step in enumerate(self._steps(view, blend)):
+            cost += np.where(here, step.cost, 0.0)
+            right = np.where(here, step.right, right)
             if place < len(limits):
-                here &= sure[place] < limits[place]
+                here &= step.sure < limits[place]
         return cost, right
 
-    def _answers(self, view: View, blend: float) -> list[tuple[Any, Any]]:
-        """The answer at hand after each step, and what the step costs."""
-        found: list[tuple[Any, Any]] = []
-        for step in self.steps:
-            found.append(self._next(found, view.answers.logits[step], view.answers.cost[step], blend))
-        if self.to_full:
-            found.append(self._next(found, view.reference.logits[0], view.reference.cost[0], blend))
+    def _steps(self, view: View, blend: float) -> list[Step]:
+        """Work out every step, once for all settings."""
+        if (self, blend) not in view.kept:
+            costs = [*(view.answers.cost[step] for step in self.steps), view.reference.cost[0]]
+            logits = self.at_hand(view, blend)
+            sure = self.sure(view, blend, logits)
+            steps = zip(map(view.right, logits), costs, sure, strict=False)
+            view.kept[self, blend] = [Step(*each) for each in steps]
+        found: list[Step] = view.kept[self, blend]
         return found
 
-    @staticmethod
-    def _next(found: list[tuple[Any, Any]], logits: Any, cost: Any, blend: float) -> tuple[Any, Any]:
-        return (blended(logits, found[-1][0], blend) if found else logits), cost
-
-    def _scores(self, view: View, blend: float) -> list[Any]:
+    def own(self, view: View) -> list[Any]:
+        """What every step says for itself, ``[rows, classes]`` each."""
         return [
-            scores(Answers(logits[None], np.asarray(cost)[None]), "confidence")[0]
-            for logits, cost in self._answers(view, blend)
+            *(view.answers.logits[step] for step in self.steps),
+            *([view.reference.logits[0]] if self.to_full else []),
         ]
+
+    def at_hand(self, view: View, blend: float) -> list[Any]:
+        """The answer at hand after every step, ``[rows, classes]`` each."""
+        found: list[Any] = []
+        for logits in self.own(view):
+            found.append(blended(logits, found[-1], blend) if found else logits)
+        return found
+
+    def sure(self, view: View, blend: float, at_hand: list[Any]) -> list[Any]:
+        """How sure the answers at hand are, ``[rows]`` each, higher is surer."""
+        return [scores(Answers(logits[None], view.reference.cost), self.signal)[0] for logits in at_hand]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A step of a chain for every row, whether it comes so far or not: ``[rows]`` each."""
+
+    right: Any
+    cost: Any
+    sure: Any
 
 
 def chains() -> list[Chain]:

@@ -12,6 +12,7 @@ from judge import answers
 from judge.curves import BUDGETS
 from judge.data import SETS
 from judge.intervals import holm
+from judge.pair import METHODS
 from judge.scoring import OURS, OWN, PICK, PICK_BY_PROBABILITY, Scores, is_peer, matthews, ways
 
 mpl.use("Agg")
@@ -84,7 +85,7 @@ def processor_hours(study: Study) -> dict[str, dict[str, float]]:
 
 def summary(study: Study) -> dict[str, Any]:
     """Work out everything that the tables show, of the pairs that are there."""
-    scores = Scores.of(study, list(SETS))
+    scores = Scores.of(study, list(SETS), METHODS)
     picks = [PICK, PICK_BY_PROBABILITY] if study.ours_by_probability else [PICK]
     names = [*picks, *ways()]
     others = [*picks, *OWN, *(name for name in ways() if is_peer(name))]
@@ -147,6 +148,7 @@ def picture(content: dict[str, Any], file: Path) -> None:
 
 def write(study: Study) -> None:
     """Write the summary and its picture."""
+    study.freeze()
     content = summary(study)
     save(study.folder / "summary.json", content)
     picture(content, study.folder / "lost.png")

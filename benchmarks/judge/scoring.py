@@ -17,6 +17,7 @@ from judge.front import KINDS, chains
 from judge.intervals import MOST_GAINED, Floats, draws, mean_over_sets, set_interval
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from judge.settings import Study
@@ -108,7 +109,11 @@ class PairScores:
 
     def _curve(self, name: str, *, by_probability: bool) -> Curve:
         method, families = ways()[name]
-        held, test = self.views(method, by_probability=by_probability)
+        return self.curve_of_families(families, *self.views(method, by_probability=by_probability))
+
+    @staticmethod
+    def curve_of_families(families: list[Family], held: View, test: View) -> Curve:
+        """Lay the settings of some families out, and the reference's."""
         curve = reference_curve(held, test)
         for family in families:
             curve = curve_of(family, held, test) + curve
@@ -163,18 +168,20 @@ class Lost:
 
 @dataclass
 class Scores:
-    """Every pair of a study that has its reference and ours."""
+    """Every pair of a study that is complete: a peer that has not run yet can't be picked."""
 
     pairs: dict[str, list[PairScores]]
 
     @classmethod
-    def of(cls, study: Study, sets: list[str]) -> Scores:
-        """Find the pairs whose answers are there."""
+    def of(
+        cls, study: Study, sets: list[str], methods: Iterable[str], scores: type[PairScores] = PairScores
+    ) -> Scores:
+        """Find the pairs that have the answers of all methods."""
         pairs = {}
         for name in sets:
-            seeds = sorted((folder.name for folder in (study.folder / name).glob("[0-9]*")), key=int)
-            found = [PairScores(name, seed, study) for seed in seeds]
-            pairs[name] = [pair for pair in found if pair.file("reference").exists()]
+            places = [place for folder in study.folders for place in (folder / name).glob("[0-9]*")]
+            found = [scores(name, seed, study) for seed in sorted({place.name for place in places}, key=int)]
+            pairs[name] = [pair for pair in found if all(pair.file(method).exists() for method in methods)]
         return cls({name: found for name, found in pairs.items() if found})
 
     @cached_property

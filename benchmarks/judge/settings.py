@@ -55,17 +55,19 @@ class Study:
 
     Attributes:
         name: The study's name; its results lie in a folder of that name.
-        settings: What ``settings.json`` holds.
+        settings: What its file holds; what it leaves out is as in ``settings.json``.
+        file: Where they stand.
     """
 
     name: str
     settings: dict[str, Any]
+    file: Path = FILE
 
     @classmethod
     def read(cls, file: Path = FILE) -> Study:
         """Read the settings."""
-        settings = json.loads(file.read_text())
-        return cls(settings["study"], settings)
+        settings = json.loads(FILE.read_text()) | json.loads(file.read_text())
+        return cls(settings["study"], settings, file)
 
     @property
     def ours_by_probability(self) -> bool:
@@ -102,7 +104,7 @@ class Study:
         self.freeze()
         return load(name)
 
-    def freeze(self, file: Path = FILE) -> None:
+    def freeze(self) -> None:
         """Note the settings before test rows are read for the first time, and compare them ever after.
 
         Raises:
@@ -114,12 +116,12 @@ class Study:
             if noted["fingerprint"] != self.fingerprint:
                 changed = self._changes(noted)
                 raise SettingsError(
-                    f"{file.name}: test rows were read with other settings under the name {self.name} "
+                    f"{self.file.name}: test rows were read with other settings under the name {self.name} "
                     f"({', '.join(changed)}); give the study a new name"
                 )
             return
-        if not committed(file):
-            raise SettingsError(f"{file.name}: is not committed as it is; commit it before test rows are read")
+        if not (committed(FILE) and committed(self.file)):
+            raise SettingsError(f"{self.file.name}: is not committed as it is; commit it before test rows are read")
         content = {"fingerprint": self.fingerprint, "settings": self.settings, "constants": constants()}
         save(frozen, content)
 

@@ -382,19 +382,31 @@ def repository(tmp_path):
 
 def test_test_rows_are_refused_unless_settings_are_committed_and_unchanged(repository, monkeypatch):
     monkeypatch.setattr("judge.settings.FOLDER", repository.parent / "results")
+    monkeypatch.setattr("judge.settings.FILE", repository)
     study = Study.read(repository)
     repository.write_text(json.dumps({"study": "first", "rate": 2}))
     with pytest.raises(SettingsError, match="not committed"):
-        Study.read(repository).freeze(repository)
+        Study.read(repository).freeze()
     repository.write_text(json.dumps({"study": "first", "rate": 1}))
-    study.freeze(repository)
-    study.freeze(repository)
+    study.freeze()
+    study.freeze()
     repository.write_text(json.dumps({"study": "first", "rate": 2}))
     with pytest.raises(SettingsError, match=r"other settings under the name first \(rate\)"):
-        Study.read(repository).freeze(repository)
+        Study.read(repository).freeze()
     monkeypatch.setattr(students, "TEMPERATURE", 3.0)
     with pytest.raises(SettingsError, match=r"students\.TEMPERATURE"):
-        study.freeze(repository)
+        study.freeze()
+
+
+def test_a_later_study_takes_what_its_file_leaves_out_and_has_to_be_committed_too(repository, monkeypatch):
+    monkeypatch.setattr("judge.settings.FOLDER", repository.parent / "results")
+    monkeypatch.setattr("judge.settings.FILE", repository)
+    later = repository.with_name("later.json")
+    later.write_text(json.dumps({"study": "second", "peers": "first"}))
+    study = Study.read(later)
+    assert study.settings == {"study": "second", "peers": "first", "rate": 1}
+    with pytest.raises(SettingsError, match=r"later\.json: is not committed"):
+        study.freeze()
 
 
 def test_rows_keep_together_when_taken_and_joined():

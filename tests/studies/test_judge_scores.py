@@ -304,7 +304,7 @@ def study(tmp_path, monkeypatch):
         ours = both([full] * 3, [0.02, 0.05, 1.0], router=router, continuation=np.full((1, 40), 0.9, np.float32))
         files.save(folder / "ours.npz", ours, {})
     monkeypatch.setattr(settings, "FOLDER", tmp_path.parent)
-    return Scores.of(settings.Study(tmp_path.name, {}), ["one", "two", "three"])
+    return Scores.of(settings.Study(tmp_path.name, {}), ["one", "two", "three"], ("reference", "ours"))
 
 
 def test_points_lost_are_read_from_the_files(study):
@@ -328,10 +328,17 @@ def test_a_later_study_has_the_peers_of_the_one_that_it_names(study, tmp_path, m
     files.save(own, {"held_out": made, "test": made}, {"set": "one", "seed": 0, "method": "ours"})
     assert later.answers_of("one", 0, OURS) == own
     assert later.answers_of("one", 0, "new") == own.with_name("new.npz")
-    found = Scores.of(later, ["one", "two"])
-    assert list(found.pairs) == ["one"]
+    found = Scores.of(later, ["one", "two"], ("reference", "ours"))
+    assert list(found.pairs) == ["one", "two"]
     assert found.of_set("one", "tfidf", 0.02)["interval"] == study.of_set("one", "tfidf", 0.02)["interval"]
     assert found.of_set("one", OURS, 0.02)["interval"].value == 100
+
+
+def test_a_pair_that_lacks_a_method_is_left_out(study, tmp_path):
+    (tmp_path / "two" / "0" / "tfidf.npz").unlink()
+    of = settings.Study(tmp_path.name, {})
+    assert list(Scores.of(of, ["one", "two"], ("reference", "tfidf")).pairs) == ["one"]
+    assert list(Scores.of(of, ["one", "two"], ("reference",)).pairs) == ["one", "two"]
 
 
 def test_a_study_may_choose_ours_by_probability_and_peers_both_ways(study, tmp_path):
