@@ -8,6 +8,7 @@ every place with what belongs there, so run this after a study, or after a chang
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 import friendly_tables  # noqa: E402 - what stands in benchmarks/
 import scale_tables  # noqa: E402
 import tables  # noqa: E402
+from judge import tables as judge  # noqa: E402
 
 
 def pages() -> list[Path]:
@@ -61,7 +63,18 @@ def encoder_table() -> str:
     return tables.table(["encoder", "model type", "inputs and tasks", "special in", "tested as"], rows)
 
 
+def of_study(
+    study: str, file: str, makers: dict[str, Callable[[dict[str, Any]], str]]
+) -> dict[str, Callable[[], str]]:
+    """Make tables of a file of one of the judge's studies, which is read when a page has one."""
+    path = tables.RESULTS / "judge" / study / file
+    return {name: lambda make=make: make(json.loads(path.read_text())) for name, make in makers.items()}
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    **of_study("2026-11-front", "summary.json", judge.TABLES),
+    **of_study("2026-11-frontier", "summary.json", judge.FRONTIER),
+    **of_study("2026-11-frontier", "ablations.json", judge.ABLATIONS),
     **tables.TABLES,
     **scale_tables.TABLES,
     **friendly_tables.TABLES,

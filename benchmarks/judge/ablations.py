@@ -74,7 +74,7 @@ def ablations(scores: Scores) -> dict[str, Any]:
     names = [name for name in next(iter(scores.pairs.values()))[0].curves if name != OURS]
     return {
         "sets": {name: [pair.seed for pair in pairs] for name, pairs in scores.pairs.items()},
-        "lost": by_budget(lambda budget: scores.of_all(OURS, budget)),
+        "lost": {OURS: by_budget(lambda budget: scores.of_all(OURS, budget))},
         "worse": {way: by_budget(lambda budget, way=way: scores.of_all(OURS, budget, way)) for way in names},
         "by_set": {
             name: {

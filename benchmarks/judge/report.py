@@ -34,6 +34,7 @@ SHOWN = (
     "gru → full",
     "linear heads",
 )
+TOPICS = ("agnews", "banking77", "r52", "20news")  # of which single words tell much
 
 
 def as_json(entry: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -89,6 +90,7 @@ def summary(study: Study) -> dict[str, Any]:
     picks = [PICK, PICK_BY_PROBABILITY] if study.ours_by_probability else [PICK]
     names = [*picks, *ways()]
     others = [*picks, *OWN, *(name for name in ways() if is_peer(name))]
+    topics = Scores({name: pairs for name, pairs in scores.pairs.items() if name in TOPICS})
     return {
         "study": study.name,
         "studies": sorted(
@@ -99,6 +101,7 @@ def summary(study: Study) -> dict[str, Any]:
             name: [100 * float(pair.right.mean()) for pair in pairs] for name, pairs in scores.pairs.items()
         },
         "lost": {way: by_budget(lambda budget, way=way: scores.of_all(way, budget)) for way in names},
+        "topics": {way: by_budget(lambda budget, way=way: topics.of_all(way, budget)) for way in (OURS, *picks)},
         "ahead": {way: by_budget(lambda budget, way=way: scores.of_all(OURS, budget, way)) for way in others},
         "by_set": {
             name: {

@@ -7,6 +7,15 @@ from typing import Any
 
 from tables import table
 
+# What was asked of ours at a budget, in points: of the mean over sets, of each set, of topics and intents.
+ASKED = {
+    "0.5": (0.0, 0.5, 0.0),
+    "0.25": (0.2, 1.0, 0.1),
+    "0.1": (1.0, 3.0, 0.4),
+    "0.05": (2.5, 5.0, 0.8),
+    "0.02": (None, None, 1.5),
+}
+LEXICAL = ("tfidf", "static")
 NOTHING = 0.5  # points; "loses nothing" is said where an interval's upper end is below
 
 
@@ -122,6 +131,53 @@ def losing_nothing(content: dict[str, Any]) -> str:
     return table(["method", "loses nothing from this budget on"], lines)
 
 
+def asked(content: dict[str, Any]) -> str:
+    """What was asked of ours at each budget, and what it loses."""
+    lines = []
+    for budget, (mean, of_set, of_topics) in ASKED.items():
+        ways = {name: by_way["ours"][budget] for name, by_way in content["by_set"].items()}
+        worst = max(ways, key=lambda name: ways[name]["value"])
+        missed = [name for name, entry in ways.items() if of_set is not None and entry["low"] > of_set]
+        lines.append(
+            [
+                percent(budget),
+                reached(content["lost"]["ours"][budget], mean),
+                "-" if of_set is None else f"{of_set:g}",
+                f"{worst} {points(ways[worst])}{missing(missed) if of_set is not None else ''}",
+                reached(content["topics"]["ours"][budget], of_topics),
+            ]
+        )
+    head = ["budget", "mean of all sets (asked)", "asked of a set", "the worst set", "topics and intents (asked)"]
+    return table(head, lines)
+
+
+def reached(entry: dict[str, Any] | None, most: float | None) -> str:
+    """Show points with what was asked, and whether that is reached."""
+    if entry is None or most is None:
+        return points(entry)
+    return f"{points(entry)} ({most:g}: {'reached' if entry['value'] <= most else 'not reached'})"
+
+
+def missing(names: list[str]) -> str:
+    """Name the sets that are surely above what was asked."""
+    return f", not reached: {', '.join(names)}" if names else ", reached"
+
+
+def recovered(content: dict[str, Any]) -> str:
+    """How much of the gap from the best lexical peer to the full network ours closes at a tenth of the cost."""
+    lines = []
+    for name, by_way in content["by_set"].items():
+        gap = min(by_way[way]["0.02"]["value"] for way in LEXICAL if by_way[way]["0.02"])
+        left = by_way["ours"]["0.1"]["value"]
+        lines.append([name, f"{gap:.1f}", f"{left:.1f}", "-" if gap <= 0 else f"{100 * (1 - left / gap):.0f}%"])
+    return table(["set", "the best lexical peer loses at 2%", "ours loses at 10%", "recovered"], lines)
+
+
+def ablations(content: dict[str, Any]) -> str:
+    """How many points more ours loses without an idea, or with another one in its place."""
+    return by_budget(content, f"points that ours is ahead, {len(content['sets'])} sets", content["worse"].items())
+
+
 def hours(content: dict[str, Any]) -> str:
     """Processor hours by method and set."""
     sets = list(content["sets"])
@@ -145,3 +201,15 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "judge-nothing": losing_nothing,
     "judge-hours": hours,
 }
+# Of the study that chooses ours by probability; and of what each idea of ours is worth there.
+FRONTIER: dict[str, Callable[[dict[str, Any]], str]] = {
+    "frontier-lost": lost,
+    "frontier-ahead": ahead,
+    "frontier-adds": adds,
+    "frontier-verdicts": verdicts,
+    "frontier-sets": references,
+    "frontier-nothing": losing_nothing,
+    "frontier-asked": asked,
+    "frontier-recovered": recovered,
+}
+ABLATIONS: dict[str, Callable[[dict[str, Any]], str]] = {"frontier-ablations": ablations}

@@ -53,14 +53,15 @@ def train(
     delimiter: DelimiterOption = None,
     no_quotes: NoQuotesOption = False,
     sub_networks: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--sub-networks",
             "--widths",
             help="Cheapest first: lexical, recurrent, compact, ascending widths, and full, which is 1.0; or auto, "
             "for those in front in the sizes that this machine runs fast.",
+            show_default="recurrent,compact,full; images: compact,full; paper, several labels, numbers: 0.25,1.0",
         ),
-    ] = "0.25,1.0",
+    ] = None,
     unlabelled: Annotated[
         str | None,
         typer.Option(
@@ -169,7 +170,7 @@ def train(
 
     images, base = kind_of_data(data, image_column)
     inputs = input_column(images, image_column, text_column, text_pair_column)
-    front, widths = sub_networks_of(sub_networks)
+    front, widths = sub_networks_of(sub_networks) if sub_networks is not None else ((), None)
     job = TrainingJob(
         data=data,
         output=output,

@@ -52,6 +52,48 @@ def test_ahead_stands_before_behind(content):
     assert cells(tables.verdicts(content))[2] == ["PICK", "2 / 1 of 4", "-"]
 
 
+@pytest.fixture
+def frontier():
+    ours = {"0.02": entry(4.0), "0.05": entry(2.5), "0.1": entry(1.1), "0.25": entry(0.2), "0.5": entry(-0.2)}
+    sets = {"sst2": ours, "r52": {budget: entry(0.3) for budget in ours}}
+    peers = {"tfidf": {"0.02": entry(8.8)}, "static": {"0.02": None}}
+    return {
+        "lost": {"ours": ours},
+        "topics": {"ours": {budget: entry(0.6) for budget in ours}},
+        "by_set": {name: {"ours": of_set, **peers} for name, of_set in sets.items()},
+    }
+
+
+def test_what_was_asked_stands_beside_what_is_reached(frontier):
+    rows = {row[0]: row[1:] for row in cells(tables.asked(frontier))}
+    assert rows["50%"] == ["-0.2 ± 0.5 (0: reached)", "0.5", "r52 0.3 ± 0.5, reached", "0.6 ± 0.5 (0: not reached)"]
+    assert rows["10%"] == [
+        "1.1 ± 0.5 (1: not reached)",
+        "3",
+        "sst2 1.1 ± 0.5, reached",
+        "0.6 ± 0.5 (0.4: not reached)",
+    ]
+    assert rows["2%"] == ["4.0 ± 0.5", "-", "sst2 4.0 ± 0.5", "0.6 ± 0.5 (1.5: reached)"]
+    frontier["by_set"]["sst2"]["ours"]["0.05"] = entry(5.6)
+    assert cells(tables.asked(frontier))[5][3] == "sst2 5.6 ± 0.5, not reached: sst2"
+
+
+def test_what_is_recovered_is_of_the_lexical_peer_s_gap(frontier):
+    rows = cells(tables.recovered(frontier))[2:]
+    assert rows == [["sst2", "8.8", "1.1", "88%"], ["r52", "8.8", "0.3", "97%"]]
+    frontier["by_set"]["r52"]["tfidf"]["0.02"] = entry(-0.1)
+    assert cells(tables.recovered(frontier))[3][-1] == "-"
+
+
+def test_variants_stand_in_points_that_ours_is_ahead():
+    content = {"sets": {"a": [], "b": []}, "lost": {"ours": {"0.1": entry(1)}}, "worse": {"x": {"0.1": entry(0.7)}}}
+    assert cells(tables.ablations(content)) == [
+        ["points that ours is ahead, 2 sets", "10%"],
+        ["---", "---"],
+        ["x", "0.7 ± 0.5"],
+    ]
+
+
 def test_every_table_can_be_laid_out(content):
     for make in tables.TABLES.values():
         rows = cells(make(content))

@@ -11,7 +11,7 @@ import torch
 
 from sharcs.evaluation.inputs import model_inputs, token_counts
 from sharcs.inference.folder import SETTINGS_FILE, read_settings
-from sharcs.spec import COMPACT, FIRST, FRONT_READOUTS, LEXICAL, RECURRENT, SubnetworkSpec, front_spec
+from sharcs.spec import COMPACT, FIRST, LEXICAL, RECURRENT, SubnetworkSpec, front_spec
 from sharcs_runtime.policy import flops
 
 if TYPE_CHECKING:
@@ -43,11 +43,6 @@ class Shape:
     spec: SubnetworkSpec
     cost: float
     time: float
-
-
-def usual_kinds(images: bool) -> tuple[str, ...]:
-    """List the kinds that inputs can have in front: only texts have tokens to look up."""
-    return (COMPACT,) if images else tuple(FRONT_READOUTS)
 
 
 def candidates(encoder_config: PreTrainedConfig, kinds: Sequence[str], *, pairs: bool) -> list[SubnetworkSpec]:

@@ -20,11 +20,10 @@ from sharcs.inference.reading import collator_of
 from sharcs.jobs.arguments import TRAINERS, Patience, training_arguments
 from sharcs.jobs.held_out import choose_policy, promise_nothing
 from sharcs.jobs.remarks import learned
-from sharcs.jobs.shapes import shapes_for, usual_kinds
+from sharcs.jobs.shapes import shapes_for
 from sharcs.jobs.trial import Trial, declared_readout, measure_of
 from sharcs.jobs.work import prepare
 from sharcs.spec import AUTO, FIRST
-from sharcs.training.arguments import PAPER, RECIPES, recipe_of
 from sharcs.training.checkpoints import furthest_checkpoint
 from sharcs.training.processes import agreed, ended_elsewhere, from_first, join, process_count, process_number
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from sharcs.model.base import RoutedModel
     from sharcs.training.base import RoutedTrainer
 
-FRONT_RATE = 1e-4  # of the encoder, where sub-networks stand in front of it
 LATER_FIELDS = ("images", "regression", "class_weights", "sub_network_epochs", "patience")
 
 
@@ -51,7 +49,7 @@ class TrainingJob:
     model: str = MINILM
     eval_data: str | None = None
     columns: Columns = field(default_factory=Columns)
-    widths: tuple[float, ...] = (0.25, 1.0)
+    widths: tuple[float, ...] | None = None  # the usual sub-networks
     front: tuple[str, ...] = ()
     unlabelled: str | TextData | None = None
     validation: str | TextData | None = None
@@ -105,27 +103,13 @@ def run_training(
         return _train(job, callbacks, say if say and process_number() == 0 else lambda _: None)
 
 
-def _with_defaults(job: TrainingJob) -> TrainingJob:
-    recipe = recipe_of(job.recipe, job.window, job.bands)
-    own = RECIPES[recipe]
-    if job.front == (AUTO,):
-        job = replace(job, front=usual_kinds(job.images))
-    rate = FRONT_RATE if job.front else own.learning_rate
-    by_rows = job.front and recipe != PAPER  # the number of rows decides
-    return replace(
-        job,
-        recipe=recipe,
-        epochs=own.epochs if job.epochs is None and not by_rows else job.epochs,
-        learning_rate=rate if job.learning_rate is None else job.learning_rate,
-    )
-
-
 def _train(
     given: TrainingJob, callbacks: list[TrainerCallback], say: Callable[[str], None]
 ) -> artifacts.TrainedModel:
-    work = agreed(lambda: prepare(_with_defaults(given), say))
+    work = agreed(lambda: prepare(given, say))
     collate = collator_of(work.processor)
-    settings = _settings(given, work.train, work.columns)
+    usual = {} if given.front else {"front": work.job.front, "widths": work.job.widths}
+    settings = _settings(replace(given, **usual), work.train, work.columns)
     if given.front == (AUTO,):
         settings["shapes"] = from_first(lambda: shapes_for(work, collate, say))
         work = agreed(lambda: work.with_front(tuple(settings["shapes"])))

@@ -17,6 +17,7 @@ from sharcs.errors import InputError
 from sharcs.inference.folder import CHECKPOINTS
 from sharcs.inference.reading import rows_of
 from sharcs.jobs.arguments import check_numbers, weights_of
+from sharcs.jobs.defaults import with_defaults
 from sharcs.jobs.encoder import classes_of_fine_tuned, load_model, load_processor
 from sharcs.jobs.given import read_given
 from sharcs.jobs.held_out import (
@@ -32,7 +33,7 @@ from sharcs.jobs.reporting import reporters
 from sharcs.spec import FIRST
 from sharcs.training.arguments import RECIPES
 from sharcs.training.processes import process_count, process_number
-from sharcs_runtime.scores import REGRESSION
+from sharcs_runtime.scores import REGRESSION, SINGLE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,16 +95,17 @@ class Work:
         return replace(self, job=replace(self.job, front=front), model=self.load(readout, front=front))
 
 
-def prepare(job: Any, say: Callable[[str], None]) -> Work:
+def prepare(given: Any, say: Callable[[str], None]) -> Work:
     """Read all that a job names, and refuse what is wrong with it.
 
     Args:
-        job: A :class:`sharcs.jobs.train.TrainingJob`, with the defaults of its recipe.
+        given: A :class:`sharcs.jobs.train.TrainingJob`.
         say: Takes a line on the rows.
 
     Raises:
         InputError: If anything is wrong; nothing was written.
     """
+    job = with_defaults(given, REGRESSION if given.regression else SINGLE_LABEL)
     check_numbers(job)
     told = reporters(job.report_to, job.output, job.output / CHECKPOINTS)
     if job.batch_size % process_count():
@@ -112,6 +114,7 @@ def prepare(job: Any, say: Callable[[str], None]) -> Work:
     read = partial(read_given, columns=job.columns, dialect=job.dialect, images=job.images)
     train = read(job.data, problem_type=asked, max_samples=job.max_train_samples, seed=job.seed)
     kind = train.problem_type
+    job = with_defaults(given, kind)
     names = [job.columns.labels[0]] if job.regression else label_names(train)
     check_unlabelled(job.unlabelled, job.front, job.images)
     validation, held_out = (
