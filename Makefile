@@ -68,7 +68,7 @@ docs: setup ## the documentation as a site, in site/; it loads nothing from else
 demo: setup ## train MiniLM on Reuters R8, measure, predict
 	rm -rf $(DEMO)
 	$(BIN)/sharcs train --data reuters-r8:train --output $(DEMO) --max-train-samples 1000 --max-length 32 \
-		--sub-networks recurrent,compact,full --learning-rate 2e-4 --epochs 6
+		--learning-rate 2e-4 --epochs 6
 	$(BIN)/sharcs evaluate $(DEMO) --data reuters-r8:test --json $(DEMO)/evaluation.json
 	$(BIN)/sharcs predict $(DEMO) --data examples/news.csv --output $(DEMO)/predictions.csv
 	cat $(DEMO)/predictions.csv

@@ -140,7 +140,8 @@ def _print_report(report: AccuracyReport, source: str) -> None:
     row(f"random router, same {same}", report.random.accuracy, routed.flops_ratio)
     row("oracle router", oracle.accuracy, oracle.flops_ratio)
     for at in report.widths:
-        row(f"width {label_of(at.width)} on every input", at.accuracy, at.flops_ratio, at.share, at.accuracy_routed)
+        name = at.width if isinstance(at.width, str) else f"width {label_of(at.width)}"
+        row(f"{name} on every input", at.accuracy, at.flops_ratio, at.share, at.accuracy_routed)
     out.print(table)
     for line in _quality_lines(report):
         out.print(line, markup=False, highlight=False, soft_wrap=True)

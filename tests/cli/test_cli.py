@@ -216,10 +216,13 @@ def test_without_epochs_a_model_has_to_be_fine_tuned_on_the_same_classes(toys, t
 OPTIONS = [
     # options, and what they come to
     ("", lambda t: t.args.recipe == "sharcs+"),
-    ("", lambda t: t.args.num_train_epochs == 5),
+    ("", lambda t: t.args.num_train_epochs == 300),  # 600 steps
     ("", lambda t: t.args.per_device_train_batch_size == 32),
-    ("", lambda t: t.args.learning_rate == 5e-5),
-    ("", lambda t: t.args.subnetwork_epochs == 8),
+    ("", lambda t: t.args.learning_rate == 1e-4),
+    ("", lambda t: t.args.front_epochs == 4),
+    ("--widths 0.25,1.0", lambda t: t.args.num_train_epochs == 5),
+    ("--widths 0.25,1.0", lambda t: t.args.learning_rate == 5e-5),
+    ("--widths 0.25,1.0", lambda t: t.args.subnetwork_epochs == 8),
     ("--recipe paper", lambda t: not hasattr(t.args, "subnetwork_epochs")),
     ("--recipe paper", lambda t: t.args.num_train_epochs == 10),
     ("--recipe paper", lambda t: t.args.learning_rate == 2e-5),
@@ -228,7 +231,9 @@ OPTIONS = [
     ("--recipe paper --epochs 4 --learning-rate 0.5", lambda t: t.args.num_train_epochs == 4),
     ("--recipe paper --epochs 4 --learning-rate 0.5", lambda t: t.args.learning_rate == 0.5),
     ("", lambda t: t.args.seed == 0),
-    ("", lambda t: t.model.config.widths == [0.25, 1.0]),
+    ("", lambda t: t.model.config.names == ["recurrent", "compact", "full"]),
+    ("--widths 0.25,1.0", lambda t: t.model.config.widths == [0.25, 1.0]),
+    ("--recipe paper", lambda t: t.model.config.widths == [0.25, 1.0]),
     ("", lambda t: t.model.config.router_layer == 1),
     ("--recipe paper", lambda t: t.model.config.router_layer == 1),
     ("", lambda t: t.processing_class.model_max_length == 64),  # 128, but the encoder has 64 positions
@@ -481,8 +486,8 @@ def test_one_row(toys, tmp_path):
 
 def test_the_full_width_alone_is_a_network_too(toys, tmp_path):
     output = tmp_path / "model"
-    arguments = ("--data", toys.test, "--model", toys.encoder, "--output", output, "--widths", "1.0")
-    succeeds("train", *arguments, *ONE_EPOCH)
+    arguments = ("--data", toys.test, "--model", toys.encoder, "--output", output)
+    succeeds("train", *arguments, *ONE_EPOCH[:-1], "1.0")
     succeeds("evaluate", output, "--data", toys.test, "--json", tmp_path / "report.json")
     report = strict_json(tmp_path / "report.json")
     assert report["routed"]["accuracy"] == report["full"]["accuracy"]

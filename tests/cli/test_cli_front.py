@@ -103,7 +103,10 @@ def test_evaluation_calibration_report_and_export_know_it(trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--unlabelled", "train.csv"), "--unlabelled train.csv: is for what answers before the encoder runs"),
+        (
+            ("--unlabelled", "train.csv", "--widths", "0.25,1.0"),
+            "--unlabelled train.csv: is for what answers before the encoder runs",
+        ),
         (("--sub-networks", "0.25,recurrent,1.0"), "name the cheapest first, full last"),
         (("--sub-networks", "recurrent,lstm"), "'lstm' is no sub-network"),
         (("--sub-networks", "recurrent,full", "--recipe", "paper"), "the paper's recipe has none"),

@@ -158,6 +158,7 @@ def test_an_image_that_is_written_again_is_another(home, tmp_path):
 def test_a_training_does_not_go_on_with_other_images(home, tmp_path, monkeypatch):
     photos = shutil.copytree(home / "photos", tmp_path / "photos")
     command = ("train", "--data", photos, "--model", home / "vit", "--output", tmp_path / "model", *QUICK)
+    command = (*command, "--widths", "0.25,1.0")
     with monkeypatch.context() as patched:
         patched.setattr(SubnetworkTrainer, "begin", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         assert sharcs(*command).code == 130

@@ -19,7 +19,7 @@ import pytest
 from helpers.cli import files_in, sharcs, succeeds, toys_fixture  # noqa: F401
 from helpers.fuzz import ASKED
 
-TRAINING = ("--epochs", 2, "--batch-size", 2, "--max-length", 8, "--max-train-samples", 40)
+TRAINING = ("--epochs", 2, "--batch-size", 2, "--max-length", 8, "--max-train-samples", 40, "--widths", "0.25,1.0")
 
 
 def words_of(command, toys):

@@ -30,10 +30,10 @@ sys.addaudithook(note)
 fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh", b"lo", 1))
 
 sys.path.insert(0, {tests!r})
-from helpers.cli import succeeds
+from helpers.cli import ONE_EPOCH, succeeds
 
 rows = ("--data", "rows.csv")
-succeeds("train", *rows, "--model", "encoder", "--output", "model", "--epochs", 1, "--max-length", 16)
+succeeds("train", *rows, "--model", "encoder", "--output", "model", *ONE_EPOCH)
 succeeds("evaluate", "model", *rows, "--json", "numbers.json")
 succeeds("calibrate", "model", *rows, "--budget", 0.9)
 succeeds("predict", "model", *rows, "--output", "answers.csv")

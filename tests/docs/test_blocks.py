@@ -29,7 +29,7 @@ BLOCK = re.compile(r"^(?P<before>[^\n]*\n)(?P<fence>`{3,})(?P<language>\w*)\n(?P
 NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
 NO_CODE = ("text",)  # what a program shows
 LEAST = {  # what makes a command of a page take seconds, where the page doesn't say otherwise
-    "train": {"--model": "encoder", "--epochs": "1", "--max-length": "16"},
+    "train": {"--model": "encoder", "--epochs": "1", "--sub-network-epochs": "1", "--max-length": "16"},
 }
 # A calibration may find that no policy keeps the limit on a few rows.
 CODES = {"calibrate": (0, 3)}

@@ -29,7 +29,7 @@ QUICK = (
     *("--band", "0.25=0.7,1.0", "--band", "1.0=0.0,1.0"),
 )
 # For tests that need a training, not a good one.
-ONE_EPOCH = ("--epochs", 1, "--batch-size", 32, "--max-length", MAX_LENGTH)
+ONE_EPOCH = ("--epochs", 1, "--batch-size", 32, "--max-length", MAX_LENGTH, "--widths", "0.25,1.0")
 
 SENSES = {"good": ("fine", "lovely", "bright"), "bad": ("awful", "dull", "broken")}
 SUBJECTS = ("the film", "a plot", "this book and its end", "my dog", "that town by the sea in the north", "it")

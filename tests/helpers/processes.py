@@ -196,6 +196,7 @@ def command(folder, output, **options):
         "validation": folder / "test.csv",
         "model": folder / "encoder",
         "output": folder / output,
+        "widths": "0.25,1.0",
         "epochs": 2,
         "sub-network-epochs": 1,
         "batch-size": 24,

@@ -14,7 +14,7 @@ from helpers.cli import error_message, save_encoder, sharcs, succeeds, toy_rows,
 def command(tmp_path):
     write_csv(tmp_path / "train.csv", toy_rows(24))
     encoder = save_encoder(tmp_path / "encoder", layers=2)
-    quick = ("--epochs", 2, "--sub-network-epochs", 1, "--max-length", 16)
+    quick = ("--epochs", 2, "--sub-network-epochs", 1, "--max-length", 16, "--widths", "0.25,1.0")
     return ("train", "--data", tmp_path / "train.csv", "--model", encoder, "--output", tmp_path / "model", *quick)
 
 

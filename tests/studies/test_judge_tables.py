@@ -78,6 +78,19 @@ def test_what_was_asked_stands_beside_what_is_reached(frontier):
     assert cells(tables.asked(frontier))[5][3] == "sst2 5.6 ± 0.5, not reached: sst2"
 
 
+def test_the_front_page_has_a_few_ways(frontier):
+    frontier["sets"] = {"sst2": ["0"]}
+    frontier["lost"] |= {
+        way: {"0.1": entry(2)} | dict.fromkeys(frontier["lost"]["ours"]) for way in tables.HEADLINE if way != "ours"
+    }
+    frontier["lost"]["other"] = frontier["lost"]["ours"]
+    head, _, first, second, *others = cells(tables.headline(frontier))
+    assert head == ["points lost, 1 sets", "2%", "5%", "10%", "25%", "50%"]
+    assert first == ["ours", "4.0 ± 0.5", "2.5 ± 0.5", "1.1 ± 0.5", "0.2 ± 0.5", "-0.2 ± 0.5"]
+    assert second[0].startswith("PICK")
+    assert len(others) == len(tables.HEADLINE) - 2
+
+
 def test_what_is_recovered_is_of_the_lexical_peer_s_gap(frontier):
     rows = cells(tables.recovered(frontier))[2:]
     assert rows == [["sst2", "8.8", "1.1", "88%"], ["r52", "8.8", "0.3", "97%"]]
