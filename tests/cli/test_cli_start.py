@@ -13,7 +13,7 @@ from typer import rich_utils
 from helpers.cli import error_message, sharcs, succeeds
 from sharcs import InputError
 from sharcs.calibration.choice import Constraint
-from sharcs.jobs.train import FRONT_RATE
+from sharcs.jobs.defaults import FRONT_RATE
 from sharcs.jobs.work import FRONT_EPOCHS
 from sharcs.training.arguments import PAPER, PLUS, RECIPES
 from sharcs_cli.app import app, main

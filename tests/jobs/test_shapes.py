@@ -16,7 +16,8 @@ from helpers.tiny import toy_rows as tokenised_rows
 from sharcs import InputError, SharcsForSequenceClassification
 from sharcs.inference.folder import open_model
 from sharcs.jobs import shapes
-from sharcs.jobs.shapes import MOST_TIME, Shape, candidates, chosen, measured, usual_kinds
+from sharcs.jobs.defaults import usual_kinds
+from sharcs.jobs.shapes import MOST_TIME, Shape, candidates, chosen, measured
 from sharcs.jobs.train import TrainingJob, run_training
 from sharcs.spec import FRONT_READOUTS, SubnetworkSpec, front_spec, sub_networks_of
 from sharcs_runtime.policy import flops
