@@ -8,7 +8,6 @@ every place with what belongs there, so run this after a study, or after a chang
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -67,8 +66,7 @@ def of_study(
     study: str, file: str, makers: dict[str, Callable[[dict[str, Any]], str]]
 ) -> dict[str, Callable[[], str]]:
     """Make tables of a file of one of the judge's studies, which is read when a page has one."""
-    path = tables.RESULTS / "judge" / study / file
-    return {name: lambda make=make: make(json.loads(path.read_text())) for name, make in makers.items()}
+    return {name: lambda make=make: make(tables.read(f"judge/{study}/{file}")) for name, make in makers.items()}
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -12,7 +12,7 @@ from judge.families import Static
 from judge.front import KINDS, chains
 from judge.learned import LearnedChain, StackedChain
 from judge.report import by_budget
-from judge.scoring import OURS, PairScores, Scores
+from judge.scoring import OURS, PairScores, Scores, ways
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,12 +61,11 @@ class AblationScores(PairScores):
         """Ours as it is, chosen the other way, and every variant, chosen as ours is."""
         soft = self.study.ours_by_probability
         held_out, test = self.views(OURS, by_probability=soft)
-        found = {
-            OURS: self._curve(OURS, by_probability=soft),
-            COUNTED if soft else BY_PROBABILITY: self._curve(OURS, by_probability=not soft),
-        }
-        families = variants(held_out).items()
-        return found | {name: self.curve_of_families(each, held_out, test) for name, each in families}
+        families = {OURS: ways()[OURS][1], **variants(held_out)}
+        found = {name: self.curve_of_families(each, held_out, test) for name, each in families.items()}
+        other = replace(held_out, by_probability=not soft)
+        found[COUNTED if soft else BY_PROBABILITY] = self.curve_of_families(families[OURS], other, test)
+        return found
 
 
 def ablations(scores: Scores) -> dict[str, Any]:

@@ -44,6 +44,30 @@ def out_of_part(learn: Callable[[NDArray[np.int64]], Callable[[NDArray[np.int64]
     return found
 
 
+def said(
+    fit: Callable[[Floats, NDArray[Any]], Callable[[Floats], Floats]],
+    theirs: Floats,
+    wanted: NDArray[Any],
+    mine: Floats | None,
+) -> Floats:
+    """Learn from held-out rows, and say something of other rows, or, without any, of the held-out ones out of part.
+
+    Args:
+        fit: Takes inputs and what is wanted of them, rows first, and gives what says something of inputs.
+        theirs: Inputs of held-out rows.
+        wanted: What is wanted of these.
+        mine: Inputs of other rows; None for the held-out rows themselves.
+    """
+    if mine is not None:
+        return fit(theirs, wanted)(mine)
+
+    def learn(rows: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], Floats]:
+        predict = fit(theirs[rows], wanted[rows])
+        return lambda left: predict(theirs[left])
+
+    return out_of_part(learn, len(wanted))
+
+
 def features(own: list[Any]) -> Floats:
     """Describe answers by what a score may learn from: sureness, margin and entropy of each, and which agree."""
     found = []
@@ -88,20 +112,11 @@ class LearnedChain(Chain):
         last = held_out.right(theirs[-1])
         found = []
         for place, logits in enumerate(theirs):
-            mine, own = (features(self.own(each)[: place + 1]) for each in (held_out, view))
-            gain = last - held_out.right(logits)
-            found.append(-self._predicted(view, mine, gain, own))
+            inputs = features(self.own(held_out)[: place + 1])
+            is_theirs = view.answers is held_out.answers
+            mine = None if is_theirs else features(self.own(view)[: place + 1])
+            found.append(-said(ridge, inputs, last - held_out.right(logits), mine))
         return found
-
-    def _predicted(self, view: View, inputs: Floats, gain: Floats, own: Floats) -> Floats:
-        if view.answers is not self.learns_from.answers:  # type: ignore[union-attr]
-            return ridge(inputs, gain)(own)
-
-        def learn(rows: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], Floats]:
-            predict = ridge(inputs[rows], gain[rows])
-            return lambda left: predict(inputs[left])
-
-        return out_of_part(learn, len(gain))
 
 
 def stacked(logs: Floats, weights: Floats) -> Floats:
@@ -123,6 +138,12 @@ def fitted_weights(logs: Floats, labels: NDArray[np.int64]) -> Floats:
     return found
 
 
+def weighing(logs: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], Floats]:
+    """Find weights for log-probabilities ``[rows, answers, classes]``, and give what weighs such."""
+    weights = fitted_weights(logs.swapaxes(0, 1), labels)
+    return lambda rows: stacked(rows.swapaxes(0, 1), weights)
+
+
 @dataclass(frozen=True)
 class StackedChain(Chain):
     """Weighs the answers of all steps so far by what held-out rows say, in place of the fixed mean.
@@ -139,20 +160,14 @@ class StackedChain(Chain):
 
     def _weighed(self, view: View, place: int) -> Any:
         assert self.learns_from is not None
-        theirs, mine = (self._logs(each, place) for each in (self.learns_from, view))
-        labels = self.learns_from.labels
+        mine = self._logs(view, place)
         if place == 0:
-            return mine[0]
-        if view.answers is not self.learns_from.answers:
-            return stacked(mine, fitted_weights(theirs, labels))
-
-        def learn(rows: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], Floats]:
-            weights = fitted_weights(theirs[:, rows], labels[rows])
-            return lambda left: stacked(theirs[:, left], weights)
-
-        return out_of_part(learn, len(labels))
+            return mine[:, 0]
+        is_theirs = view.answers is self.learns_from.answers
+        theirs = self._logs(self.learns_from, place)
+        return said(weighing, theirs, self.learns_from.labels, None if is_theirs else mine)
 
     def _logs(self, view: View, place: int) -> Floats:
         own = np.stack(self.own(view)[: place + 1]).astype(np.float64)
-        found: Floats = np.log(np.maximum(softmax(own), LEAST))
-        return found
+        found: Floats = np.log(np.maximum(softmax(own), LEAST)).swapaxes(0, 1)
+        return found  # [rows, answers, classes]

@@ -224,7 +224,6 @@ FRONTIER: dict[str, Callable[[dict[str, Any]], str]] = {
     "frontier-adds": adds,
     "frontier-verdicts": verdicts,
     "frontier-sets": references,
-    "frontier-nothing": losing_nothing,
     "frontier-asked": asked,
     "frontier-recovered": recovered,
 }

@@ -108,8 +108,8 @@ def _train(
 ) -> artifacts.TrainedModel:
     work = agreed(lambda: prepare(given, say))
     collate = collator_of(work.processor)
-    usual = {} if given.front else {"front": work.job.front, "widths": work.job.widths}
-    settings = _settings(replace(given, **usual), work.train, work.columns)
+    named = replace(given, front=given.front or work.job.front, widths=work.job.widths)
+    settings = _settings(named, work.train, work.columns)
     if given.front == (AUTO,):
         settings["shapes"] = from_first(lambda: shapes_for(work, collate, say))
         work = agreed(lambda: work.with_front(tuple(settings["shapes"])))

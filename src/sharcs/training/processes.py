@@ -62,9 +62,11 @@ def on_cpus() -> bool:
 
 def join() -> None:
     """Let the processes that were launched find each other, until this one ends."""
-    if launched_count() > 1 and not dist.is_initialized():
+    if launched_count() > 1:
+        is_first_to = not dist.is_initialized()
         PartialState(cpu=on_cpus())
-        atexit.register(_leave)
+        if is_first_to:
+            atexit.register(_leave)
 
 
 def _leave() -> None:
