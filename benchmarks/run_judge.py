@@ -9,6 +9,7 @@
     python benchmarks/run_judge.py held-out --sets sst2          # what each method reaches on held-out rows alone
     python benchmarks/run_judge.py tables                        # results/judge/STUDY/summary.json and its picture
     python benchmarks/run_judge.py ablations                     # and what each idea of ours is worth: ablations.json
+    python benchmarks/run_judge.py halves                        # ways to choose, on held-out rows alone: halves.json
 
 Settings stand in benchmarks/judge/settings.json and have to be committed before test rows are read. A method's
 answers are written as it ends, to results/judge/STUDY/SET/SEED/METHOD.npz; a training that was interrupted goes on
@@ -112,6 +113,13 @@ def ablations(options: argparse.Namespace) -> None:
     write(Study.read(options.settings))
 
 
+def halves(options: argparse.Namespace) -> None:
+    """Write what rules of choice and averages are worth on held-out rows, some of which choose."""
+    from judge.halves import write
+
+    write(Study.read(options.settings))
+
+
 def held_out(options: argparse.Namespace) -> None:
     """Say what each step of each method that has run reaches on held-out rows; test rows are not looked at."""
     study = Study.read(options.settings)
@@ -152,6 +160,7 @@ COMMANDS = {
     "run": run,
     "tables": tables,
     "ablations": ablations,
+    "halves": halves,
 }
 
 

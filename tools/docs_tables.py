@@ -71,8 +71,9 @@ def of_study(
 
 TABLES: dict[str, Callable[[], str]] = {
     **of_study("2026-11-front", "summary.json", judge.TABLES),
-    **of_study("2026-11-frontier", "summary.json", judge.FRONTIER),
-    **of_study("2026-11-frontier", "ablations.json", judge.ABLATIONS),
+    **of_study("2026-11-frontier-2", "summary.json", judge.FRONTIER),
+    **of_study("2026-11-frontier-2", "ablations.json", judge.ABLATIONS),
+    **of_study("2026-11-frontier-2", "halves.json", judge.HALVES),
     **tables.TABLES,
     **scale_tables.TABLES,
     **friendly_tables.TABLES,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from judge.averages import AVERAGES, PROBABILITIES
 from sharcs_runtime.policy import RoutingPolicy, choose_width
-from sharcs_runtime.scores import blended, softmax
+from sharcs_runtime.scores import softmax
 
 if TYPE_CHECKING:
     from judge.answers import Answers
@@ -32,6 +33,7 @@ class View:
         reference: The reference's, one step: the full network that every method may fall back on.
         labels: int64 ``[rows]``.
         by_probability: Whether an answer is worth what it gives to the true class, and not whether it is right.
+        average: How answers of inputs that go on are averaged with those that they had: one of ``AVERAGES``.
         kept: What families have worked out of it, for all their settings.
     """
 
@@ -39,16 +41,35 @@ class View:
     reference: Answers
     labels: NDArray[np.int64]
     by_probability: bool = False
+    average: str = PROBABILITIES
     kept: dict[Any, Any] = field(init=False, default_factory=dict)
+
+    def hits(self, logits: NDArray[np.float32]) -> Flags:
+        """Tell which answers are right: ``[..., rows, classes]`` to ``[..., rows]``."""
+        flags: Flags = logits.argmax(-1) == self.labels
+        return flags
 
     def right(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Tell which answers are right, or how much they are worth: ``[..., rows, classes]`` to ``[..., rows]``."""
         if not self.by_probability:
-            flags: Flags = logits.argmax(-1) == self.labels
-            return flags
+            return self.hits(logits)
         labels = np.broadcast_to(self.labels[:, None], (*logits.shape[:-1], 1))
         worth: Floats = np.take_along_axis(softmax(logits.astype(np.float64)), labels, axis=-1)[..., 0]
         return worth
+
+    def right_of_average(self, averaged: NDArray[np.float32], own: NDArray[np.float32]) -> NDArray[Any]:
+        """The same of an average with earlier answers.
+
+        An average is less sure than the answers that it is of, and right more often. So it is worth as much as the
+        later answer, and what is right by it alone, less what was right without it, as in the package.
+        """
+        if not self.by_probability:
+            return self.hits(averaged)
+        return self.right(own) + self.hits(averaged).astype(float) - self.hits(own)
+
+    def averaged(self, later: Any, earlier: Any, weight: float) -> Any:
+        """Average logits ``[rows, classes]`` of later and earlier answers, of which the latter weigh so much."""
+        return AVERAGES[self.average](later, earlier, weight)
 
 
 Outcome = tuple[Floats, Floats]  # FLOPs and the chance of a right answer, [rows] each
@@ -135,8 +156,9 @@ class Cascade:
         threshold, blend = setting
         first = view.answers.step(self.step)
         goes_on = scores(first, "confidence")[0] < threshold
-        later = blended(view.reference.logits[0], first.logits[0], blend)
-        right = np.where(goes_on, view.right(later), view.right(first.logits[0]))
+        later = view.averaged(view.reference.logits[0], first.logits[0], blend)
+        averaged = view.right_of_average(later, view.reference.logits[0])
+        right = np.where(goes_on, averaged, view.right(first.logits[0]))
         return first.cost[0] + np.where(goes_on, view.reference.cost[0], 0.0), right.astype(float)
 
 
@@ -180,7 +202,7 @@ def routed_outcome(view: View, narrow_first: Flags, goes_on: Flags, blend: float
     answers = view.answers
     continuation = answers.signals["continuation"][0] * view.reference.cost[0]
     cost = np.where(narrow_first, answers.cost[0], answers.cost[1]) + np.where(goes_on, continuation, 0.0)
-    both = view.right(blended(answers.logits[1], answers.logits[0], blend))
+    both = view.right_of_average(view.averaged(answers.logits[1], answers.logits[0], blend), answers.logits[1])
     right = np.where(narrow_first, view.right(answers.logits[0]), view.right(answers.logits[1]))
     return cost, np.where(goes_on, both, right).astype(float)
 
@@ -208,7 +230,8 @@ class ByShare:
     def apply(self, view: View, setting: Any) -> Outcome:
         first, later = view.answers.step(self.step), view.reference
         stays = view.right(first.logits[0]).astype(float)
-        goes_on = view.right(blended(later.logits[0], first.logits[0], self.blend)).astype(float)
+        averaged = view.averaged(later.logits[0], first.logits[0], self.blend)
+        goes_on = view.right_of_average(averaged, later.logits[0]).astype(float)
         share = np.full(len(view.labels), float(setting))
         if self.oracle:
             gains = np.flatnonzero(goes_on > stays)

@@ -16,7 +16,6 @@ from judge.narrow import routed, trained
 from judge.networks import over
 from sharcs.calibration.policies import BENDS
 from sharcs_runtime.policy import flops
-from sharcs_runtime.scores import blended
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +91,8 @@ class Chain:
             costs = [*(view.answers.cost[step] for step in self.steps), view.reference.cost[0]]
             logits = self.at_hand(view, blend)
             sure = self.sure(view, blend, logits)
-            steps = zip(map(view.right, logits), costs, sure, strict=False)
+            right = map(view.right_of_average, logits, self.own(view))
+            steps = zip(right, costs, sure, strict=False)
             view.kept[self, blend] = [Step(*each) for each in steps]
         found: list[Step] = view.kept[self, blend]
         return found
@@ -108,7 +108,7 @@ class Chain:
         """The answer at hand after every step, ``[rows, classes]`` each."""
         found: list[Any] = []
         for logits in self.own(view):
-            found.append(blended(logits, found[-1], blend) if found else logits)
+            found.append(view.averaged(logits, found[-1], blend) if found else logits)
         return found
 
     def sure(self, view: View, blend: float, at_hand: list[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from common import save
 from judge import answers
 from judge.curves import BUDGETS
 from judge.data import SETS
+from judge.escalated import of_pairs
 from judge.intervals import holm
 from judge.pair import METHODS
 from judge.scoring import OURS, OWN, PICK, PICK_BY_PROBABILITY, Scores, is_peer, matthews, ways
@@ -118,8 +119,9 @@ def summary(study: Study) -> dict[str, Any]:
         },
         "verdicts": {
             way: {f"{budget:g}": verdicts(scores, way, budget) for budget in BUDGETS}
-            for way in (PICK, "ours, static", "ours, random")
+            for way in (*picks, "ours, static", "ours, random")
         },
+        "escalated": {name: of_pairs(pairs) for name, pairs in scores.pairs.items()},
         "matthews": {name: correlations(scores, name) for name in scores.pairs},
         "hours": processor_hours(study),
         "settings": study.settings,

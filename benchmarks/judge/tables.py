@@ -188,9 +188,36 @@ def recovered(content: dict[str, Any]) -> str:
     return table(["set", "the best lexical peer loses at 2%", "ours loses at 10%", "recovered"], lines)
 
 
+def escalated(content: dict[str, Any]) -> str:
+    """What is gained if the least sure tenth goes on to the full network: how far from chance to an oracle."""
+    lines = []
+    for name, by_kind in content["escalated"].items():
+        for kind, entry in by_kind.items():
+            gained = (f"{entry[which]:.1f}" for which in ("chance", "ours", "oracle"))
+            lines.append(
+                [f"{name}, {kind} first", f"{100 * entry['share']:.0f}%", *gained, f"{100 * entry['way']:.0f}%"]
+            )
+    return table(["points gained", "goes on", "chance", "the least sure", "oracle", "of the way"], lines)
+
+
 def ablations(content: dict[str, Any]) -> str:
     """How many points more ours loses without an idea, or with another one in its place."""
     return by_budget(content, f"points that ours is ahead, {len(content['sets'])} sets", content["worse"].items())
+
+
+def halves(content: dict[str, Any]) -> str:
+    """What rules of choice lose on held-out rows that had no part in it, mean over the sets."""
+    entries: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for of_pair in content["pairs"].values():
+        for entry in of_pair:
+            entries.setdefault((entry["rows"], entry["rule"]), []).append(entry["lost and cost"])
+    lines = []
+    for (rows, rule), found in sorted(entries.items(), key=lambda item: item[0][0]):
+        values = [sum(each[key][0] for each in found) / len(found) for key in (*ASKED, "nothing lost")]
+        spent = sum(each["nothing lost"][1] for each in found) / len(found)
+        cells = [*(f"{value:.1f}" for value in values[:-1]), f"{values[-1]:.1f} at {100 * spent:.0f}%"]
+        lines.append([f"{rows} rows, {len(found)} sets: {rule}", *cells])
+    return table(["points lost", *map(percent, ASKED), "to lose nothing"], lines)
 
 
 def hours(content: dict[str, Any]) -> str:
@@ -226,5 +253,7 @@ FRONTIER: dict[str, Callable[[dict[str, Any]], str]] = {
     "frontier-sets": references,
     "frontier-asked": asked,
     "frontier-recovered": recovered,
+    "frontier-escalated": escalated,
 }
+HALVES: dict[str, Callable[[dict[str, Any]], str]] = {"frontier-halves": halves}
 ABLATIONS: dict[str, Callable[[dict[str, Any]], str]] = {"frontier-ablations": ablations}

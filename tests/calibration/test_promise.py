@@ -118,7 +118,7 @@ def test_answers_are_blended_or_not_as_is_cheaper():
     sums = sum_along_ways(ALONE, np.array([0.0, 80.0, 0.0]), ways_of(3), 2, np.array([0.0, 1.0, 0.0]))
     costs = np.stack([*sums, [0.0, 100.0, 0.0]])
     labels = np.zeros(rows, np.int64)
-    answers = record_answers([batch], NAMES, np.full(rows, 9), costs, blend=0.5, labels=labels)
+    answers = record_answers([batch], NAMES, np.full(rows, 9), costs, blend=0.7, labels=labels)
     chosen = cheapest_without_loss(answers)
     assert (chosen.start, chosen.blend) == ("recurrent", 0.0)
     assert answers.unblended().route([chosen])[0].right.all()

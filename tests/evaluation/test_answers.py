@@ -1,5 +1,6 @@
 """Ways through toy sub-networks, and policies of any number of steps, against a cascade that runs one input alone."""
 
+import itertools
 from dataclasses import replace
 from itertools import pairwise
 
@@ -173,13 +174,20 @@ def test_labels_split_answers_into_lost_and_gained():
         shares = powers / powers.sum(-1, keepdims=True)
         expected = shares[np.arange(INPUTS), np.arange(INPUTS) % 4].tolist()
         assert answers.label_scores[:, network].tolist() == pytest.approx(expected, abs=1e-6)
-    # What escalates is blended by 0.4 with the answer before it.
-    for row, label in enumerate(np.arange(INPUTS) % 4):
-        order = [0, 1, 2][: routed.answered_by[0, row] + 1]
-        answer = logits[0, row].astype(float)
-        for network in order[1:]:
-            answer = blended(logits[network, row], answer, 0.4)
-        assert routed.label_score[0, row] == pytest.approx(float(softmax(answer)[label]), abs=1e-5)
+    # What escalates is blended by 0.4 with the answer before it. It is worth what the later answer is, and 1 more or
+    # less where the two together are right or wrong.
+    seen = set()
+    for (column, way), (row, label) in itertools.product(enumerate(ways_of(3)), enumerate(np.arange(INPUTS) % 4)):
+        answer = own = logits[way[0], row].astype(float)
+        for network in way[1:]:
+            own = logits[network, row].astype(float)
+            answer = blended(own, answer, 0.4)
+        changed = int(answer.argmax() == label) - int(own.argmax() == label)
+        seen.add((changed, len(way) > 1))
+        expected = float(softmax(own)[label]) + changed
+        assert answers.way_label_scores[row, column] == pytest.approx(expected, abs=1e-5)
+    assert seen >= {(0, False), (0, True), (-1, True)}
+    assert np.isin(routed.label_score, answers.way_label_scores).all()
     unlabelled = replace(answers, labels=None).route(tried)
     assert not any(values.any() for values in (unlabelled.right, unlabelled.lost, unlabelled.gained))
     of_sets = replace(answers, way_label_scores=None).route(tried)

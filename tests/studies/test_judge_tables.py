@@ -123,3 +123,19 @@ def test_every_table_can_be_laid_out(content):
 def test_nothing_is_lost_where_the_interval_ends_below_half_a_point(content):
     content["lost"]["ours"] = {"0.1": entry(0.1), "0.5": entry(-0.1)}
     assert cells(tables.losing_nothing(content))[2:] == [["PICK", "-"], ["ours", "50%"]]
+
+
+def test_the_tenth_that_goes_on_stands_with_chance_and_the_oracle():
+    entry = {"ours": 2.0, "chance": 0.5, "oracle": 5.5, "share": 0.104, "way": 0.3}
+    assert cells(tables.escalated({"escalated": {"sst2": {"compact": entry}}}))[2:] == [
+        ["sst2, compact first", "10%", "0.5", "2.0", "5.5", "30%"]
+    ]
+
+
+def test_rules_of_choice_are_means_over_the_sets():
+    def of(lost):
+        values = dict.fromkeys(tables.ASKED, [lost, 0.1]) | {"nothing lost": [lost / 2, 0.05 * lost]}
+        return [{"rows": 100, "rule": "by counts", "lost and cost": values}]
+
+    rows = cells(tables.halves({"pairs": {"a, seed 0": of(1.0), "b, seed 0": of(3.0)}}))
+    assert rows[2] == ["100 rows, 2 sets: by counts", *["2.0"] * len(tables.ASKED), "1.0 at 10%"]

@@ -44,8 +44,8 @@ class AllAnswers:
         blend: With which later answers were blended; a policy's own makes no difference.
         label_sets: The sets of labels by number, bool ``[sets, labels]``; None where there is one label.
         labels: True classes, int64 ``[inputs]``, or the numbers of the true sets; or None.
-        way_label_scores: Probability that the answer each way leads to gives to the true class, float32 ``[inputs,
-            ways]``; None without labels, or where there are several.
+        way_label_scores: Probability that the last sub-network of each way gives to the true class, 1 more or less
+            where blending makes it right or wrong: float32 ``[inputs, ways]``; None without labels or with several.
         way_milliseconds: Of one input alone on each way, float64 ``[ways]``, if what an input takes is to be counted
             in milliseconds.
         numbers: What the networks computed in: ``float32``, ``int8``, ...
@@ -272,7 +272,7 @@ class Routed:
 
     @cached_property
     def label_score(self) -> Singles:
-        """Probability that the answer gives to the true class; where that is not known, whether it is right."""
+        """What the answer is worth, see ``way_label_scores``; where that is not known, whether it is right."""
         scores = self.answers.way_label_scores
         return self.right.astype(np.float32) if scores is None else self._look_up(scores)
 

@@ -73,7 +73,7 @@ def record_answers(
                 answer = blended(answer, at_hand[way[:-1]], blend, problem_type)
             at_hand[way] = answer
             if label_scores is not None:
-                label_scores[rows, column] = softmax(answer)[np.arange(len(answer)), truth[rows]]
+                label_scores[rows, column] = _label_score(answer, logits[way[-1]], truth[rows])
             predictions[rows, column] = _number_sets(answer > 0, known_sets) if several else answer.argmax(axis=-1)
             for signal, values in scores.items():
                 values[rows, column] = confidence(answer, problem_type, signal)
@@ -93,6 +93,20 @@ def record_answers(
         classes=None if several else classes,
     )
     return record if labels is None else record.labelled(labels)
+
+
+def _label_score(answer: Singles, own: Singles, truth: Numbers) -> Singles:
+    """Rate answers ``[batch, labels]``, which may be blended, and are ``own`` if not: ``[batch]``.
+
+    An average is less sure than the answers that it is of, and right more often, so its own probabilities would speak
+    against it. It is rated as the later answer is, with what is right by it, less what was right by that one alone.
+    """
+    scores: Singles = softmax(own)[np.arange(len(own)), truth]
+    if answer is own:
+        return scores
+    scores += answer.argmax(-1) == truth
+    scores -= own.argmax(-1) == truth
+    return scores
 
 
 def _number_sets(sets: Flags, numbers: dict[bytes, int]) -> Numbers:
