@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.averages import AVERAGES, PROBABILITIES
+from judge import averages
 from sharcs_runtime.policy import RoutingPolicy, choose_width
 from sharcs_runtime.scores import softmax
 
@@ -33,7 +33,7 @@ class View:
         reference: The reference's, one step: the full network that every method may fall back on.
         labels: int64 ``[rows]``.
         by_probability: Whether an answer is worth what it gives to the true class, and not whether it is right.
-        average: How answers of inputs that go on are averaged with those that they had: one of ``AVERAGES``.
+        average: How answers of inputs that go on are averaged with those that they had: one of ``averages.AVERAGES``.
         kept: What families have worked out of it, for all their settings.
     """
 
@@ -41,7 +41,7 @@ class View:
     reference: Answers
     labels: NDArray[np.int64]
     by_probability: bool = False
-    average: str = PROBABILITIES
+    average: str = averages.PROBABILITIES
     kept: dict[Any, Any] = field(init=False, default_factory=dict)
 
     def hits(self, logits: NDArray[np.float32]) -> Flags:
@@ -69,7 +69,7 @@ class View:
 
     def averaged(self, later: Any, earlier: Any, weight: float) -> Any:
         """Average logits ``[rows, classes]`` of later and earlier answers, of which the latter weigh so much."""
-        return AVERAGES[self.average](later, earlier, weight)
+        return averages.AVERAGES[self.average](later, earlier, weight)
 
 
 Outcome = tuple[Floats, Floats]  # FLOPs and the chance of a right answer, [rows] each

@@ -136,10 +136,13 @@ def optimised(file: Path, network: Network) -> Path:
 
 def dynamic_int8(file: Path) -> Path:
     """Quantise a graph's weights, activations on the fly, as `sharcs export --int8` does."""
+    from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     target = file.with_name(f"{file.stem}-int8.onnx")
-    quantize_dynamic(str(file), str(target), weight_type=QuantType.QInt8, per_channel=True)
+    # Types behind fused operations can't be inferred; all that has one is in single precision.
+    types = {"DefaultTensorType": TensorProto.FLOAT}
+    quantize_dynamic(str(file), str(target), weight_type=QuantType.QInt8, per_channel=True, extra_options=types)
     return target
 
 

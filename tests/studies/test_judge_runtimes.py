@@ -1,6 +1,7 @@
 """Runtimes that the judge times answer what the network answers, in the rows' order."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import run_seconds
 from judge import runtimes
 from judge.data import tokenised
 from judge.networks import Network, over
@@ -42,3 +44,59 @@ def test_a_graph_answers_as_the_network(rows, tmp_path, monkeypatch, readout):
     )
     small = runtimes.onnx_runtime(runtimes.dynamic_int8(graph), 1)(rows)
     assert np.abs(small - expected).max() < 0.5
+
+
+def test_runtimes_begin_with_texts(rows):
+    seen = []
+
+    def run(given):
+        seen.append(given)
+        return np.zeros((len(given), 2), np.float32)
+
+    emptied = replace(rows, ids=[[]] * len(rows), types=[[]] * len(rows))
+    run_seconds.from_texts(run)(emptied)
+    assert seen[0].ids == rows.ids
+    assert seen[0].types == rows.types
+
+
+def test_figures_are_medians_of_the_rounds_after_the_first():
+    times = run_seconds.Times(
+        [9.0, 2.0, 4.0, 3.0], [9.0, 5.0, 5.0, 8.0], [[9.0, 9.0], [0.1, 0.3], [0.2, 0.5], [0.3, 0.4]]
+    )
+    found = times.figures(60)
+    assert found == pytest.approx(
+        {
+            "rounds": 3,
+            "texts_a_second": 20.0,
+            "in_batches_a_second": 12.0,
+            "one_text_ms": 300.0,
+            "one_text_p99_ms": 1000 * np.quantile([0.2, 0.4], 0.99),
+        }
+    )
+    alone = run_seconds.Times([6.0], [3.0], [[0.5, 0.5]])  # one that did not go on
+    assert alone.figures(60)["texts_a_second"] == 10.0
+
+
+def test_those_that_go_on_are_timed_in_turns(rows, monkeypatch):
+    monkeypatch.setattr(run_seconds, "SINGLES", 1)
+    monkeypatch.setattr(run_seconds, "ROUNDS", 2)
+    order = []
+    made = {name: lambda given, name=name: order.append((name, len(given))) for name in "abc"}
+    times = run_seconds.measure(made, lambda found: ["a", "c"] if set(found) == set(made) else [], rows)
+    whole = [name for name, count in order if count == len(rows)]
+    assert whole[::2] == ["a", "b", "c", "a", "c", "c", "a"]  # each twice: at once, and as one batch
+    assert [len(times[name].many) for name in "abc"] == [3, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("lost", "error", "safe"), [(0.1, 0.1, True), (0.3, 0.3, False), (0.15, 0.05, False), (0, 0, True)]
+)
+def test_a_runtime_loses_nothing_if_it_surely_loses_little(lost, error, safe):
+    assert run_seconds.loses_nothing({"lost": lost, "lost_error": error}) == safe
+
+
+def test_answers_are_compared_with_those_of_the_network():
+    plain, named, truth = np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1])
+    found = run_seconds.compared(named, plain, truth)
+    assert (found["accuracy"], found["lost"], found["agrees"]) == (75.0, 0.0, 50.0)
+    assert found["lost_error"] == pytest.approx(100 * np.std([0, 0, 1, -1]) / 2)
