@@ -43,9 +43,9 @@ BUDGETS = (0.05, 0.1, 0.25)
 DRAWS = 20
 
 
-def all_answers(folder: Path, rows: Rows) -> AllAnswers:
-    """Read what a pair's networks said about held-out rows."""
-    ours, full = (answers.read(folder / f"{method}.npz")[0]["held_out"] for method in ("ours", "reference"))
+def all_answers(folder: Path, rows: Rows, part: str = "held_out") -> AllAnswers:
+    """Read what a pair's networks said about held-out rows, or about test rows."""
+    ours, full = (answers.read(folder / f"{method}.npz")[0][part] for method in ("ours", "reference"))
     logits = np.concatenate([ours.logits, full.logits])
     labels = logits.shape[-1]
     pairs = rows.pairs is not None

@@ -134,7 +134,7 @@ def test_the_tenth_that_goes_on_stands_with_chance_and_the_oracle():
 
 def test_rules_of_choice_are_means_over_the_sets():
     def of(lost):
-        values = dict.fromkeys(tables.ASKED, [lost, 0.1]) | {"nothing lost": [lost / 2, 0.05 * lost]}
+        values = {key: [lost, 0.1] for key in tables.ASKED} | {"nothing lost": [lost / 2, 0.05 * lost]}
         return [{"rows": 100, "rule": "by counts", "lost and cost": values}]
 
     rows = cells(tables.halves({"pairs": {"a, seed 0": of(1.0), "b, seed 0": of(3.0)}}))

@@ -1,0 +1,82 @@
+"""The study of the guarantee: the truth of policies by hand, and limits that are broken as often as is counted."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+import guarantee_study
+from sharcs.calibration.policies import all_policies
+from sharcs.evaluation.record import record_answers
+from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.ways import sum_along_ways, ways_of
+
+ROWS = 400
+ALONE = np.array([[0.0, 1.0, 0.0], [0.0, 12.0, 0.0], [0.0, 101.0, 0.0]])
+
+
+@pytest.fixture(scope="module")
+def population():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, ROWS)
+    logits = draw.normal(size=(3, ROWS, 3)).astype(np.float32)
+    logits[:, np.arange(ROWS), labels] += np.array([[1.0], [2.0], [4.0]], np.float32)
+    router_logits = np.full((ROWS, 3), -np.inf, np.float32)
+    router_logits[:, 2] = 0
+    sums = sum_along_ways(ALONE, np.array([0.0, 80.0, 0.0]), ways_of(3), 2, np.array([0.0, 1.0, 0.0]))
+    costs = np.stack([*sums, [0.0, 100.0, 0.0]])
+    batch = np.arange(ROWS), logits, router_logits
+    names = ("recurrent", "compact", "full")
+    return record_answers([batch], names, draw.integers(3, 20, ROWS), costs, blend=0.3, labels=labels)
+
+
+def test_the_truth_is_that_of_all_rows(population):
+    blended = RoutingPolicy(start="recurrent", escalation_threshold={"recurrent": 0.8, "compact": 0.9}, blend=0.3)
+    plain = RoutingPolicy(start="recurrent", escalation_threshold={"recurrent": 0.8}, blend=0.0)
+    found = guarantee_study.truths(population, [blended, plain, blended])
+    for index, (policy, record) in enumerate(((blended, population), (plain, population.unblended()))):
+        routed = record.route([policy])[0]
+        assert found["max_disagreement"][index] == pytest.approx((routed.answer != record.full_predictions).mean())
+        right, full = routed.answer == record.labels, record.full_predictions == record.labels
+        assert found["max_accuracy_drop"][index] == pytest.approx(full.mean() - right.mean())
+        assert found["cost"][index] == pytest.approx(routed.cost.sum() / record.full_costs.sum())
+    assert found["cost"][2] == found["cost"][0]
+
+
+def test_without_a_test_the_cheapest_within_the_limit_is_taken(population):
+    chosen = guarantee_study.untested(population, "max_disagreement", 0.05)
+    rated = [(guarantee_study.truths(population, [policy]), policy) for policy in all_policies(population)]
+    kept = [truth["cost"][0] for truth, policy in rated if policy.blend and truth["max_disagreement"][0] <= 0.05]
+    assert guarantee_study.truths(population, [chosen])["cost"][0] == pytest.approx(min(kept))
+
+
+def test_draws_are_counted_by_what_is_true_of_them(population, monkeypatch):
+    monkeypatch.setattr(guarantee_study, "DRAWS", 30)
+    found = guarantee_study.of_limit(population, "max_disagreement", 0.1, 300, 3)
+    assert found["tested"]["draws"] == 30
+    assert found["untested"]["draws"] == 3
+    assert found["tested"]["risk"] < found["untested"]["risk"]  # a test keeps away from the limit
+    assert found["tested"]["broken"] <= 0.2
+    trained = guarantee_study.of_training(population, 300)
+    assert trained["max_accuracy_drop"]["bound"] > trained["max_accuracy_drop"]["risk"]
+    assert trained["max_disagreement"]["broken"] <= 0.2
+
+
+def test_a_stream_alarms_soon_where_much_differs_and_seldom_where_little_does():
+    draw = np.random.default_rng(0)
+    changed = [guarantee_study._until_alarm(draw, 0.3, 0.05) for _ in range(20)]
+    kept = [guarantee_study._until_alarm(draw, 0.03, 0.05) for _ in range(20)]
+    assert max(changed) < 5000
+    assert sum(map(math.isfinite, kept)) <= 2
+
+
+def test_what_differs_more_is_noticed_sooner(population, monkeypatch):
+    monkeypatch.setattr(guarantee_study, "STREAMS", 10)
+    found = guarantee_study.detection(population, 400, 3)
+    rates = [entry["rate"] for entry in found]
+    assert rates == sorted(rates)
+    assert found[0]["alarms"] <= found[-1]["alarms"] == 1.0
