@@ -1,12 +1,12 @@
 """What a guarantee is worth and what it costs, on what the judge's networks say of test rows.
 
-    python benchmarks/guarantee_study.py --sets sst2 sick     # of what `run_judge.py run` has answered; resumes by set
+    python benchmarks/guarantee_study.py --sets sst2 sick     # of what `run_judge.py run` has answered; resumes
 
-The test rows of a set stand for the population: rows are drawn from them with replacement, a policy is chosen by some
-of these as `sharcs calibrate` or the end of a training chooses it, and the truth is the mean over all of them. So it is
+The test rows of a set stand for the population: rows are drawn from them with replacement, a policy is chosen by
+these as `sharcs calibrate` or the end of a training chooses it, and the truth is the mean over all of them. So it is
 known how often a limit that is promised at 95% is broken. Beside it stands the policy that looks cheapest within the
-limit on the rows at hand. How long the monitor takes is simulated: a share of the inputs is drawn from the tenth of the
-rows on which the policy's answers differ most. Writes benchmarks/results/guarantee.json.
+limit on the rows at hand. How long the monitor takes is simulated: a share of the inputs is drawn from the tenth of
+the rows of which the policy's answers are least sure. Writes benchmarks/results/guarantee.json.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def of_training(population: AllAnswers, rows: int) -> dict[str, Any]:
 
 
 def detection(population: AllAnswers, rows: int, classes: int) -> list[dict[str, Any]]:
-    """Inputs until the alarm, of which a share is checked, as more of them are like those that differ most."""
+    """Inputs until the alarm, of which a share is checked, as more and more of them are hard ones."""
     of = population.unblended()
     policy = choose(drawn(of, rows, 0), Constraint("max_disagreement", 0.05, CONFIDENCE), classes, 0).policy
     if policy is None:
@@ -138,7 +138,7 @@ def detection(population: AllAnswers, rows: int, classes: int) -> list[dict[str,
 
 
 def _until_alarm(draw: np.random.Generator, rate: float, promise: float) -> float:
-    """Draw a stream: inputs that pass until the evidence says that the promise is broken; infinity if it never does."""
+    """Draw a stream: inputs until the evidence says that the promise is broken; infinity if it never does."""
     checked = np.flatnonzero(draw.random(int(LONGEST_STREAM * CHECK_SHARE)) < rate) + 1
     for disagreements, count in enumerate(checked.tolist(), start=1):
         if log_evidence(disagreements, count, promise, promise) >= -math.log(1 - CONFIDENCE):
