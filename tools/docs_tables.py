@@ -20,7 +20,9 @@ PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re
 sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
 import friendly_tables  # noqa: E402 - what stands in benchmarks/
+import guarantee_tables  # noqa: E402
 import scale_tables  # noqa: E402
+import seconds_tables  # noqa: E402
 import tables  # noqa: E402
 from judge import tables as judge  # noqa: E402
 
@@ -77,6 +79,8 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables.TABLES,
     **scale_tables.TABLES,
     **friendly_tables.TABLES,
+    **guarantee_tables.TABLES,
+    **seconds_tables.TABLES,
     "encoders": encoder_table,
 }
 

@@ -58,6 +58,14 @@ class Routed:
         named = [answer.class_index for answer in self.runner.predict(texts_of(rows))]
         return np.eye(len(self.runner.labels), dtype=np.float32)[named]
 
+    def cost(self, rows: Rows) -> float:
+        """FLOPs over the full network's, of all rows together."""
+        every = [
+            (answer.flops, answer.flops / answer.cost) for answer in self.runner.answers(texts_of(rows), top_k=1)
+        ]
+        spent, full = np.sum(every, axis=0)
+        return float(spent / full)
+
 
 def exported(model: SharcsForSequenceClassification, folder: Path, threads: int, *, int8: bool) -> OnnxRunner:
     """Write an export and open it."""

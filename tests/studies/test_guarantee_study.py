@@ -10,6 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import guarantee_study
+import guarantee_tables
 from sharcs.calibration.policies import all_policies
 from sharcs.evaluation.record import record_answers
 from sharcs_runtime.policy import RoutingPolicy
@@ -80,3 +81,20 @@ def test_what_differs_more_is_noticed_sooner(population, monkeypatch):
     rates = [entry["rate"] for entry in found]
     assert rates == sorted(rates)
     assert found[0]["alarms"] <= found[-1]["alarms"] == 1.0
+
+
+def test_tables_show_what_was_counted():
+    of = {"cost": 0.123, "broken": 0.045, "risk": 0.01, "bound": 0.03}
+    limit = {"kind": "max_disagreement", "limit": 0.02, "rows": 500, "none": 0.5, "tested": of, "untested": of}
+    training = {"rows": 500, "max_accuracy_drop": of, "max_disagreement": of}
+    drift = {"changed": 0.1, "rate": 0.02, "alarms": 0.0, "median_inputs": None}
+    content = {"sets": {"sick": {"limits": [limit], "trainings": [training], "drift": [drift]}}}
+    shown = [
+        make(content).splitlines()[2]
+        for make in (guarantee_tables.limits, guarantee_tables.trainings, guarantee_tables.drift)
+    ]
+    assert shown == [
+        "| sick | disagreement 2% | 500 | 12 | 4.5 | 12 | 4.5 | 50 |",
+        "| sick | 500 | 12 | 1.0 | 3.0 | 4.5 | 1.0 | 3.0 | 4.5 |",
+        "| sick | 10 | 2.0 | 0.0 |  |",
+    ]

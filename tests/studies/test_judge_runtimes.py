@@ -10,6 +10,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import run_seconds
+import seconds_tables
 from judge import runtimes
 from judge.data import tokenised
 from judge.networks import Network, over
@@ -100,3 +101,24 @@ def test_answers_are_compared_with_those_of_the_network():
     found = run_seconds.compared(named, plain, truth)
     assert (found["accuracy"], found["lost"], found["agrees"]) == (75.0, 0.0, 50.0)
     assert found["lost_error"] == pytest.approx(100 * np.std([0, 0, 1, -1]) / 2)
+
+
+def seconds_of(rate, one, lost=0.0, **more):
+    rates = {"texts_a_second": rate, "in_batches_a_second": rate / 2, "one_text_ms": one, "one_text_p99_ms": 2 * one}
+    return {**rates, "rounds": 5, "lost": lost, "lost_error": 0.1, "loses_nothing": lost < 0.2, **more}
+
+
+def test_ours_stands_beside_the_fastest_that_loses_nothing():
+    made = {
+        "plain": seconds_of(100.0, 10.0),
+        "int8": seconds_of(400.0, 4.0),
+        "careless": seconds_of(900.0, 1.0, lost=1.0),
+        "dropped": seconds_of(800.0, 1.0, rounds=1),
+        "ours, int8, nothing lost": seconds_of(1200.0, 2.0, lost=0.3, cost=0.07),
+    }
+    content = {"set": "sst2", "runtimes": made, "failed": {"other": "ImportError: x"}}
+    lines = seconds_tables.ours([content]).splitlines()[2:]
+    assert lines == ["| sst2 | int8, nothing lost | 7 | 0.3 ± 0.2 | 3.0 | 3.0 | 0.50 | 0.50 |"]
+    assert "| int8 | 400 (0.0) |" in seconds_tables.runtimes([content])
+    assert "ours" not in seconds_tables.runtimes([content])
+    assert "| sst2 | other | ImportError: x |" in seconds_tables.failed([content])
