@@ -6,7 +6,7 @@
 The network is the judge's reference, seed 0 (run_judge.py trains it, or this does); beside it stands ours, exported,
 with policies that held-out rows chose. All begin with texts. In a first round, which warms up, every runtime answers
 the same test texts, many at once, in batches of 32 and one by one. Of the runtimes of the full network that lose
-nothing (at most 0.2 points, and not surely any) the fastest few of each go on, and ours: rounds in an order that turns. A
+nothing (at most 0.2 points, not surely any) the fastest few of each go on, and ours, in rounds whose order turns. A
 figure is the median over rounds, and of single texts the mean and the 99th percentile of each text's median. What
 can't run here is named with its error.
 """
