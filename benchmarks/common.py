@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -43,11 +42,6 @@ def test_file(name: str) -> str:
     """Find what is reported on: the test split, or validation where the labels of test are not public."""
     file = DATA / name / "test.csv.gz"
     return str(file if file.exists() else DATA / name / "validation.csv.gz")
-
-
-def heading(*names: str) -> None:
-    """Print the first lines of a Markdown table."""
-    print(f"| {' | '.join(names)} |\n" + "|---" * len(names) + "|")
 
 
 def splits(name: str, seed: int, tune: bool, train_rows: int | None = None) -> tuple[Dataset, Dataset, list[str]]:
@@ -130,17 +124,6 @@ def run_processes(waiting: list[tuple[str, list[str]]], *, workers: int, minutes
         if time.time() >= end:
             queue = []
         time.sleep(1)
-
-
-def study_commands(doc: str | None) -> tuple[argparse.ArgumentParser, Any]:
-    """Make a study's parser and its commands, ``run`` for one run and ``all`` for those that are missing."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run")
-    every = commands.add_parser("all")
-    every.add_argument("--workers", type=int, default=2)
-    every.add_argument("--minutes", type=float, default=90)
-    return parser, commands
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

@@ -61,9 +61,7 @@ def all_answers(folder: Path, rows: Rows, part: str = "held_out") -> AllAnswers:
     return record_answers([batch], names, rows.lengths, costs, blend=BLEND, labels=rows.labels)
 
 
-def chosen_policy(
-    answers: AllAnswers, rule: str, limit: float = 1.0, budget: float = 1.0, allowed: float = 0.0
-) -> RoutingPolicy:
+def chosen_policy(answers: AllAnswers, rule: str, limit: float = 1.0, budget: float = 1.0) -> RoutingPolicy:
     """Choose by a rule: as :func:`sharcs.calibration.promise.cheapest_without_loss` does without a budget.
 
     Args:
@@ -71,7 +69,6 @@ def chosen_policy(
         rule: By what policies are judged.
         limit: Share of the rows on which a right answer may get lost.
         budget: Below 1, what a policy may cost, as a share of the full network's FLOPs.
-        allowed: By how much it may be worse than the full network, by the rule.
     """
     full = RoutingPolicy(start=answers.names[-1])
     wanted = getattr(answers.route([full])[0], rule).mean()
@@ -88,7 +85,7 @@ def chosen_policy(
     good = [
         (cost, index)
         for index, (value, lost, cost, _) in enumerate(found)
-        if value >= wanted - allowed and lost <= limit and cost < most
+        if value >= wanted and lost <= limit and cost < most
     ]
     return found[min(good)[-1]][-1] if good else full
 

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
-import friendly_tables  # noqa: E402 - what stands in benchmarks/
+import architecture_tables  # noqa: E402 - what stands in benchmarks/
+import friendly_tables  # noqa: E402
 import guarantee_tables  # noqa: E402
 import scale_tables  # noqa: E402
 import seconds_tables  # noqa: E402
@@ -80,6 +81,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **scale_tables.TABLES,
     **friendly_tables.TABLES,
     **guarantee_tables.TABLES,
+    **architecture_tables.TABLES,
     **seconds_tables.TABLES,
     "encoders": encoder_table,
 }

@@ -18,6 +18,7 @@ from sharcs.export.bundle import export_model
 from sharcs_runtime import OnnxRunner
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
     from sharcs import SharcsForSequenceClassification
     from sharcs.evaluation.answers import AllAnswers
 
-# What may be lost in the mean on the rows that choose, as a share of them.
-ALLOWED = {"nothing lost": 0.0, "half a point lost": 0.005}
+# How held-out rows choose: to lose nothing, as a training does by itself, or what is best within a budget.
+CHOICES: dict[str, dict[str, float]] = {
+    "nothing lost": {"limit": MOST_LOST},
+    "within 25%": {"budget": 0.25},
+    "within 10%": {"budget": 0.1},
+    "within 5%": {"budget": 0.05},
+}
 
 
 def texts_of(rows: Rows) -> list[Any]:
@@ -73,12 +79,12 @@ def exported(model: SharcsForSequenceClassification, folder: Path, threads: int,
     return OnnxRunner(folder, threads=threads)
 
 
-def by_policy(runner: OnnxRunner, held_out: Rows) -> dict[str, tuple[Routed, dict[str, Any]]]:
-    """Choose the policies on held-out rows; with what each is and costs there."""
+def by_policy(runner: OnnxRunner, held_out: Rows, choices: Iterable[str]) -> dict[str, tuple[Routed, dict[str, Any]]]:
+    """Choose policies on held-out rows; with what each is and costs there."""
     answers: AllAnswers = run_export(runner, texts_of(held_out), blend=BLEND, labels=held_out.labels)
     found = {}
-    for name, allowed in ALLOWED.items():
-        policy = chosen_policy(answers, "label_score", MOST_LOST, allowed=allowed)
+    for name in choices:
+        policy = chosen_policy(answers, "label_score", **CHOICES[name])
         own = copy.copy(runner)
         own.policy = policy
         lost, cost = outcome(answers, policy)

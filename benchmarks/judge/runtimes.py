@@ -96,7 +96,7 @@ def to_onnx(network: Network, file: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the graphs that ONNX Runtime's optimiser knows come from the older exporter
         torch.onnx.export(
-            _Positional(network),
+            _Positional(network).train(False),  # the exporter leaves all in the mode of this module
             example,
             str(file),
             input_names=list(INPUTS),

@@ -87,17 +87,20 @@ class SubnetworkSpec:
         return asdict(self)
 
 
-def sub_networks_of(names: str | Iterable[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def sub_networks_of(names: str | Iterable[str | float] | None) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
     """Divide sub-networks into names of those in front of the encoder, and widths.
 
     Args:
         names: The cheapest first: ``lexical``, ``recurrent``, ``compact``, ascending widths, and ``full``, which
             is 1.0; or a string with commas between them; or ``auto``, which stands in front until
-            :mod:`sharcs.jobs.shapes` has found what this machine runs.
+            :mod:`sharcs.jobs.shapes` has found what this machine runs. None for the usual ones, which
+            :mod:`sharcs.jobs.defaults` fills in when the labels are known.
 
     Raises:
         InputError: If one is no name and no number, or one in front stands behind a width.
     """
+    if names is None:
+        return (), None
     listed = names.split(",") if isinstance(names, str) else names
     parts = [name.strip() if isinstance(name, str) else name for name in listed]
     if parts == [AUTO]:

@@ -170,7 +170,7 @@ def train(
 
     images, base = kind_of_data(data, image_column)
     inputs = input_column(images, image_column, text_column, text_pair_column)
-    front, widths = sub_networks_of(sub_networks) if sub_networks is not None else ((), None)
+    front, widths = sub_networks_of(sub_networks)
     job = TrainingJob(
         data=data,
         output=output,

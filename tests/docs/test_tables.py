@@ -1,7 +1,6 @@
 """The tables of README and docs are what the scripts make of the committed results, and their numbers are right."""
 
 import importlib.util
-import json
 import re
 import sys
 from pathlib import Path
@@ -76,33 +75,6 @@ def test_own_full_takes_means_over_seeds_and_shows_what_each_seed_loses(tables):
     content = {"runs": [run_of("a", 0, 0.9, 0.8, 0.87, 0.5), run_of("a", 1, 0.8, 0.8, 0.81, 0.7)]}
     (row,) = rows_of(tables.own_full(content))
     assert row == ["a", "1,000", "2", "85.0", "80.0", "38", "84.0", "60", "75.0", "1.0 (3.0, -1.0)"]
-
-
-def test_a_table_of_quality_shows_the_json_s_numbers(tables):
-    content = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text())
-    row = next(row for row in rows_of(tables.quality_methods(content)) if row[0] == "dynabert")
-    entries = {entry["set"]: entry for entry in content["rows"] if entry["method"] == "dynabert"}
-    assert row[1:8] == [f"{100 * entries[name]['mean_loss']:.1f}" for name in tables.SETS]
-    assert float(row[8]) == pytest.approx(sum(100 * e["mean_loss"] for e in entries.values()) / 7, abs=0.051)
-
-
-def test_full_int8_is_compared_with_the_plain_network_of_the_same_run(tables):
-    rows = {
-        "full": {"texts_per_second": 100.0},
-        "full-ort-int8": {"texts_per_second": 250.0},
-        "routed-ort-int8": {"texts_per_second": 400.0},
-    }
-    lost = {"routed": 1.0, "full-ort-int8": 0.5, "routed-ort-int8": 2.0}
-    accuracy = {"part": "accuracy-a", "set": "a", "accuracy": {"full": 0.9}, "points_lost": lost}
-    trained = {
-        "part": "trained-a",
-        "set": "a",
-        "rows": [{"name": name, **row} for name, row in rows.items()],
-        "routed_over_full": {"routed": 2.0, "routed-ort": 1.5},
-        "routed_over_own_full_width": 1.25,
-    }
-    (row,) = rows_of(tables.speed_claims({"parts": [accuracy | {"flops_ratio": {"routed": 0.4}}, trained]}))
-    assert row == ["a", "0.40", "90.0", "1.0", "2.00", "1.25", "1.50", "2.50", "0.5", "4.00", "2.0"]
 
 
 SOURCE = '''"""Say what it is."""

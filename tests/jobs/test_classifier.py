@@ -468,7 +468,7 @@ def test_weights_of_classes_reach_the_training(encoder, monkeypatch):
     assert seen == [{"3": 2.5}, "balanced", None]
 
 
-SETS = {"sub_networks": (0.25, "full"), "epochs": 12, "learning_rate": 3e-3, "max_length": 16}
+SETS = {"epochs": 12, "learning_rate": 3e-3, "max_length": 16}
 
 
 def test_sets_of_labels_in_each_form_are_one_training(encoder, tmp_path):

@@ -39,6 +39,7 @@ def test_a_graph_answers_as_the_network(rows, tmp_path, monkeypatch, readout):
     monkeypatch.setattr(runtimes, "BATCH_TOKENS", 20)
     np.testing.assert_allclose(runtimes.torch_plain(network)(rows), expected, atol=1e-5)
     graph = runtimes.to_onnx(network, tmp_path / "plain.onnx")
+    assert not any(module.training for module in network.modules())
     np.testing.assert_allclose(runtimes.onnx_runtime(graph, 1)(rows), expected, atol=1e-4)
     np.testing.assert_allclose(
         runtimes.onnx_runtime(runtimes.optimised(graph, network), 1)(rows), expected, atol=1e-3

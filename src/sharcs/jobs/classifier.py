@@ -38,7 +38,8 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
     Args:
         encoder: A local directory, a name on the hub, or ``minilm``.
         sub_networks: Cheapest first: ``lexical``, ``recurrent``, ``compact``, ascending widths, and ``full``;
-            a list, or a string with commas; or ``auto``, in front whatever this machine runs fast enough.
+            a list, or a string with commas; or ``auto``, in front whatever this machine runs fast enough. None for
+            ``recurrent,compact,full``, or, where texts have sets of labels, ``0.25,full``.
         budget: Mean FLOPs over the full network's that the policy may spend.
         max_accuracy_drop: What it may lose against the full network.
         max_disagreement: Share of answers that may be others than the full network's. Of these three limits one is
@@ -58,7 +59,7 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
     def __init__(
         self,
         encoder: str = MINILM,
-        sub_networks: str | Sequence[str | float] = ("recurrent", "compact", "full"),
+        sub_networks: str | Sequence[str | float] | None = None,
         *,
         budget: float | None = None,
         max_accuracy_drop: float | None = None,
