@@ -40,14 +40,16 @@ def trainings(content: dict[str, Any]) -> str:
 
 
 def drift(content: dict[str, Any]) -> str:
-    """How soon harder inputs are noticed."""
+    """How soon inputs of another kind are noticed."""
     lines = []
     for name, of_set in content["sets"].items():
         for entry in of_set["drift"]:
             median = "" if entry["median_inputs"] is None else f"{entry['median_inputs']:,.0f}"
             shares = (percent(entry["changed"], 0), percent(entry["rate"]), percent(entry["alarms"]))
             lines.append([name, *shares, median])
-    return table(["set", "hard inputs added, %", "disagreement, %", "alarms, %", "inputs until then, median"], lines)
+    return table(
+        ["set", "inputs of another kind, %", "disagreement, %", "alarms, %", "inputs until then, median"], lines
+    )
 
 
 def _of(make: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
