@@ -41,7 +41,12 @@ def encoders(runs: list[dict[str, Any]]) -> str:
     return table([*heads, "to lose nothing"], lines)
 
 
+def measured(show: Callable[[list[dict[str, Any]]], str]) -> Callable[[], str]:
+    """Show runs where there are any."""
+    return lambda: show(every_run()) if every_run() else "Not measured yet."
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    "architectures": lambda: encoders(every_run()),
-    "architectures-machine": lambda: machines(every_run()),
+    "architectures": measured(encoders),
+    "architectures-machine": measured(machines),
 }
