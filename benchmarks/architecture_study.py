@@ -1,7 +1,7 @@
 """Does routing carry over: the same weights in other architectures, and encoders that are compressed already.
 
-    python benchmarks/architecture_study.py run --encoders roberta 3-layers     # one after the other; resumes
-    python benchmarks/architecture_study.py run --minutes 60                    # all, until the time is up
+    python benchmarks/architecture_study.py --encoders roberta 3-layers     # one after the other; resumes
+    python benchmarks/architecture_study.py --minutes 60                    # all, until the time is up
 
 Each encoder is trained as `Classifier` does it, on 2,000 train rows of the judge's set; its held-out rows choose. It
 is compared with its own full network on the test rows: policies within budgets, what chance would give at the same
@@ -30,7 +30,7 @@ from judge.dynabert import DynaBert
 from judge.pair import Pair
 from judge.routed import texts_of
 from judge.settings import Study
-from policy_study import chosen_policy, outcome
+from policy_study import chosen_policy, routed_by
 from ports import ARCHITECTURES, port
 from sharcs import Classifier
 from sharcs.calibration.promise import MOST_LOST
@@ -102,17 +102,16 @@ def compared(choosing: AllAnswers, test: AllAnswers) -> dict[str, Any]:
     settings = {f"{budget:g}": {"budget": budget} for budget in BUDGETS} | {"nothing lost": {"limit": MOST_LOST}}
     for name, setting in settings.items():
         policy = chosen_policy(choosing, "label_score", **setting)
-        lost, cost = outcome(test, policy)
-        chance = 100 * (full - by_chance(choosing, test, cost))
-        found[name] = {"lost": lost, "cost": cost, "lost_by_chance": chance, "error": lost_error(test, policy)}
+        routed = routed_by(test, policy)
+        lost = test.full_right.astype(float) - routed.right
+        cost = float(routed.cost.mean() / test.full_costs.mean())
+        found[name] = {
+            "lost": 100 * float(lost.mean()),
+            "error": 100 * float(lost.std() / np.sqrt(len(lost))),  # standard error, over rows
+            "cost": cost,
+            "lost_by_chance": 100 * (full - by_chance(choosing, test, cost)),
+        }
     return found
-
-
-def lost_error(test: AllAnswers, policy: Any) -> float:
-    """Standard error of the points lost, over rows."""
-    routed = (test if policy.blend else test.unblended()).route([policy])[0]
-    each = test.full_right.astype(float) - routed.right
-    return 100 * float(each.std() / np.sqrt(len(each)))
 
 
 def run(encoder: str, name: str, seed: int) -> dict[str, Any]:
@@ -139,7 +138,6 @@ def run(encoder: str, name: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("run",))
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seed", type=int, default=0)

@@ -17,11 +17,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common import RESULTS, machine, save
 from judge.data import SETS, load
 from judge.settings import Study
-from policy_study import all_answers
+from policy_study import all_answers, routed_by
 from sharcs import DriftMonitor
 from sharcs.calibration.choice import Constraint, choose
 from sharcs.calibration.policies import all_policies
@@ -31,8 +32,6 @@ from sharcs_runtime.drift import log_evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
     from sharcs.evaluation.answers import AllAnswers
 
@@ -45,7 +44,7 @@ CHANGED, OTHER_RATE = (0.0, 0.1, 0.3, 1.0), 0.3
 STREAMS, LONGEST_STREAM, CHECK_SHARE = 500, 200_000, 0.05
 FILE = RESULTS / "guarantee.json"
 
-Doubles = NDArray[np.float64] if TYPE_CHECKING else Any
+Doubles = NDArray[np.float64]
 
 
 def drawn(population: AllAnswers, rows: int, seed: int) -> AllAnswers:
@@ -57,12 +56,10 @@ def drawn(population: AllAnswers, rows: int, seed: int) -> AllAnswers:
 def truths(population: AllAnswers, policies: list[RoutingPolicy]) -> dict[str, Doubles]:
     """What policies do on the population: cost over the full network's, disagreement, and accuracy lost."""
     found: dict[RoutingPolicy, tuple[float, float, float]] = {}
-    unblended = population.unblended()
     for policy in dict.fromkeys(policies):
-        of = population if policy.blend else unblended
-        routed = of.route([policy])[0]
-        lost = float(of.full_right.mean() - routed.right.mean())
-        cost = float(routed.cost.mean() / of.full_costs.mean())
+        routed = routed_by(population, policy)
+        lost = float(population.full_right.mean() - routed.right.mean())
+        cost = float(routed.cost.mean() / population.full_costs.mean())
         found[policy] = cost, float(routed.disagrees.mean()), lost
     columns = np.array([found[policy] for policy in policies])
     return dict(zip(("cost", "max_disagreement", "max_accuracy_drop"), columns.T, strict=True))
@@ -149,7 +146,8 @@ def _until_alarm(draw: np.random.Generator, rate: float, promise: float) -> floa
 def of_set(study: Study, name: str, known: dict[str, Any]) -> dict[str, Any]:
     """Work out what is missing of a set's entry."""
     population = all_answers(study.folder / name / "0", load(name).test, "test")
-    classes = int(np.max(population.labels)) + 1 if population.classes is None else population.classes
+    classes = population.classes
+    assert classes is not None  # one label a text
     parts: dict[str, Callable[[], Any]] = {
         "rows": lambda: len(population),
         "limits": lambda: [of_limit(population, *limit, rows, classes) for limit in LIMITS for rows in ROWS],
@@ -168,7 +166,9 @@ def main() -> None:
     content: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"sets": {}}
     for name in options.sets:
         has_answers = all((study.folder / name / "0" / f"{each}.npz").exists() for each in ("ours", "reference"))
-        if has_answers:
+        if not has_answers:
+            print(f"{name}: has no answers yet; python benchmarks/run_judge.py run --sets {name}", flush=True)
+        else:
             content["sets"][name] = of_set(study, name, content["sets"].get(name, {}))
             save(FILE, content | {"study": study.name, "draws": DRAWS, "confidence": CONFIDENCE, **machine()})
             print(name, "done", flush=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from judge.data import Rows
-    from sharcs.evaluation.answers import AllAnswers
+    from sharcs.evaluation.answers import AllAnswers, Routed
 
 CHOOSING = (50, 100, 250)  # rows that choose
 RULES = ("right", "label_score")  # as evaluation.answers.Routed has them
@@ -90,12 +90,16 @@ def chosen_policy(answers: AllAnswers, rule: str, limit: float = 1.0, budget: fl
     return found[min(good)[-1]][-1] if good else full
 
 
+def routed_by(answers: AllAnswers, policy: RoutingPolicy) -> Routed:
+    """Route by a policy, answers blended or not as it says."""
+    return (answers if policy.blend else answers.unblended()).route([policy])[0]
+
+
 def outcome(others: AllAnswers, policy: RoutingPolicy) -> tuple[float, float]:
     """Say what a policy loses, in points, and its share of the full network's FLOPs."""
-    answers = others if policy.blend else others.unblended()
-    routed = answers.route([policy])[0]
-    lost = 100 * float(answers.full_right.mean() - routed.right.mean())
-    return lost, float(routed.cost.mean() / answers.full_costs.mean())
+    routed = routed_by(others, policy)
+    lost = 100 * float(others.full_right.mean() - routed.right.mean())
+    return lost, float(routed.cost.mean() / others.full_costs.mean())
 
 
 def measured(every: AllAnswers) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ from sharcs_runtime.ways import sum_along_ways, ways_of
 ALONE = np.array([[0.0, 1.0, 0.0], [0.0, 12.0, 0.0], [0.0, 101.0, 0.0]])
 
 
-def three_networks(seed, rows=400):
-    """Make up what they say about rows of three classes."""
+def three_networks(seed, rows=400, known=(1.0, 2.0, 4.0)):
+    """Make up what they say about rows of three classes, and how much each knows of the truth."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 3, rows)
     logits = draw.normal(size=(3, rows, 3)).astype(np.float32)
-    logits[:, np.arange(rows), labels] += np.array([[1.0], [2.0], [4.0]], np.float32)
+    logits[:, np.arange(rows), labels] += np.array(known, np.float32)[:, None]
     router_logits = np.full((rows, 3), -np.inf, np.float32)
     router_logits[:, 2] = 0
     sums = sum_along_ways(ALONE, np.array([0.0, 80.0, 0.0]), ways_of(3), 2, np.array([0.0, 1.0, 0.0]))

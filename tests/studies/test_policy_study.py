@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.three_networks import three_networks
+
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import policy_study
@@ -13,26 +15,12 @@ from judge import answers
 from judge.data import tokenised
 from sharcs.calibration.policies import all_policies
 from sharcs.calibration.promise import MOST_LOST, cheapest_without_loss
-from sharcs.evaluation.record import record_answers
 from sharcs_runtime.policy import RoutingPolicy
-from sharcs_runtime.ways import sum_along_ways, ways_of
-
-ROWS = 120
-ALONE = np.array([[0.0, 1.0, 0.0], [0.0, 12.0, 0.0], [0.0, 101.0, 0.0]])
+from sharcs_runtime.ways import ways_of
 
 
 def answers_of(seed):
-    draw = np.random.default_rng(seed)
-    labels = draw.integers(0, 3, ROWS)
-    logits = draw.normal(size=(3, ROWS, 3)).astype(np.float32)
-    logits[:, np.arange(ROWS), labels] += np.array([[1.0], [1.5], [2.0]], np.float32)
-    router_logits = np.full((ROWS, 3), -np.inf, np.float32)
-    router_logits[:, 2] = 0
-    batch = np.arange(ROWS), logits, router_logits
-    sums = sum_along_ways(ALONE, np.array([0.0, 80.0, 0.0]), ways_of(3), 2, np.array([0.0, 1.0, 0.0]))
-    costs = np.stack([*sums, [0.0, 100.0, 0.0]])
-    names = ("recurrent", "compact", "full")
-    return record_answers([batch], names, draw.integers(3, 20, ROWS), costs, blend=0.3, labels=labels)
+    return three_networks(seed, rows=120, known=(1.0, 1.5, 2.0))
 
 
 def costs_of(answers, policies):
