@@ -16,9 +16,10 @@ import architecture_study
 import architecture_tables
 
 
+@pytest.mark.parametrize("known", [(1.0, 2.0, 4.0), (3.0, 1.0, 2.0)], ids=["alike", "misleading"])
 @pytest.mark.parametrize("cost", [0.02, 0.1, 0.3, 0.9])
-def test_chance_is_the_best_mix_of_two_networks_by_the_rows_that_choose(cost):
-    choosing, test = three_networks(1), three_networks(2)
+def test_chance_is_the_best_mix_of_two_networks_by_the_rows_that_choose(cost, known):
+    choosing, test = three_networks(1, known=known), three_networks(2)
     costs = test.costs.mean(0) / test.full_costs.mean()
     rated, mine = (of.way_right[:, :3].mean(0) for of in (choosing, test))
     best = (-1.0, None)
