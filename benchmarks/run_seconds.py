@@ -191,17 +191,22 @@ def runnable(
 
 
 def ours(pair: Pair, folder: Path, threads: int) -> tuple[dict[str, Runtime], dict[str, dict[str, Any]]]:
-    """Export ours in both precisions, with each policy; and what is known of them."""
+    """Export ours in each form, with each policy; and what is known of them."""
     model = routed.model_of(pair)
+    forms: dict[str, dict[str, Any]] = {
+        "float32": {},
+        "int8": {"int8": True},
+        "OpenVINO int8": {"int8": True, "runtime": "openvino", "texts": routed.texts_of(pair.parts.train)},
+    }
     made: dict[str, Runtime] = {}
     known: dict[str, dict[str, Any]] = {}
-    for precision in ("float32", "int8"):
-        runner = routed.exported(model, folder / precision, threads, int8=precision == "int8")
+    for form, options in forms.items():
+        runner = routed.exported(model, folder / form, threads, **options)
         # In single precision one policy says how much int8 gains.
-        choices = list(routed.CHOICES)[: 1 if precision == "float32" else None]
+        choices = list(routed.CHOICES)[: 1 if form == "float32" else None]
         for policy, (runtime, record) in routed.by_policy(runner, pair.parts.held_out, choices).items():
-            made[f"ours, {precision}, {policy}"] = runtime
-            known[f"ours, {precision}, {policy}"] = record | {"cost": runtime.cost(pair.parts.test)}
+            made[f"ours, {form}, {policy}"] = runtime
+            known[f"ours, {form}, {policy}"] = record | {"cost": runtime.cost(pair.parts.test)}
     return made, known
 
 

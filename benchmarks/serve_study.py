@@ -1,10 +1,12 @@
 """The service under load beside text-embeddings-inference's scheduler, LitServe and its own full width.
 
     pip install --target /tmp/litserve litserve==0.2.19       # in an environment of its own
-    python benchmarks/serve_study.py prepare --data sst2      # trains, calibrates and exports
-    python benchmarks/serve_study.py run --data sst2 --minutes 20 --litserve /tmp/litserve  # until nothing is missing
+    python benchmarks/serve_study.py prepare --data agnews    # the judge's networks: exports, calibrates
+    python benchmarks/serve_study.py run --data agnews --minutes 20 --litserve /tmp/litserve  # again until done
     python benchmarks/serve_study.py summary                  # results/serving.json, its picture, the table
 
+The networks are the judge's, seed 0, with a ladder that its held-out rows calibrated. All arms answer by OpenVINO in
+int8, the full network's fastest runtime of run_seconds.py.
 One engine process has core 1; the front and the generator have core 0. The target is ten times what the full network
 takes for one text, measured when a set is first run, and again in each part, which ends if it has changed by a
 quarter. Rates are multiples of the full network's throughput. All arms take a rate and a seed in turns. A cell is
@@ -18,6 +20,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -25,41 +28,45 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common import DATA, RESULTS, machine, save, test_file
+from common import RESULTS, machine, save, test_file, tokenizer
+from judge import routed
+from judge.pair import Pair
+from judge.settings import Study
 from serving import cells, faults, report
 from serving.cells import ARMS, REFERENCE, Bench
 from serving.scores import is_hopeless
 from sharcs.data.texts import load_texts
+from sharcs.export.bundle import export_model
 
 FOLDER = RESULTS / "serving"
 CACHE = Path(__file__).parent / "cache" / "serving"
-MULTIPLES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
+MULTIPLES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
 FIGURES = ("1", "2", "4", "6", "7", "8", "9", "13", "14", "18", "22")  # 3 is read off 2, and 5 off 4
-TRAINED, CALIBRATED = 8000, 2000  # rows of train; where there are fewer, a quarter of them calibrate
 LADDER = "0.02,0.05,0.10"
 CHANGE = 0.25  # of the target between two parts
 Cell = tuple[str, float, Callable[[Bench], dict[str, Any]]]  # its name, about its seconds, its work
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Train on one part of train, calibrate on another, and write the four exports."""
+    """Export the judge's networks, routed and the full one alone; held-out rows calibrate the routed export."""
     folder = CACHE / options.data
-    if (folder / "full-int8").exists():
+    if (folder / "full").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    rows = load_texts(str(DATA / options.data / "train.csv.gz"), max_samples=TRAINED + CALIBRATED, seed=0)
-    first = min(TRAINED, 3 * len(rows.texts) // 4)
-    for name, part in (("train", slice(first)), ("calibrate", slice(first, None))):
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["text", "label"])
-            writer.writerows(zip(rows.texts[part], rows.labels[part], strict=True))
-    model = folder / "model"
-    _sharcs("train", "--data", folder / "train.csv", "--output", model, *options.train)
-    _sharcs("calibrate", model, "--data", folder / "calibrate.csv", "--ladder", LADDER)
-    for name, more in (("routed", ()), ("full", ("--width", "1.0"))):
-        _sharcs("export", model, "--output", folder / name, *more)
-        _sharcs("export", model, "--output", folder / f"{name}-int8", "--int8", *more)
+    pair = Pair(Study.read(), options.data, 0)
+    model, held_out = routed.model_of(pair), pair.parts.held_out
+    names = model.config.id2label or {}
+    with (folder / "held-out.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(zip(held_out.texts, [names[int(label)] for label in held_out.labels], strict=True))
+    for part in (model, tokenizer()):
+        part.save_pretrained(folder / "model")
+    form: dict[str, Any] = {"int8": True, "runtime": "openvino", "texts": routed.texts_of(pair.parts.train)}
+    shutil.rmtree(folder / "routed", ignore_errors=True)
+    export_model(model, tokenizer(), folder / "routed", **form)
+    _sharcs("calibrate", folder / "routed", "--data", folder / "held-out.csv", "--ladder", LADDER)
+    export_model(model, tokenizer(), folder / "full", width="full", **form)
 
 
 def _sharcs(*arguments: Any) -> None:
@@ -177,7 +184,6 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=20.0, help="of this part")
     parser.add_argument("--litserve", type=Path, help="where LitServe is installed, by pip install --target")
-    parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="options of sharcs train, at the end")
     options = parser.parse_args()
     if options.command == "summary":
         report.write(FOLDER, RESULTS / "serving.json")

@@ -73,9 +73,9 @@ class Routed:
         return float(spent / full)
 
 
-def exported(model: SharcsForSequenceClassification, folder: Path, threads: int, *, int8: bool) -> OnnxRunner:
-    """Write an export and open it."""
-    export_model(model, tokenizer(), folder, int8=int8)
+def exported(model: SharcsForSequenceClassification, folder: Path, threads: int, **options: Any) -> OnnxRunner:
+    """Write an export, by options of ``export_model``, and open it."""
+    export_model(model, tokenizer(), folder, **options)
     return OnnxRunner(folder, threads=threads)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sharcs_cli.options import ModelArgument, progress_bar, say, width_of
+from sharcs_cli.options import DATA_HELP, ModelArgument, dialect_of, progress_bar, say, texts_of, width_of
 from sharcs_runtime.errors import InputError
+from sharcs_runtime.sessions import ONNX_RUNTIME, OPENVINO, RUNTIMES
 
 if TYPE_CHECKING:
     from sharcs.inference.folder import TrainedModel
@@ -22,7 +23,7 @@ def export(
     folder: ModelArgument,
     output: Annotated[Path, typer.Option("--output", help="New directory for graphs, tokenizer and policy.")],
     int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise by ONNX Runtime; 'sharcs benchmark' tells what it costs.")
+        bool, typer.Option("--int8", help="Quantise; 'sharcs benchmark' tells what ONNX Runtime's int8 costs.")
     ] = False,
     int8_embeddings: Annotated[
         bool,
@@ -36,6 +37,17 @@ def export(
             help="Write this width, or the sub-network of this name, alone, as one dense model.",
             show_default="all",
         ),
+    ] = None,
+    runtime: Annotated[
+        str,
+        typer.Option(
+            "--runtime",
+            help=f"{ONNX_RUNTIME}; or {OPENVINO}, which answers many texts faster, and for --int8 needs --data.",
+        ),
+    ] = ONNX_RUNTIME,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help=f"Texts like those to come, off which OpenVINO's int8 reads scales. {DATA_HELP}"),
     ] = None,
     kind: Annotated[
         str,
@@ -59,6 +71,7 @@ def export(
     from sharcs.inference.folder import open_model
 
     check_int8(int8, int8_embeddings)
+    _check_runtime(runtime, data, kind, int8, int8_embeddings)
     if kind == TRANSFORMERS and int8:
         raise InputError(f"--int8: is for {ONNX} and {OPTIMUM}; leave it out, or --format")
     if kind != ONNX and width is None:
@@ -76,12 +89,34 @@ def export(
     if kind == OPTIMUM:
         _export_optimum(trained, output, asked, int8, int8_embeddings)
     else:
-        _export_onnx(trained, output, asked, int8, int8_embeddings)
+        texts = (
+            None if data is None else texts_of(trained, data, trained.columns, False, dialect_of(None, None, False))
+        )
+        more = {"int8_embeddings": int8_embeddings, "runtime": runtime, "texts": texts and texts.inputs}
+        _export_onnx(trained, output, asked, int8=int8, **more)
 
 
-def _export_onnx(
-    trained: TrainedModel, output: Path, width: float | str | None, int8: bool, int8_embeddings: bool
-) -> None:
+def _check_runtime(runtime: str, data: str | None, kind: str, int8: bool, int8_embeddings: bool) -> None:
+    """Refuse what doesn't go together, before anything is read.
+
+    Raises:
+        InputError: If it is so, or a package is missing.
+    """
+    from sharcs.export.openvino import check_runtime
+
+    if runtime not in RUNTIMES:
+        raise InputError(f"--runtime {runtime}: has to be {' or '.join(RUNTIMES)}")
+    if kind != ONNX and runtime != ONNX_RUNTIME:
+        raise InputError(f"--runtime {runtime}: is for --format {ONNX}; leave one of them out")
+    reads = int8 and runtime == OPENVINO
+    if data is not None and not reads:
+        raise InputError(f"--data {data}: is for --int8 with --runtime {OPENVINO}; leave it out")
+    if reads and data is None:
+        raise InputError(f"--int8 with --runtime {OPENVINO}: reads scales off texts like those to come; give --data")
+    check_runtime(runtime, int8=int8, int8_embeddings=int8_embeddings, texts=[""] if reads else None)
+
+
+def _export_onnx(trained: TrainedModel, output: Path, width: float | str | None, **options: Any) -> None:
     """Write the graphs for the runtime."""
     from sharcs.export.bundle import export_model
     from sharcs.export.graphs import graph_names
@@ -93,10 +128,9 @@ def _export_onnx(
             trained.tokenizer,
             output,
             width=width,
-            int8=int8,
-            int8_embeddings=int8_embeddings,
             columns=trained.columns,
             on_graph=advance,
+            **options,
         )
     untested = Bundle.read(output).untested
     if untested is not None:

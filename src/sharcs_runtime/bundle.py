@@ -11,12 +11,12 @@ import numpy as np
 
 from sharcs_runtime.errors import InputError, first_line
 from sharcs_runtime.policy import RoutingPolicy, names_of_widths, record_of
+from sharcs_runtime.sessions import ONNX_RUNTIME, OPENVINO, RUNTIMES
 from sharcs_runtime.ways import Costs, Doubles
 
 DESCRIPTION_FILE = "sharcs.json"
 TOKENIZER_FILE = "tokenizer.json"
-FORMAT = 2
-RUNTIME = "onnxruntime"  # which runs the graphs
+FORMAT, FORMAT_OPENVINO = 2, 3  # an earlier version would run the latter's graphs on ONNX Runtime
 
 
 def numbers_of(int8: bool, int8_embeddings: bool) -> str:
@@ -49,6 +49,7 @@ class Bundle:
             an earlier version has not written it.
         int8: Whether the graphs are quantised.
         int8_embeddings: Whether their tables of embeddings are, too.
+        openvino: Files of the graphs that OpenVINO runs; ONNX Runtime runs the others.
         columns: Names of the columns of the training data, by what they hold; None where they are not known.
         promise: What held-out rows of the training say of its policy, or None.
         calibration: What a calibration found, or None.
@@ -70,6 +71,7 @@ class Bundle:
     continuation: Doubles | None = None
     int8: bool = False
     int8_embeddings: bool = False
+    openvino: frozenset[Path] = frozenset()
     columns: dict[str, str | None] | None = None
     promise: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
@@ -118,17 +120,27 @@ class Bundle:
         return numbers_of(self.int8, self.int8_embeddings)
 
     @property
+    def runtime(self) -> str:
+        """What runs the graphs, or the larger ones of them: ``onnxruntime`` or ``openvino``."""
+        return OPENVINO if self.openvino else ONNX_RUNTIME
+
+    def runtime_of(self, file: Path) -> str:
+        """Name what runs one of the graphs."""
+        return OPENVINO if file in self.openvino else ONNX_RUNTIME
+
+    @property
     def untested(self) -> str | None:
         """What to know where the policy's promise was tested with other numbers than the graphs', in one line."""
         record = record_of(self.policy, self.calibration, self.promise)
         if record is None:
             return None
         numbers, runtime = record.get("numbers", "float32"), record.get("runtime", "torch")
-        if numbers == self.numbers:
+        # Numbers in single precision are the same everywhere, up to rounding; int8 is each one's own.
+        if numbers == self.numbers and (numbers == "float32" or runtime == self.runtime):
             return None
         return (
             f"{self.folder}: the promise of its policy was tested in {numbers} on {runtime}, and not in "
-            f"{self.numbers} on {RUNTIME}; run 'sharcs calibrate' on the export itself"
+            f"{self.numbers} on {self.runtime}; run 'sharcs calibrate' on the export itself"
         )
 
     @property
@@ -151,9 +163,10 @@ class Bundle:
             )
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            if content["format"] not in (1, FORMAT):
+            if content["format"] not in (1, FORMAT, FORMAT_OPENVINO):
                 raise InputError(
-                    f"{file}: has format {content['format']}, and this version reads up to {FORMAT}; export again"
+                    f"{file}: has format {content['format']}, and this version reads up to {FORMAT_OPENVINO}; "
+                    "export again"
                 )
             content = _of_format_1(content) if content["format"] == 1 else content
             bundle = cls._of(folder, content)
@@ -196,6 +209,7 @@ class Bundle:
             tails=[folder / entry["graph"] for entry in subnetworks],
             front=0 if trunk is None else sum(entry.get("reads") == "tokens" for entry in subnetworks),
             continuation=np.array(continuations[0], np.float64) if continuations else None,
+            openvino=frozenset(folder / name for name in _on_openvino([trunk, *subnetworks])),
             int8=bool(content.get("int8", False)),
             int8_embeddings=bool(content.get("int8_embeddings", False)),
             columns=content.get("columns"),
@@ -203,6 +217,14 @@ class Bundle:
             calibration=content.get("calibration"),
             label_type=content.get("label_type"),
         )
+
+
+def _on_openvino(entries: list[dict[str, Any] | None]) -> list[str]:
+    """Name the graphs that are for OpenVINO; raises ValueError where one is for something unknown."""
+    found = {entry["graph"]: entry.get("runtime", ONNX_RUNTIME) for entry in entries if entry is not None}
+    if unknown := {*found.values()} - {*RUNTIMES}:
+        raise ValueError(f"graphs for {sorted(map(str, unknown))}")
+    return [name for name, runtime in found.items() if runtime == OPENVINO]
 
 
 def _of_format_1(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Exported networks on ONNX Runtime."""
+"""Exported networks on ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from sharcs_runtime.cascade import Routing
 from sharcs_runtime.errors import InputError, MissingPackageError, first_line
 from sharcs_runtime.policy import RoutingPolicy, choose_width, relative_cost
 from sharcs_runtime.scheduler import BATCH_TOKENS, PooledEngine
-from sharcs_runtime.tokens import Tokens, checked_texts
-from sharcs_runtime.truncation import check_limit, shortened
+from sharcs_runtime.sessions import CPU, EXTRAS, open_session, version_of
+from sharcs_runtime.tokens import Tokens, check_limit, checked_texts, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sharcs_runtime.cascade import Cascade
     from sharcs_runtime.policy import Floats
     from sharcs_runtime.pool import Flags, Numbers
+    from sharcs_runtime.sessions import Session
     from sharcs_runtime.tokens import Text
 
 
@@ -49,16 +50,16 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
     """Answers streams of texts by a network that ``sharcs export`` wrote, in constant memory.
 
     How texts are batched and pooled says :class:`~sharcs_runtime.scheduler.PooledEngine`. Answers don't depend on
-    what an input is batched with, up to rounding; where the graphs are in int8 they do a little, because ONNX Runtime
-    scales a whole batch at once.
+    what an input is batched with, up to rounding; where ONNX Runtime runs graphs in int8 they do a little, because it
+    scales a whole batch at once. What runs the graphs is the export's choice.
 
     Args:
         folder: The directory; routed, or one sub-network as a dense model.
         width: Forces one sub-network, by its width or its name; by default the policy routes.
-        threads: Of a matrix product; by default ONNX Runtime's choice.
+        threads: That work on one batch; by default the runtime's choice.
         batch_tokens: Tokens of a batch, padding included. A longer input is a batch of its own.
         window: Inputs that are ordered together. More pad less, and are kept in memory.
-        providers: ONNX Runtime's execution providers, the preferred first.
+        providers: ONNX Runtime's execution providers, the preferred first; what OpenVINO runs is on the processor.
 
     Attributes:
         labels: Class names by index.
@@ -74,13 +75,13 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         threads: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
         window: int = 2048,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[str] = CPU,
     ) -> None:
         """Load the graphs.
 
         Raises:
-            InputError: If the directory holds no exported network, a broken one, or none of that width, or ONNX
-                Runtime is not installed.
+            InputError: If the directory holds no exported network, a broken one, or none of that width, or what runs
+                it is not installed.
         """
         self.config = bundle = Bundle.read(folder)
         self.labels, self.widths = bundle.labels, bundle.widths
@@ -89,25 +90,27 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         needed = range(len(bundle.tails)) if self._index is None else [self._index]
         try:
             self._tokenizer = Tokenizer.from_file(str(bundle.tokenizer))
-            self._trunk_session = None if bundle.trunk is None else _session(bundle.trunk, threads, providers)
-            self._tail_sessions = {index: _session(bundle.tails[index], threads, providers) for index in needed}
+            self._trunk_session = None if bundle.trunk is None else self._open(bundle.trunk, threads, providers)
+            self._tail_sessions = {index: self._open(bundle.tails[index], threads, providers) for index in needed}
         except ImportError as error:
-            raise MissingPackageError(error, "onnx") from error
+            raise MissingPackageError(error, EXTRAS[bundle.runtime]) from error
         except Exception as error:  # both libraries raise whatever their Rust or C++ side makes of it
             raise InputError(f"{folder}: can't be loaded ({first_line(error)}); export again") from error
         self._check_fits()
         self._whole_tokenizer: Tokenizer | None = None
+
+    def _open(self, file: Path, threads: int | None, providers: Sequence[str]) -> Session:
+        return open_session(file, self.config.runtime_of(file), threads, providers)
 
     def _check_fits(self) -> None:
         """Refuse graphs and tokenizer that are not those of the description."""
         config, made = self.config, {*self.config.padding, "attention_mask"}
         fits = 0 <= config.padding["input_ids"] < self._tokenizer.get_vocab_size()
         if self._trunk_session is not None:
-            fits &= {given.name for given in self._trunk_session.get_inputs()} == made
+            fits &= {*self._trunk_session.inputs} == made
         for session in self._tail_sessions.values():
-            scores = session.get_outputs()[0].shape[-1]
-            fits &= {given.name for given in session.get_inputs()} <= {*made, "hidden"}
-            fits &= scores == len(config.labels) or not isinstance(scores, int)
+            fits &= {*session.inputs} <= {*made, "hidden"}
+            fits &= session.outputs.get("logits", 0) in (len(config.labels), None)
         if not fits:
             raise InputError(f"{config.folder}: its graphs are not those that it describes; export again")
 
@@ -122,10 +125,8 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
 
     @property
     def version(self) -> str:
-        """ONNX Runtime's version."""
-        import onnxruntime
-
-        return str(onnxruntime.__version__)
+        """Version of what runs the graphs."""
+        return version_of(self.config.runtime)
 
     @property
     def width(self) -> float | str | None:
@@ -234,9 +235,7 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
 
     def _front(self, index: int, inputs: dict[str, Numbers]) -> Floats:
         """Run a graph that reads tokens, a dense model's too; not every one reads all that the tokenizer makes."""
-        session = self._tail_sessions[index]
-        feed = {given.name: inputs[given.name] for given in session.get_inputs()}
-        return session.run(["logits"], feed)[0]  # type: ignore[no-any-return]
+        return self._tail_sessions[index].run(["logits"], inputs)[0]
 
     def _trunk(
         self, inputs: dict[str, Numbers], routes: bool
@@ -252,8 +251,8 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
         return choose_width(router_logits, relative, policy, self.config.names)  # type: ignore[no-any-return]
 
     def _tail(self, index: int, hidden: NDArray[np.float32], real: Flags) -> Floats:
-        feed = {"hidden": hidden, "attention_mask": real.astype(np.int64)}
-        return self._tail_sessions[index].run(["logits"], feed)[0]  # type: ignore[no-any-return]
+        mask = real.astype(np.int64)
+        return self._tail_sessions[index].run(["logits"], {"hidden": hidden, "attention_mask": mask})[0]
 
     def _whole(self, inputs: dict[str, Numbers], rows: Numbers, cascade: Cascade) -> None:
         if self._trunk_session is None:
@@ -270,18 +269,3 @@ class OnnxRunner(PooledEngine[NDArray[np.float32]]):
             if index >= routing.front and hidden is None:
                 hidden = self._trunk(inputs, False)[0]
             cascade.put(index, rows, self._logits(index, inputs, hidden))
-
-
-def _session(file: Path, threads: int | None, providers: Sequence[str]) -> Any:
-    # Here, so that the policy and the scheduling can be used without ONNX Runtime.
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    # The threads of one graph would go on spinning for a while, and take the processors from the next graph.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    # On a CPU an addition and a norm are faster apart than in the one operator that they would be fused to.
-    disabled = ["SkipLayerNormFusion"] if list(providers) == ["CPUExecutionProvider"] else []
-    return onnxruntime.InferenceSession(str(file), options, providers=list(providers), disabled_optimizers=disabled)

@@ -51,9 +51,11 @@ def rate(arm, at, share, p99=50.0, others=0.0):
 @pytest.fixture
 def cells():
     """A run of two seeds: ours keeps 40 and 60, TEI's scheduler 20; threefold overload was seen once."""
-    found = {"reference": {"target": 0.1, "capacity": 40.0, "load_before": [0.1]}}
+    found = {"reference": {"target": 0.1, "capacity": 40.0, "routed_capacity": 100.0, "load_before": [0.1]}}
     for seed, kept in ((0, 40.0), (1, 60.0)):
         for at in (20.0, 40.0, 60.0):
+            found[f"rate {at / 40:g}, ours, routing alone, {seed}"] = rate("ours, routing alone", at, at <= 40)
+            found[f"rate {at / 40:g}, ours, full width, {seed}"] = rate("ours, full width", at, at <= 20)
             found[f"rate {at / 40:g}, ours, {seed}"] = rate("ours", at, 1.0 if at <= kept else 0.5)
             found[f"rate {at / 40:g}, TEI's scheduler, {seed}"] = rate(
                 "TEI's scheduler", at, 0.99 if at == 20 else 0.1
@@ -75,10 +77,15 @@ def figure(summary, what):
 def test_figures_are_compared_with_what_is_asked(cells):
     found = report.summary(cells)
     assert found["reasons"] == []
-    assert found["kept_rates"] == {"ours": [40.0, 60.0], "TEI's scheduler": [20.0, 20.0]}
+    assert found["kept_rates"] == {
+        "ours": [40.0, 60.0], "ours, routing alone": [40.0, 40.0],
+        "ours, full width": [20.0, 20.0], "TEI's scheduler": [20.0, 20.0],
+    }  # fmt: skip
     for what, measured, kept in (
-        ("goodput over TEI's, float32", 2.5, True),
-        ("by routing alone, float32", None, None),
+        ("with brown-out, over TEI's scheduler", 2.5, True),
+        ("with brown-out, over LitServe", None, None),
+        ("by routing alone, over full width", 2.0, True),
+        ("the same, over the policy's ratio of throughputs", 2.0 / 2.5, True),
         ("front's CPU over a bare no-op", 2.0, True),
         ("front's CPU over LitServe's", None, None),
         ("threefold overload: goodput over its maximum", 0.95, True),
@@ -115,7 +122,7 @@ def test_the_table_and_the_picture_are_made_of_the_cells(cells, tmp_path):
         (folder / f"{name}.json").write_text(json.dumps(cell))
     report.write(tmp_path / "serving", tmp_path / "serving.json")
     table = report.serving(json.loads((tmp_path / "serving.json").read_text()), "a")
-    assert "| 2 | goodput over TEI's, float32 | ≥ 2 | 2.5 | yes |" in table
-    assert "| 2 | by routing alone, float32 | ≥ 1.5 | not measured | - |" in table
+    assert "| 2 | with brown-out, over TEI's scheduler | ≥ 2 | 2.5 | yes |" in table
+    assert "| 2 | with brown-out, over LitServe | ≥ 2 | not measured | - |" in table
     assert "front LitServe, 0 did not run: RuntimeError: no server." in table
     assert (tmp_path / "serving.png").read_bytes().startswith(b"\x89PNG")

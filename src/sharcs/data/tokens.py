@@ -14,7 +14,7 @@ from sharcs.data.labels import labels_in
 from sharcs.encoders.architectures import position_count
 from sharcs.errors import InputError
 from sharcs_runtime.scores import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from sharcs_runtime.truncation import check_limit, shortened
+from sharcs_runtime.tokens import check_limit, shortened
 
 if TYPE_CHECKING:
     import datasets
@@ -191,7 +191,7 @@ def _check_known(data: TextData, labels: list[list[str]], label2id: dict[str, in
 
 
 def _shorten(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
-    """Cut a very long text, unless its end is kept; see :func:`sharcs_runtime.truncation.shortened`."""
+    """Cut a very long text, unless its end is kept; see :func:`sharcs_runtime.tokens.shortened`."""
 
     def count(beginning: str, most: int) -> int:
         return len(tokenizer(beginning, add_special_tokens=False, truncation=True, max_length=most)["input_ids"])

@@ -8,7 +8,6 @@ import numpy as np
 
 from sharcs.errors import InputError
 from sharcs.evaluation.record import record_answers
-from sharcs_runtime.bundle import RUNTIME
 from sharcs_runtime.ways import ways_of
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def run_export(
         labels=labels,
         max_length=config.max_length,
         numbers=config.numbers,
-        runtime=RUNTIME,
+        runtime=config.runtime,
     )
 
 

@@ -16,19 +16,23 @@ from sharcs.errors import InputError
 from sharcs.export.graphs import graph_names, inputs_of, plain_copy, write_graphs
 from sharcs.export.int8 import check_int8, quantise_graph
 from sharcs.export.onnx import require_onnx
+from sharcs.export.openvino import check_runtime, quantise_static, runtime_of, sample_feeds
 from sharcs.export.tokenizer import backend_of, write_tokenizer
 from sharcs.files import claimed, write_json, written
 from sharcs.tasks.base import require_one_answer
-from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT
+from sharcs_runtime.bundle import DESCRIPTION_FILE, FORMAT, FORMAT_OPENVINO
 from sharcs_runtime.policy import RoutingPolicy
+from sharcs_runtime.sessions import ONNX_RUNTIME, OPENVINO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
     from sharcs.data.texts import Columns
     from sharcs.model.text import SharcsForSequenceClassification
+    from sharcs_runtime.tokens import Text
 
 
 def check_export_path(output: Path) -> None:
@@ -72,6 +76,8 @@ def export_model(
     width: float | str | None = None,
     int8: bool = False,
     int8_embeddings: bool = False,
+    runtime: str = ONNX_RUNTIME,
+    texts: Sequence[Text] | None = None,
     columns: Columns | None = None,
     on_graph: Callable[[int], None] | None = None,
 ) -> None:
@@ -82,10 +88,13 @@ def export_model(
         tokenizer: Its tokenizer.
         output: A directory that doesn't exist, or an empty one. It is written beside and renamed.
         width: Writes this width as one dense model, from tokens to logits; by default trunk and tails are written.
-        int8: Whether ONNX Runtime quantises the graphs. What is promised of the policy was then tested with other
-            numbers; ``sharcs calibrate`` on the export tests these.
+        int8: Whether the graphs are quantised. What is promised of the policy was then tested with other numbers;
+            ``sharcs calibrate`` on the export tests these.
         int8_embeddings: Whether the tables of embeddings are stored in int8, too, with a scale a row. It goes on from
             ``int8``.
+        runtime: What will run the graphs: ``onnxruntime``; or ``openvino``, which answers many texts faster, and for
+            ``int8`` reads ``texts``.
+        texts: Some hundred like those to come, all strings or all pairs of strings, of which 300 set the scales.
         columns: The column names of the training data, for commands that read tables.
         on_graph: Called with 1 after each graph, for a progress bar.
 
@@ -94,14 +103,18 @@ def export_model(
             missing, the network has no such width, its tokenizer is not of the ``tokenizers`` library, a graph
             doesn't compute what PyTorch does, or the directory can't be written.
     """
+    check_runtime(runtime, int8=int8, int8_embeddings=int8_embeddings, texts=texts)
     check_exportable(model, tokenizer, output, int8=int8, int8_embeddings=int8_embeddings)
     index = None if width is None else model.config.index_of(width)
     with staged(output) as staging:
-        write_graphs(plain_copy(model), inputs_of(tokenizer), staging, index, on_graph)
-        write_tokenizer(tokenizer, staging, most_tokens(tokenizer, model.config.encoder))
-        _write_description(model, tokenizer, staging, index, columns)
+        write_graphs(plain_copy(model), inputs_of(tokenizer), staging, index, on_graph, runtime)
+        most = most_tokens(tokenizer, model.config.encoder)
+        write_tokenizer(tokenizer, staging, most)
+        _write_description(model, tokenizer, staging, index, columns, runtime)
+        trunk = staging / "trunk.onnx" if index is None else None
+        feeds = [] if texts is None else sample_feeds(texts, tokenizer, most, trunk)
         if int8:
-            quantise(staging, embeddings=int8_embeddings)
+            quantise(staging, embeddings=int8_embeddings, feeds=feeds)
 
 
 @contextmanager
@@ -124,17 +137,22 @@ def staged(output: Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def quantise(folder: Path, *, embeddings: bool = False) -> None:
+def quantise(folder: Path, *, embeddings: bool = False, feeds: Sequence[dict[str, NDArray[Any]]] = ()) -> None:
     """Turn an exported network into int8, in its place.
 
     Args:
         folder: What :func:`export_model` wrote in single precision.
         embeddings: Whether the tables of embeddings are turned, too.
+        feeds: What the graphs that are for OpenVINO read of some texts, by name.
     """
     content = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-    graphs = [entry["graph"] for entry in (content["trunk"], *content["subnetworks"]) if entry is not None]
-    for name in graphs:
-        quantise_graph(folder / name, embeddings)
+    for entry in (content["trunk"], *content["subnetworks"]):
+        if entry is None:
+            continue
+        if entry["runtime"] == OPENVINO:
+            quantise_static(folder / entry["graph"], feeds)
+        else:
+            quantise_graph(folder / entry["graph"], embeddings)
     content["int8"] = True
     content["int8_embeddings"] = embeddings
     content["files"] = _files_in(folder)
@@ -151,6 +169,7 @@ def _write_description(
     folder: Path,
     index: int | None,
     columns: Columns | None,
+    runtime: str,
 ) -> None:
     config = model.config
     width = None if index is None else config.keys[index]
@@ -162,7 +181,7 @@ def _write_description(
     names = dict(sorted((config.id2label or {}).items()))
     padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
     content: dict[str, Any] = {
-        "format": FORMAT,
+        "format": FORMAT_OPENVINO if runtime == OPENVINO else FORMAT,
         "sharcs": metadata.version("sharcs"),
         "int8": False,
         "int8_embeddings": False,
@@ -176,12 +195,13 @@ def _write_description(
         "columns": None if columns is None else asdict(columns),
         "max_length": most_tokens(tokenizer, config.encoder),
         "padding": {name: padding[name] for name in inputs_of(tokenizer)},
-        "trunk": {"graph": first[0]} if first else None,
+        "trunk": {"graph": first[0], "runtime": runtime} if first else None,
         # Costs are c₀, c₁ and c₂ of c₀ + c₁·T + c₂·T² FLOPs for T tokens.
         "subnetworks": [
             {
                 **spec.to_dict(),
                 "graph": graph,
+                "runtime": runtime_of(spec, runtime),
                 "cost": costs[config.names.index(spec.name)],
                 "cost_after": {
                     earlier: going_on

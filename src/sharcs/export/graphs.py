@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from sharcs.export.onnx import Dense, Front, Tail, Trunk, check_graph, write_graph
+from sharcs.export.openvino import runtime_of
+from sharcs_runtime.sessions import ONNX_RUNTIME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +58,7 @@ def write_graphs(
     folder: Path,
     index: int | None,
     on_graph: Callable[[int], None] | None,
+    runtime: str = ONNX_RUNTIME,
 ) -> None:
     """Write and check the graphs of a network.
 
@@ -65,24 +68,29 @@ def write_graphs(
         folder: Where they go.
         index: Of the one sub-network that is written, as a dense model; None for trunk and all sub-networks.
         on_graph: Called with 1 after each graph.
+        runtime: What will run those graphs that it suits.
 
     Raises:
-        InputError: If a graph doesn't compute what PyTorch does.
+        InputError: If a graph doesn't compute what PyTorch does, on ONNX Runtime or on what will run it.
     """
     widths, front = list(model.config.keys), len(model.tail.front)
     example, *checked = [_tokens(model, inputs, *size) for size in (EXAMPLE, *CHECKED)]
     parts: list[Trunk | Tail | Dense | Front]
+    runtimes = [runtime_of(spec, runtime) for spec in model.config.specs]
     if index is not None:
-        parts = [Dense(model, widths[index])]
+        parts, runtimes = [Dense(model, widths[index])], [runtimes[index]]
     else:
         parts = [Trunk(model), *(Front(model, number) for number in range(front))]
         parts += [Tail(model, width) for width in widths[front:]]
-    for part, name in zip(parts, graph_names(model, None if index is None else widths[index]), strict=True):
+        runtimes = [runtime, *runtimes]
+    names = graph_names(model, None if index is None else widths[index])
+    for part, name, which in zip(parts, names, runtimes, strict=True):
         given = [example, *checked]
         if isinstance(part, Tail):
             given = [_continuing(model, tokens) for tokens in given]
         write_graph(part, given[0], folder / f"{name}.onnx")
-        check_graph(part, given[1:], folder / f"{name}.onnx")
+        for each in {ONNX_RUNTIME, which}:
+            check_graph(part, given[1:], folder / f"{name}.onnx", each)
         if on_graph:
             on_graph(1)
 

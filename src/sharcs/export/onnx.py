@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sharcs.errors import InputError, MissingPackageError
 from sharcs.model.context import RoutingContext
+from sharcs_runtime.sessions import ONNX_RUNTIME, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,25 +146,25 @@ def write_graph(part: Trunk | Tail | Dense | Front, example: dict[str, Tensor], 
 
 
 @torch.no_grad()
-def check_graph(part: Trunk | Tail | Dense | Front, inputs: list[dict[str, Tensor]], file: Path) -> None:
+def check_graph(
+    part: Trunk | Tail | Dense | Front, inputs: list[dict[str, Tensor]], file: Path, runtime: str = ONNX_RUNTIME
+) -> None:
     """Compare a graph in single precision with the part that it was written from.
 
     Args:
         part: What it was written from.
         inputs: Some inputs, of other sizes than the example's.
         file: The graph.
+        runtime: What runs it.
 
     Raises:
         InputError: If they differ by more than rounding.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = open_session(file, runtime)
     for given in inputs:
         wanted: Any = part(**given)
         wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-        feed = {known.name: given[known.name].numpy() for known in session.get_inputs()}
-        found = session.run(list(part.outputs), feed)
+        found = session.run(part.outputs, {name: value.numpy() for name, value in given.items()})
         for name, one, other in zip(part.outputs, wanted, found, strict=True):
             truth, difference = one.numpy(), float("inf")
             if truth.shape == other.shape:
@@ -171,8 +172,8 @@ def check_graph(part: Trunk | Tail | Dense | Front, inputs: list[dict[str, Tenso
                 difference = float(np.abs(truth[unlike] - other[unlike]).max(initial=0.0))
             if not difference <= TOLERANCE * max(1.0, float(np.abs(truth[np.isfinite(truth)]).max(initial=0.0))):
                 raise InputError(
-                    f"{file.stem}: its {name} on ONNX Runtime differ from PyTorch's by {difference:.3g}, so this "
-                    "encoder can't be exported with these versions of torch and onnxruntime"
+                    f"{file.stem}: its {name} on {runtime} differ from PyTorch's by {difference:.3g}, so this "
+                    f"encoder can't be exported with these versions of torch and {runtime}"
                 )
 
 

@@ -21,11 +21,14 @@ from sharcs.jobs.given import text_data, weighted
 from sharcs.jobs.policy import RoutedAnswers
 from sharcs.jobs.train import TrainingJob, run_training
 from sharcs.spec import sub_networks_of
+from sharcs_runtime.sessions import ONNX_RUNTIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from transformers import TrainerCallback
+
+    from sharcs_runtime.tokens import Text
 
 
 class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -182,6 +185,8 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
         int8: bool = False,
         int8_embeddings: bool = False,
         width: float | str | None = None,
+        runtime: str = ONNX_RUNTIME,
+        texts: Sequence[Text] | None = None,
     ) -> None:
         """Write an export, which runs without torch; see :func:`sharcs.export.bundle.export_model`."""
         from sharcs.export.bundle import export_model
@@ -194,6 +199,8 @@ class Classifier(RoutedAnswers, ClassifierMixin, BaseEstimator):  # type: ignore
             width=width,
             int8=int8,
             int8_embeddings=int8_embeddings,
+            runtime=runtime,
+            texts=texts,
             columns=trained.columns,
         )
 
