@@ -76,8 +76,13 @@ class OpenVinoSession:
         """Load it; raises whatever OpenVINO does."""
         import openvino
 
-        # By itself it would compute in bfloat16 where the processor has that.
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        # By itself it would compute in bfloat16 where the processor has that, and tie its threads to processors, the
+        # threads of several processes to the same ones.
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": False,
+        }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)

@@ -11,11 +11,12 @@ from typing import Any
 
 # Of the deadline: where brown-out begins, and where the narrowest rung is reached.
 FIRST_ENTRY, LAST_ENTRY = 0.2, 0.5  # earlier ones degrade more answers, and keep no more of them in time
-CALM_SECONDS = 1.0  # below half of a rung's entry before it is left
 BATCH_SHARE = 20  # a micro-batch takes a twentieth of the deadline
 BATCH_TOKENS = 2048
 CHARACTERS_PER_TOKEN = 4.0
 SMOOTHING = 0.1
+# While a later rung answers, one text at a time measures the first one, whose pace nobody else would correct.
+TRIAL_SECONDS, TRIAL_WEIGHT = 0.5, 0.5
 # So many times what was expected counts of a micro-batch: a process that stood still is no slow one.
 MOST_SURPRISE = 4.0
 HEADROOM = 0.75  # of the time up to a deadline may be filled with expected work
@@ -41,6 +42,7 @@ class Waiting:
         arrived: In seconds of the caller's clock.
         answer: Who waits for it: a future.
         tries: How many engine processes have died of it, or beside it.
+        is_trial: Whether it measures the first rung, alone, while a later one answers the others.
     """
 
     deadline: float
@@ -51,6 +53,7 @@ class Waiting:
     arrived: float = field(compare=False)
     answer: Any = field(compare=False)
     tries: int = field(default=0, compare=False)
+    is_trial: bool = field(default=False, compare=False)
 
     @property
     def tokens(self) -> float:
@@ -90,6 +93,7 @@ class Queue:
         self._due: dict[int, float] = defaultdict(float)  # least work by the part of time that its deadline lies in
         self._promised: dict[int, float] = defaultdict(float)  # seconds of work that were told to come in a second
         self._calm_since: float | None = None
+        self._tried_at = -math.inf
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
@@ -146,6 +150,8 @@ class Queue:
         runs as long as its time is not over, so that an estimate that is too high is corrected.
         """
         self.look(now)
+        if trial := self._trial(now):
+            return trial
         batch: Batch = []
         seconds = tokens = 0.0
         begins = now + self.running / self._processes + TURNS / 2 * self.lag
@@ -171,9 +177,29 @@ class Queue:
         self.running += self.expected(batch)
         return batch
 
+    def _trial(self, now: float) -> Batch:
+        """Take the first text alone for the first rung, while a later one answers; empty where that has to wait.
+
+        It is one that has half of its time left. That nobody is refused for what may be a wrong estimate, it counts
+        as if the rung of the moment answered it.
+        """
+        if not self.rung or not self._heap or now - self._tried_at < TRIAL_SECONDS:
+            return []
+        first = self._heap[0]
+        is_free = first.degradable and first.policy is None and not first.tries and not first.answer.done()
+        if not is_free or first.deadline - now < self.deadline / 2:
+            return []
+        self._pop()
+        self._tried_at, first.is_trial = now, True
+        self.running += self.expected([(first, 0)])
+        return [(first, 0)]
+
     def expected(self, batch: Batch) -> float:
         """Expect how many seconds a micro-batch takes."""
-        return sum(self._size(waiting) * self.pace(_kind(waiting, rung)) for waiting, rung in batch)
+        return sum(
+            self._size(waiting) * self.pace(self.rung if waiting.is_trial else _kind(waiting, rung))
+            for waiting, rung in batch
+        )
 
     def done(self, batch: Batch, expected: float, seconds: float | None) -> None:
         """Take note that a micro-batch is through.
@@ -191,7 +217,8 @@ class Queue:
             work[_kind(waiting, rung)] += self._size(waiting) * self.pace(_kind(waiting, rung))
         surprise, weight = seconds / sum(work.values()), 1.0
         if self._paces:  # the first time counts whole
-            surprise, weight = min(MOST_SURPRISE, surprise), SMOOTHING / sum(work.values())
+            smoothing = TRIAL_WEIGHT if batch[0][0].is_trial else SMOOTHING
+            surprise, weight = min(MOST_SURPRISE, surprise), smoothing / sum(work.values())
         else:
             work = dict.fromkeys(work, 1.0)
         for kind, part in work.items():
@@ -199,7 +226,7 @@ class Queue:
         self.seconds_per_token = max(self._paces[kind] / self._cost(kind) for kind in work)
 
     def look(self, now: float) -> int:
-        """Set the rung: up at once, and down by one after a second below half of where it was entered.
+        """Set the rung: up at once, and down by one after a deadline's time below half of where it was entered.
 
         What decides is the time, at the first rung, of what waits behind those texts that can run at once.
         """
@@ -214,7 +241,7 @@ class Queue:
         elif self.rung and share < self._entry(self.rung) / 2:
             if self._calm_since is None:
                 self._calm_since = now
-            elif now - self._calm_since >= CALM_SECONDS:
+            elif now - self._calm_since >= self.deadline:
                 self.rung, self._calm_since = self.rung - 1, now
         else:
             self._calm_since = None

@@ -22,7 +22,7 @@ class Flight:
         link: The process.
         batch: As it was taken from the queue.
         expected: Seconds that it was expected to take.
-        now: In seconds of the event loop's clock.
+        now: In seconds of ``time.perf_counter``.
 
     Attributes:
         began: When it was the next one to run.

@@ -234,6 +234,8 @@ async def _ask(
     address: tuple[str, int], body: bytes, idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 ) -> tuple[int, dict[str, str]]:
     """Send a request on a connection that is kept: the answer's status and headers."""
+    while idle and idle[-1][0].at_eof():  # the server has closed it
+        idle.pop()[1].close()
     reader, writer = idle.pop() if idle else await asyncio.open_connection(*address)
     done = False
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -248,7 +249,7 @@ class Pool:
                 if not part.get("done"):
                     flights[0].settle(part)
                     continue
-                flight, now = flights.pop(0), loop.time()
+                flight, now = flights.pop(0), time.perf_counter()
                 self.queue.done(flight.batch, flight.expected, now - flight.began)
                 self.checks.earn(part["seconds"])
                 for following in flights:
@@ -266,7 +267,8 @@ class Pool:
         for waiting, _ in batch:
             self.metrics.observe("sharcs_queue_seconds", now - waiting.arrived)
         self.metrics.observe("sharcs_batch_texts", len(batch))
-        return Flight(link, batch, self.queue.expected(batch), now)
+        # Not the loop's clock: uvloop's has whole milliseconds, of which a micro-batch may take less than one.
+        return Flight(link, batch, self.queue.expected(batch), time.perf_counter())
 
     def _again(self, lost: list[Waiting]) -> None:
         """Queue what a dead process had; what two have died of is given up."""

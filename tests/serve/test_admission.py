@@ -1,6 +1,7 @@
 """Which text runs next, at which rung, and who is refused: a clock is passed in, so nothing waits."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -233,3 +234,40 @@ def test_an_old_measurement_of_a_rung_that_does_not_run_any_more_refuses_nobody(
         through(queue, queue.take(0.0), seconds)
     queue.add(waiting(0))
     assert queue.refusal(0.0, [waiting(1, 0.5)]) is None
+
+
+@pytest.mark.parametrize(("expected", "truth", "rung"), [(0.1, 0.001, 0), (0.01, 0.01, 2)], ids=["wrong", "overload"])
+def test_a_rung_that_does_not_run_any_more_is_measured_by_single_texts(expected, truth, rung):
+    """Every 20 ms come 12 texts, which the last rung answers in 0.1 ms each, and the first one as it really does."""
+    queue, now, shown, trials = filled(0, costs=(1.0, 0.1, 0.01), deadline=0.2), 0.0, [], []
+    queue.done([(waiting(0), 0)], 0.0, expected)
+    for tick in range(400):
+        free = now = 0.02 * tick
+        for number in range(12):
+            queue.add(waiting(number, now + 0.2))
+        while free < now + 0.02 and (batch := queue.take(free)):
+            if batch[0][0].is_trial:
+                assert [at for _, at in batch] == [0]
+                assert queue.running == pytest.approx(100 * queue.pace(queue.rung))
+                trials.append(free)
+            seconds = sum(truth if at == 0 else 1e-4 for _, at in batch)
+            through(queue, batch, seconds)
+            free += seconds
+            shown.append(queue.rung)
+    assert max(shown) == 2
+    assert shown[-1] == rung
+    assert all(later - earlier >= 0.5 for earlier, later in pairwise(trials))
+    assert len(trials) == 16 if rung else 3 < len(trials) < 12
+
+
+def test_who_has_little_time_or_chose_is_no_trial():
+    for more in ({"deadline": 0.4}, {"degradable": False}, {"policy": {"start": "full"}}, {"tries": 1}):
+        queue = filled(60)
+        queue.look(0.0)
+        queue.add(waiting(99, **{"deadline": 0.6} | more))
+        assert queue.rung == 2
+        batch = queue.take(0.0)
+        assert batch[0][0].number == 99
+        assert not batch[0][0].is_trial
+    queue = filled(60)
+    assert [each.is_trial for each, _ in queue.take(0.0)] == [True]

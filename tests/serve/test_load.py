@@ -57,6 +57,22 @@ def test_requests_do_not_wait_for_earlier_ones():
     assert found.p99_ms > found.p50_ms > 0  # the first waited for the second, from when it was due
 
 
+def test_a_connection_that_the_server_has_closed_loses_nothing():
+    def serve(server):
+        for _ in range(3):
+            end = server.accept()[0]
+            end.recv(65536)
+            end.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            end.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        found = measure(server.getsockname()[:2], ["a"], np.array([0.0, 0.1, 0.2]), 3, 1e5)
+        thread.join(5)
+    assert (found.answered, found.lost) == (1, 0)
+
+
 def test_the_command_writes_numbers_and_a_picture(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         (host, port), data = server.getsockname()[:2], write_csv(tmp_path / "a.csv", [{"text": "a"}, {"text": "b"}])
