@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import statistics
@@ -13,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from serving import servers
 from serving.scores import counts, recovery_seconds
 from serving.servers import Server
-from sharcs_serve.load import OK, Outcome, due_times, send
+from sharcs_serve.load import OK, Outcome, due_times, put_under_load
 
 # Name: the program, and the export that it serves.
 ARMS = {
@@ -69,7 +70,7 @@ class Bench:
     def load(self, server: Server, rate: float, seconds: float, seed: int) -> list[Outcome]:
         """Put a server under load, from the front's core."""
         os.sched_setaffinity(0, {servers.FRONT_CORE})
-        return asyncio.run(send(server.address, self.bodies, due_times(rate, seconds, seed)))
+        return put_under_load(server.address, self.bodies, due_times(rate, seconds, seed))
 
 
 def reference(models: Path, texts: list[str]) -> dict[str, float]:
@@ -140,7 +141,7 @@ def overload(
             after = due_times(own / 2, AFTER, seed + 1)
             together = [*due.tolist(), *(seconds + after).tolist()]
             os.sched_setaffinity(0, {servers.FRONT_CORE})
-            outcomes = asyncio.run(send(server.address, bench.bodies, _array(together)))
+            outcomes = put_under_load(server.address, bench.bodies, np.array(together))
             found = counts(outcomes[: len(due)], seconds, bench.target)
             recovered = recovery_seconds(outcomes[len(due) :], after.tolist())
             return found | {"own_capacity": own, "most": most, "recovery_seconds": recovered}
@@ -173,9 +174,3 @@ def start(bench: Bench) -> dict[str, Any]:
             maps = [Path(f"/proc/{number}/maps").read_text() for number in server.processes()]
             torch = torch or any("libtorch" in each for each in maps)
     return {"seconds": times, "torch": torch}
-
-
-def _array(values: list[float]) -> Any:
-    import numpy as np
-
-    return np.array(values)

@@ -18,7 +18,7 @@ import numpy as np
 from serving import servers
 from serving.cells import Bench, watched
 from serving.scores import counts
-from sharcs_serve.load import OK, REFUSED, due_times, send
+from sharcs_serve.load import OK, REFUSED, due_times, put_under_load, send, without_pauses
 
 KILLS, KILL_SECONDS = 10, 60.0
 LEAVING = 1000
@@ -45,7 +45,8 @@ def come_again(bench: Bench, own: float, seed: int) -> dict[str, Any]:
 
         def work() -> dict[str, Any]:
             os.sched_setaffinity(0, {servers.FRONT_CORE})
-            told = [admitted for refused, admitted in asyncio.run(everybody()) if refused]
+            with without_pauses():
+                told = [admitted for refused, admitted in asyncio.run(everybody()) if refused]
             return {"told": len(told), "admitted": sum(told)}
 
         return watched(server, work)
@@ -178,7 +179,7 @@ def soak(bench: Bench, export: str, seconds: float, seed: int) -> dict[str, Any]
         while time.perf_counter() < end:
             due = due_times(bench.capacity / 2, min(30.0, seconds / 10), seed + len(looks))
             os.sched_setaffinity(0, {servers.FRONT_CORE})
-            outcomes = asyncio.run(send(server.address, bodies, due))
+            outcomes = put_under_load(server.address, bodies, due)
             sent += sum(each.status == OK for each in outcomes)
             looks.append({"texts": sent, "megabytes": server.megabytes(), "files": server.files()})
         first = next((look for look in looks if look["texts"] >= WARM_TEXTS), looks[max(0, len(looks) // 10 - 1)])
