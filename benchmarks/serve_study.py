@@ -40,7 +40,7 @@ from sharcs.export.bundle import export_model
 
 FOLDER = RESULTS / "serving"
 CACHE = Path(__file__).parent / "cache" / "serving"
-MULTIPLES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
+MULTIPLES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
 FIGURES = ("1", "2", "4", "6", "7", "8", "9", "13", "14", "18", "22")  # 3 is read off 2, and 5 off 4
 LADDER = "0.02,0.05,0.10"
 CHANGE = 0.25  # of the target between two parts

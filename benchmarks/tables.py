@@ -152,6 +152,5 @@ TABLES = {
     "code-size": lambda: code_size(read("code_size.json")),
     "own-full": _own_full,
     "paper": lambda: paper(read("core.json")),
-    "serving-sst2": lambda: _serving("sst2"),
     "serving-agnews": lambda: _serving("agnews"),
 }

@@ -42,7 +42,7 @@ def export(
         str,
         typer.Option(
             "--runtime",
-            help=f"{ONNX_RUNTIME}; or {OPENVINO}, which answers many texts faster, and for --int8 needs --data.",
+            help=f"{ONNX_RUNTIME}; or {OPENVINO}, for many texts at once that mostly go through the full network.",
         ),
     ] = ONNX_RUNTIME,
     data: Annotated[

@@ -92,8 +92,8 @@ def export_model(
             ``sharcs calibrate`` on the export tests these.
         int8_embeddings: Whether the tables of embeddings are stored in int8, too, with a scale a row. It goes on from
             ``int8``.
-        runtime: What will run the graphs: ``onnxruntime``; or ``openvino``, which answers many texts faster, and for
-            ``int8`` reads ``texts``.
+        runtime: What will run the graphs: ``onnxruntime``; or ``openvino``, which for ``int8`` reads ``texts``. It is
+            faster where many at once go through the full network.
         texts: Some hundred like those to come, all strings or all pairs of strings, of which 300 set the scales.
         columns: The column names of the training data, for commands that read tables.
         on_graph: Called with 1 after each graph, for a progress bar.
