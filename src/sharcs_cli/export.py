@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sharcs_cli.options import DATA_HELP, ModelArgument, dialect_of, progress_bar, say, texts_of, width_of
+from sharcs_cli.options import (
+    DATA_HELP,
+    DelimiterOption,
+    EncodingOption,
+    ModelArgument,
+    NoQuotesOption,
+    dialect_of,
+    progress_bar,
+    say,
+    texts_of,
+    width_of,
+)
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.sessions import ONNX_RUNTIME, OPENVINO, RUNTIMES
 
@@ -49,6 +60,9 @@ def export(
         str | None,
         typer.Option("--data", help=f"Texts like those to come, off which OpenVINO's int8 reads scales. {DATA_HELP}"),
     ] = None,
+    encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_quotes: NoQuotesOption = False,
     kind: Annotated[
         str,
         typer.Option(
@@ -89,9 +103,8 @@ def export(
     if kind == OPTIMUM:
         _export_optimum(trained, output, asked, int8, int8_embeddings)
     else:
-        texts = (
-            None if data is None else texts_of(trained, data, trained.columns, False, dialect_of(None, None, False))
-        )
+        dialect = dialect_of(encoding, delimiter, no_quotes)
+        texts = None if data is None else texts_of(trained, data, trained.columns, labelled=False, dialect=dialect)
         more = {"int8_embeddings": int8_embeddings, "runtime": runtime, "texts": texts and texts.inputs}
         _export_onnx(trained, output, asked, int8=int8, **more)
 

@@ -180,8 +180,7 @@ class Queue:
     def _trial(self, now: float) -> Batch:
         """Take the first text alone for the first rung, while a later one answers; empty where that has to wait.
 
-        It is one that has half of its time left. That nobody is refused for what may be a wrong estimate, it counts
-        as if the rung of the moment answered it.
+        It has half of its time left, and counts as if the rung of the moment answered it: nobody is refused for it.
         """
         if not self.rung or not self._heap or now - self._tried_at < TRIAL_SECONDS:
             return []

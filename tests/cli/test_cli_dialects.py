@@ -17,6 +17,9 @@ COMMANDS = {
     "calibrate": lambda toys, folder: ("calibrate", toys.model, "--budget", 0.5),
     "benchmark": lambda toys, folder: ("benchmark", toys.model),
     "report": lambda toys, folder: ("report", toys.model, "--output", folder / "page.html"),
+    "export": lambda toys, folder: (
+        *("export", toys.model, "--output", folder / "onnx", "--runtime", "openvino", "--int8"),
+    ),
     "load": lambda toys, folder: ("load", "http://127.0.0.1:9", "--rates", 1),
 }
 
