@@ -20,7 +20,7 @@ from sharcs_cli.options import (
     width_of,
 )
 from sharcs_runtime.errors import InputError
-from sharcs_runtime.sessions import ONNX_RUNTIME, OPENVINO, RUNTIMES
+from sharcs_runtime.sessions import ONNX_RUNTIME, OPENVINO
 
 if TYPE_CHECKING:
     from sharcs.inference.folder import TrainedModel
@@ -117,8 +117,6 @@ def _check_runtime(runtime: str, data: str | None, kind: str, int8: bool, int8_e
     """
     from sharcs.export.openvino import check_runtime
 
-    if runtime not in RUNTIMES:
-        raise InputError(f"--runtime {runtime}: has to be {' or '.join(RUNTIMES)}")
     if kind != ONNX and runtime != ONNX_RUNTIME:
         raise InputError(f"--runtime {runtime}: is for --format {ONNX}; leave one of them out")
     reads = int8 and runtime == OPENVINO

@@ -112,6 +112,7 @@ class Queue:
 
     def add(self, waiting: Waiting) -> None:
         """Let a text wait."""
+        waiting.is_trial = False  # whose engine process has died, or has not begun
         heapq.heappush(self._heap, waiting)
         self._tokens += self._size(waiting)
         self._due[self._part(waiting.deadline)] += self._least(waiting)
@@ -195,10 +196,8 @@ class Queue:
 
     def expected(self, batch: Batch) -> float:
         """Expect how many seconds a micro-batch takes."""
-        return sum(
-            self._size(waiting) * self.pace(self.rung if waiting.is_trial else _kind(waiting, rung))
-            for waiting, rung in batch
-        )
+        kinds = [self.rung if waiting.is_trial else _kind(waiting, rung) for waiting, rung in batch]
+        return sum(self._size(waiting) * self.pace(kind) for (waiting, _), kind in zip(batch, kinds, strict=True))
 
     def done(self, batch: Batch, expected: float, seconds: float | None) -> None:
         """Take note that a micro-batch is through.

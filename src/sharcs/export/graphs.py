@@ -89,7 +89,7 @@ def write_graphs(
         if isinstance(part, Tail):
             given = [_continuing(model, tokens) for tokens in given]
         write_graph(part, given[0], folder / f"{name}.onnx")
-        for each in {ONNX_RUNTIME, which}:
+        for each in sorted({ONNX_RUNTIME, which}):
             check_graph(part, given[1:], folder / f"{name}.onnx", each)
         if on_graph:
             on_graph(1)

@@ -21,6 +21,7 @@ from sharcs.export.tokenizer import write_settings, write_tokenizer
 from sharcs.files import write_json
 from sharcs_runtime.bundle import numbers_of
 from sharcs_runtime.scores import MULTI_LABEL, REGRESSION
+from sharcs_runtime.sessions import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,10 +124,7 @@ def _check_inputs(file: Path) -> None:
     Raises:
         InputError: If it doesn't.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    lacking = {"input_ids", "attention_mask"} - {given.name for given in session.get_inputs()}
+    lacking = {"input_ids", "attention_mask"} - {*open_session(file).inputs}
     if lacking:
         raise InputError(
             f"`format` optimum: the graph of this sub-network takes no {' and no '.join(sorted(lacking))}, which "

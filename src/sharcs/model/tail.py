@@ -174,9 +174,11 @@ class RoutedTail(nn.Module):
         if attention_mask is None:
             attention_mask = torch.ones(hidden.shape[:2], device=hidden.device)
         scores: Tensor = self.router(hidden, attention_mask)
+        if not self.front:
+            return scores
         # Not by padding: OpenVINO can't pad with it what comes of a product in int8.
         never = scores.new_full((scores.shape[0], len(self.front)), -torch.inf)
-        return torch.cat([never, scores], dim=1) if self.front else scores
+        return torch.cat([never, scores], dim=1)
 
     def forward(self, hidden: Tensor, arguments: list[Arguments]) -> Tensor:
         """Route, split the batch by sub-network, run each group and scatter the results back.
