@@ -102,6 +102,13 @@ def test_many_threads_share_a_session(exported):
             np.testing.assert_array_equal(found, expected[number % 8])
 
 
+def test_threads_are_tied_to_no_processor_and_numbers_stay_in_single_precision(exported):
+    compiled = OpenVinoSession(exported.folder / "float32" / "front-1.onnx", 1)._compiled
+    found = [compiled.get_property(name) for name in ("ENABLE_CPU_PINNING", "INFERENCE_NUM_THREADS")]
+    assert found == [False, 1]
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+
+
 def test_what_a_session_returned_stays_as_it_is(exported):
     session = OpenVinoSession(exported.folder / "float32" / "front-1.onnx", 1)
     feed = {"input_ids": np.array([[2, 7, 3]]), "attention_mask": np.ones((1, 3), np.int64)}

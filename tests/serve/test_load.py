@@ -1,5 +1,6 @@
 """The load generator: when requests are due, how they are counted, and a service under it."""
 
+import gc
 import json
 import socket
 import threading
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.cli import error_message, sharcs, succeeds, write_csv
-from sharcs_serve.load import Outcome, advice, due_times, measure, summary
+from sharcs_serve.load import Outcome, advice, due_times, measure, summary, without_pauses
 
 
 def test_requests_are_due_at_the_rate():
@@ -71,6 +72,13 @@ def test_a_connection_that_the_server_has_closed_loses_nothing():
         found = measure(server.getsockname()[:2], ["a"], np.array([0.0, 0.1, 0.2]), 3, 1e5)
         thread.join(5)
     assert (found.answered, found.lost) == (1, 0)
+
+
+def test_what_is_imported_is_left_out_of_the_search_for_garbage():
+    before = gc.get_freeze_count()
+    with without_pauses():
+        assert gc.get_freeze_count() > before + 1000
+    assert gc.get_freeze_count() == 0
 
 
 def test_the_command_writes_numbers_and_a_picture(tmp_path):
