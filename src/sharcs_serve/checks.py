@@ -160,7 +160,9 @@ class Checks:
         self._link = link
         try:
             link.writer.write(packed(check.message()))
-            while not (part := await read_message(link.reader)).get("done"):
+            part: Message = {}
+            while "done" not in part:
+                part = await read_message(link.reader)
                 failed = failed or "error" in part
                 for number, shares, cost in zip(*(part.get(name, ()) for name in COLUMNS), strict=False):
                     found[names[number]] = _best(shares), 1.0 if cost is None else cost

@@ -47,7 +47,7 @@ class Flight:
 
     def settle(self, part: Message) -> None:
         """Hand a part's answers to who waits for them."""
-        for index, number in enumerate(part["numbers"]):
+        for index, number in enumerate(part.get("numbers", ())):
             waiting, rung = self._left.pop(number, (None, 0))
             if waiting is None or waiting.answer.done():
                 continue

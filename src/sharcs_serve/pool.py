@@ -246,8 +246,8 @@ class Pool:
                     flights.append(self._send(link, more))
                     sent += 1
                 part = await read_message(link.reader)
-                if not part.get("done"):
-                    flights[0].settle(part)
+                flights[0].settle(part)
+                if "done" not in part:
                     continue
                 flight, now = flights.pop(0), time.perf_counter()
                 self.queue.done(flight.batch, flight.expected, now - flight.began)

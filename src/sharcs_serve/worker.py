@@ -144,7 +144,7 @@ class Inbox:
 
 
 def answer(engine: PooledEngine[Any], inbox: Inbox, message: Message) -> None:
-    """Answer a micro-batch: parts as they come, then how long all took."""
+    """Answer a micro-batch: parts as they come, the last one with how long all took."""
     end, policies = inbox.end, [RoutingPolicy.from_dict(policy) for policy in message["policies"]]
     began = time.perf_counter()
     kept = np.flatnonzero(inbox.wanted(message["numbers"]))
@@ -154,6 +154,10 @@ def answer(engine: PooledEngine[Any], inbox: Inbox, message: Message) -> None:
     def wanted(rows: Numbers) -> Flags:
         return inbox.wanted([numbers[row] for row in rows])
 
+    def send(part: Message, is_last: bool) -> None:
+        end.sendall(packed(part | {"done": True, "seconds": time.perf_counter() - began} if is_last else part))
+
+    left = len(numbers)
     try:
         chosen = None if not message["routed"] else [policies[number] for number in policy_of]
         for rows, answers in engine.stream(texts, chosen, wanted):
@@ -164,10 +168,13 @@ def answer(engine: PooledEngine[Any], inbox: Inbox, message: Message) -> None:
                 "tokens": answers.tokens.tolist(),
                 "cost": [None if cost != cost else cost for cost in answers.cost.tolist()],
             }
-            end.sendall(packed({"numbers": [numbers[row] for row in rows], **columns}))
+            left -= len(rows)
+            send({"numbers": [numbers[row] for row in rows], **columns}, is_last=not left)
     except InputError as error:
-        end.sendall(packed({"numbers": numbers, "error": str(error)}))
-    end.sendall(packed({"done": True, "seconds": time.perf_counter() - began}))
+        send({"numbers": numbers, "error": str(error)}, is_last=True)
+    else:
+        if left or not numbers:  # somebody has left
+            send({}, is_last=True)
 
 
 if __name__ == "__main__":
