@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Of the deadline: where brown-out begins, and where the narrowest rung is reached.
-FIRST_ENTRY, LAST_ENTRY = 0.2, 0.5  # earlier ones degrade more answers, and keep no more of them in time
+FIRST_ENTRY, LAST_ENTRY = 0.4, 0.65  # earlier ones degrade more answers, and keep no more of them in time
 BATCH_SHARE = 20  # a micro-batch takes a twentieth of the deadline
 BATCH_TOKENS = 2048
 CHARACTERS_PER_TOKEN = 4.0

@@ -6,7 +6,6 @@ Any ASGI server runs it: ``uvicorn sharcs_serve.asgi:application`` with the dire
 from __future__ import annotations
 
 import hmac
-import json
 import logging
 import os
 import time
@@ -14,39 +13,40 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
+from starlette.routing import Route, Router
 
 from sharcs_runtime.errors import InputError
 from sharcs_serve.formats import RefusedError
-from sharcs_serve.service import Service
+from sharcs_serve.service import JSON, Service
 from sharcs_serve.settings import Settings
+from sharcs_serve.wire import as_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from starlette.types import Receive, Scope, Send
+
+    Work = Callable[[Request], Awaitable[Response]]
 
 LOG = logging.getLogger("sharcs.serve")
 OPEN_ROUTES = ("/health", "/ready", "/", "/docs")  # of these, by GET, nothing needs a key
 CLIENT_LEFT = 499
 
 
-def create_app(service: Service) -> Starlette:
+def create_app(service: Service) -> Router:
     """Make the application of a service; its engine processes live from start-up to shutdown."""
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Any) -> AsyncIterator[None]:
         if not service.pool.ready:
             await service.start()
         yield
         await service.stop()
 
-    def route(path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str = "POST") -> Route:
-        async def guarded(request: Request) -> Response:
-            return await _guarded(service, path, endpoint, request)
-
-        return Route(path, guarded, methods=[method])
+    def route(path: str, work: Work, method: str = "POST") -> Route:
+        return Route(path, Guarded(service, path, work), methods=[method])
 
     routes = [
         route("/predict", service.predict),
@@ -59,48 +59,64 @@ def create_app(service: Service) -> Starlette:
         route("/info", service.info, "GET"),
         route("/metrics", service.counts, "GET"),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Router(routes, lifespan=lifespan)  # without Starlette's layers, which catch what Guarded does
 
 
-async def _guarded(
-    service: Service, path: str, endpoint: Callable[[Request], Awaitable[Response]], request: Request
-) -> Response:
-    """Check the key, turn errors into one line each, and take note."""
-    began = time.perf_counter()
-    try:
-        is_open = request.method in ("GET", "HEAD") and path in OPEN_ROUTES
-        if not is_open and not _may(service.settings.keys, request):
-            raise RefusedError(401, "Unauthorized", "no valid API key; send it as 'Authorization: Bearer KEY'")
-        response = await endpoint(request)
-    except RefusedError as error:
-        response = _error(error.status, error.kind, str(error), error.headers)
-    except InputError as error:
-        response = _error(422, "Validation", str(error))
-    except ClientDisconnect:
-        response = Response(status_code=CLIENT_LEFT)
-    if service.draining:
-        response.headers["Connection"] = "close"
-    seconds = time.perf_counter() - began
-    labels = (("route", path), ("code", str(response.status_code)))
-    service.metrics.add("sharcs_requests_total", labels)
-    if request.method == "POST":
-        service.metrics.observe("sharcs_request_seconds", seconds)
-        trace = request.headers.get("traceparent", "")[:64]
-        line = {"route": path, "code": response.status_code, "seconds": round(seconds, 6), "traceparent": trace}
-        LOG.info("%s", json.dumps(line))
-    return response
+class Guarded:
+    """A route: checks the key, turns errors into one line each, and takes note.
+
+    Args:
+        service: The service.
+        path: Of the route.
+        work: What it does.
+    """
+
+    def __init__(self, service: Service, path: str, work: Work) -> None:
+        self.service, self.path, self.work = service, path, work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        began = time.perf_counter()
+        request = Request(scope, receive)
+        response = await self._answer(request)
+        if self.service.draining:
+            response.headers["Connection"] = "close"
+        seconds = time.perf_counter() - began
+        metrics = self.service.metrics
+        metrics.add("sharcs_requests_total", (("route", self.path), ("code", str(response.status_code))))
+        if scope["method"] == "POST":
+            metrics.observe("sharcs_request_seconds", seconds)
+            trace = request.headers.get("traceparent", "")[:64]
+            line = {"route": self.path, "code": response.status_code, "seconds": round(seconds, 6)}
+            LOG.info("%s", as_json(line | {"traceparent": trace}))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            is_open = request.method in ("GET", "HEAD") and self.path in OPEN_ROUTES
+            if not is_open and not _may(self.service.settings.keys, request):
+                raise RefusedError(401, "Unauthorized", "no valid API key; send it as 'Authorization: Bearer KEY'")
+            return await self.work(request)
+        except RefusedError as error:
+            return _error(error.status, error.kind, str(error), error.headers)
+        except InputError as error:
+            return _error(422, "Validation", str(error))
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_LEFT)
 
 
 def _may(keys: tuple[str, ...], request: Request) -> bool:
     """Compare with every key, in a time that tells nothing."""
+    if not keys:
+        return True
     given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
     same = [hmac.compare_digest(given, key.encode()) for key in keys]  # all of them, also after a match
-    return not keys or any(same)
+    return any(same)
 
 
 def _error(status: int, kind: str, text: str, headers: dict[str, str] | None = None) -> Response:
     body = {"error": " ".join(text.split()), "error_type": kind}
-    return JSONResponse(body, status_code=status, headers=headers)
+    return Response(as_json(body), status, headers, JSON)
 
 
 def __getattr__(name: str) -> Any:

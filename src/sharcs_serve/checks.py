@@ -20,7 +20,7 @@ from sharcs_runtime.files import write_json
 from sharcs_runtime.policy import RoutingPolicy
 from sharcs_serve.metrics import HELP
 from sharcs_serve.stored import State, read_counters, rung_policies, rung_promises
-from sharcs_serve.wire import hash_of, packed, read_message
+from sharcs_serve.wire import hash_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,17 +158,18 @@ class Checks:
         found: dict[str, tuple[int, float]] = {}
         names, failed = list(check.policies), False
         self._link = link
+        part: Message = {}
         try:
-            link.writer.write(packed(check.message()))
-            part: Message = {}
+            link.send(check.message())
             while "done" not in part:
-                part = await read_message(link.reader)
+                following = await link.next()
+                if following is None:
+                    LOG.error("text %s: an engine process died when it checked its answer", hash_of(check.text))
+                    return False
+                part = following
                 failed = failed or "error" in part
                 for number, shares, cost in zip(*(part.get(name, ()) for name in COLUMNS), strict=False):
                     found[names[number]] = _best(shares), 1.0 if cost is None else cost
-        except (asyncio.IncompleteReadError, ConnectionError):
-            LOG.error("text %s: an engine process died when it checked its answer", hash_of(check.text))
-            return False
         finally:
             self._is_running, self._link = False, None
         self.metrics.add("sharcs_engine_seconds_total", (("work", "checks"),), part["seconds"])
@@ -183,7 +184,7 @@ class Checks:
     def give_way(self) -> None:
         """Give up the check that runs, for the time being: a text has come, and no process is free."""
         if self._link is not None and self._is_free:
-            self._link.writer.write(packed({"drop": [0, 1]}))
+            self._link.send({"drop": [0, 1]})
 
     def __len__(self) -> int:
         """Return the number of texts that wait to be checked."""

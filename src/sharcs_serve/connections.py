@@ -1,4 +1,4 @@
-"""How many connections are open at once, and how long one may wait with the head of its request."""
+"""How many connections are open at once, how long one may wait with the head of its request, and how long that is."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sharcs_runtime.errors import InputError
 
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Protocol
+except ImportError:  # Windows, where it has to be compiled
+    from uvicorn.protocols.http.h11_impl import H11Protocol as Protocol  # type: ignore[assignment]
 try:
     import resource
 except ImportError:  # Windows, which knows no such limit
@@ -25,6 +28,7 @@ SPARE = 100  # connections above the limit that are told so; further ones are cl
 FILES = 64  # that a process opens besides
 FILES_OF_WORKER = 8
 RETRY_SECONDS = 1
+HEAD_BYTES = 65_536  # of a request; a longer one is no request of ours
 
 
 def connection_limit(wanted: int | None, workers: int) -> int:
@@ -52,7 +56,7 @@ def connection_limit(wanted: int | None, workers: int) -> int:
     return allowed
 
 
-def limited(limit: int, seconds: float, metrics: Metrics) -> type[H11Protocol]:
+def limited(limit: int, seconds: float, metrics: Metrics) -> type[Protocol]:
     """Make the protocol of a server whose connections are limited.
 
     Args:
@@ -61,10 +65,11 @@ def limited(limit: int, seconds: float, metrics: Metrics) -> type[H11Protocol]:
         metrics: Counts.
     """
 
-    class Limited(H11Protocol):
+    class Limited(Protocol):
         """A connection."""
 
         patience: asyncio.TimerHandle | None = None
+        head_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             """Count the connection, and refuse it above the limit."""
@@ -83,7 +88,12 @@ def limited(limit: int, seconds: float, metrics: Metrics) -> type[H11Protocol]:
             """Read on; a head that has begun may take a while."""
             super().data_received(data)
             if not self._is_between_requests():
+                self.head_bytes = 0
                 self._stop_waiting()
+                return
+            self.head_bytes += len(data)
+            if self.head_bytes > HEAD_BYTES:
+                self.transport.close()
             elif self.patience is None:
                 self._wait(seconds)
 

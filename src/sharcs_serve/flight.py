@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from sharcs_runtime.errors import InputError
 from sharcs_serve.stored import rung_policies
-from sharcs_serve.wire import packed
 
 if TYPE_CHECKING:
     from sharcs_serve.admission import Batch, Waiting
@@ -43,7 +42,7 @@ class Flight:
         }
         for waiting, _ in batch:
             waiting.answer.add_done_callback(lambda future, number=waiting.number: link.drop(number, future))
-        link.writer.write(packed(message))
+        link.send(message)
 
     def settle(self, part: Message) -> None:
         """Hand a part's answers to who waits for them."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sharcs_runtime.errors import InputError
 from sharcs_serve.flight import Flight
-from sharcs_serve.wire import Link, Message, hash_of, launch, read_message
+from sharcs_serve.wire import Link, Message, hash_of, launch
 
 if TYPE_CHECKING:
     import subprocess
@@ -164,6 +164,7 @@ class Pool:
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue
+                link.on_end = self._work.set
                 self._now_ready(1)
                 try:
                     await self._feed(link, slot)
@@ -181,7 +182,7 @@ class Pool:
         finally:
             for left in (link, slot.next):
                 if left is not None:
-                    left.writer.close()
+                    left.close()
 
     def _now_ready(self, more: int) -> None:
         """Count ready processes; while there is none, what waits has to wait for a start, too."""
@@ -192,7 +193,7 @@ class Pool:
     async def _feed(self, link: Link, slot: Slot) -> None:
         """Give a process micro-batches, and checks, until it dies or gives its place to another."""
         checked = False
-        while not link.reader.at_eof() and slot.next is None:
+        while not link.ended and slot.next is None:
             idle = not len(self.queue)
             check = None if checked and not idle else self.checks.take(link.info["revision"], idle)
             checked = check is not None
@@ -203,8 +204,7 @@ class Pool:
             batch = self.queue.take(asyncio.get_running_loop().time())
             if not batch:
                 self._work.clear()
-                if await self._dies_idle(link):
-                    return
+                await self._wait()
                 continue
             if not await self._run(link, slot, batch):
                 return
@@ -217,18 +217,13 @@ class Pool:
             await asyncio.sleep(pause)
             self.queue.lag += LAG_SMOOTHING * (loop.time() - due - self.queue.lag)
 
-    async def _dies_idle(self, link: Link) -> bool:
-        """Wait for work; True if the process dies instead. An idle one has nothing to say."""
-        tasks = [asyncio.create_task(self._work.wait()), asyncio.create_task(link.reader.read(1))]
+    async def _wait(self) -> None:
+        """Wait for work, or for the end of a process that has none."""
         self._idle += 1
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return tasks[1].done()
+            await self._work.wait()
         finally:
             self._idle -= 1
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, link: Link, slot: Slot, batch: Batch) -> bool:
         """Have a process answer a micro-batch, and those that wait meanwhile; False if it dies.
@@ -239,28 +234,31 @@ class Pool:
         loop = asyncio.get_running_loop()
         flights = [self._send(link, batch)]
         sent = 1
-        try:
-            while flights:
-                goes_on = len(flights) == 1 and sent < MOST_IN_A_ROW and slot.next is None and not self._idle
-                if goes_on and (more := self.queue.take(loop.time())):
-                    flights.append(self._send(link, more))
-                    sent += 1
-                part = await read_message(link.reader)
-                flights[0].settle(part)
-                if "done" not in part:
-                    continue
-                flight, now = flights.pop(0), time.perf_counter()
-                self.queue.done(flight.batch, flight.expected, now - flight.began)
-                self.checks.earn(part["seconds"])
-                for following in flights:
-                    following.began = now
-        except (asyncio.IncompleteReadError, ConnectionError):
-            for flight in flights:
-                self.queue.done(flight.batch, flight.expected, None)
-            self._again(flights[0].lost)
-            self.put([waiting for flight in flights[1:] for waiting in flight.lost])  # they had not begun
-            return False
+        while flights:
+            goes_on = len(flights) == 1 and sent < MOST_IN_A_ROW and slot.next is None and not self._idle
+            if goes_on and (more := self.queue.take(loop.time())):
+                flights.append(self._send(link, more))
+                sent += 1
+            part = await link.next()
+            if part is None:
+                self._lose(flights)
+                return False
+            flights[0].settle(part)
+            if "done" not in part:
+                continue
+            flight, now = flights.pop(0), time.perf_counter()
+            self.queue.done(flight.batch, flight.expected, now - flight.began)
+            self.checks.earn(part["seconds"])
+            for following in flights:
+                following.began = now
         return True
+
+    def _lose(self, flights: list[Flight]) -> None:
+        """Queue again what a process had that has died."""
+        for flight in flights:
+            self.queue.done(flight.batch, flight.expected, None)
+        self._again(flights[0].lost)
+        self.put([waiting for flight in flights[1:] for waiting in flight.lost])  # they had not begun
 
     def _send(self, link: Link, batch: Batch) -> Flight:
         now = asyncio.get_running_loop().time()
@@ -286,7 +284,7 @@ class Pool:
         self.put(again)
 
     async def _bury(self, link: Link) -> None:
-        link.writer.close()
+        link.close()
         link.process.kill()
         await asyncio.to_thread(link.process.wait)
         self._processes.discard(link.process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import signal
@@ -97,6 +98,7 @@ def run(settings: Settings, host: str, port: int, drain_seconds: float, tls: tup
     Raises:
         InputError: If the network can't be served, the port is taken, or another process writes the monitor's file.
     """
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # the lines don't say them
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with claimed(*filter(None, [settings.monitor_file])):
         _run(settings, host, port, drain_seconds, tls)
@@ -115,6 +117,8 @@ def _run(
             port=port,
             log_level="warning",
             access_log=False,
+            proxy_headers=False,  # nobody asks who the client is
+            server_header=False,
             lifespan="on",
             http=limited(settings.max_connections, settings.body_seconds, service.metrics),
             ssl_certfile=tls[0],
@@ -128,6 +132,7 @@ def _run(
             raise InputError(f"`port` {port}: can't be listened at on {host}; name another one") from None
         # asyncio sets it on sockets that say their protocol alone; without it an answer's body waits for 40 ms.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        gc.freeze()  # what is there stays; to search it for garbage again and again holds all requests up
         await DrainingServer(config, service, drain_seconds).serve([listening])
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

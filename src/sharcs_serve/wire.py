@@ -11,38 +11,87 @@ import socket
 import struct
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 Message = dict[str, Any]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 LENGTH = struct.Struct("!I")
+as_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # made once, and not for each message
 
 
-class Link:
-    """An engine process and the streams of its socket.
+class Link(asyncio.Protocol):
+    """An engine process and the front's end of its socket.
 
     Args:
         process: The process.
-        reader: What it says.
-        writer: What it is told.
 
     Attributes:
         info: What it says of the network.
+        ended: Whether it has closed its end, as it does when it dies.
+        on_end: Is called then.
     """
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.process, self.reader, self.writer = process, reader, writer
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
         self.info: Message = {}
+        self.ended = False
+        self.on_end: Callable[[], None] = lambda: None
+        self._messages: deque[Message] = deque()
+        self._bytes = bytearray()
+        self._waiting: asyncio.Future[None] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the socket."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Read as many messages as are there."""
+        self._bytes += data
+        while len(self._bytes) >= LENGTH.size:
+            end = LENGTH.size + LENGTH.unpack_from(self._bytes)[0]
+            if len(self._bytes) < end:
+                break
+            self._messages.append(json.loads(self._bytes[LENGTH.size : end]))
+            del self._bytes[:end]
+        self._wake()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Take note that the process has ended."""
+        self.ended = True
+        self._wake()
+        self.on_end()
+
+    async def next(self) -> Message | None:
+        """Wait for a message; None once the process has ended."""
+        while not self._messages and not self.ended:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return self._messages.popleft() if self._messages else None
+
+    def send(self, message: Message) -> None:
+        """Tell the process something, as long as it lives."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(packed(message))
+
+    def close(self) -> None:
+        """Close the socket, at which the process ends."""
+        if self._transport is not None:
+            self._transport.close()
 
     def drop(self, number: int, future: asyncio.Future[Message]) -> None:
         """Tell the process that nobody waits for a text any more."""
-        if future.cancelled() and not self.writer.is_closing():
-            self.writer.write(packed({"drop": [number]}))
+        if future.cancelled():
+            self.send({"drop": [number]})
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 async def launch(folder: Path, processes: set[subprocess.Popen[bytes]]) -> Link:
@@ -60,12 +109,9 @@ async def launch(folder: Path, processes: set[subprocess.Popen[bytes]]) -> Link:
             env={**os.environ, **ONE_THREAD},
         )
     processes.add(process)
-    reader, writer = await asyncio.open_connection(sock=ours)
-    link = Link(process, reader, writer)
+    _, link = await asyncio.get_running_loop().create_connection(lambda: Link(process), sock=ours)
     try:
-        link.info = await read_message(reader)
-    except asyncio.IncompleteReadError:
-        link.info = {"refused": "its engine process ended at once"}
+        link.info = await link.next() or {"refused": "its engine process ended at once"}
     except asyncio.CancelledError:
         process.kill()
         raise
@@ -79,7 +125,7 @@ def hash_of(text: str | tuple[str, str]) -> str:
 
 def packed(message: Message) -> bytes:
     """Write a message as bytes."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = as_json(message).encode()
     return LENGTH.pack(len(body)) + body
 
 
@@ -93,17 +139,6 @@ def receive(end: socket.socket) -> Message | None:
 def is_waiting(end: socket.socket) -> bool:
     """Tell whether there is something to receive."""
     return bool(select.select([end], [], [], 0)[0])
-
-
-async def read_message(reader: asyncio.StreamReader) -> Message:
-    """Wait for a message.
-
-    Raises:
-        asyncio.IncompleteReadError: If the other end is closed.
-    """
-    (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    message: Message = json.loads(await reader.readexactly(size))
-    return message
 
 
 def _exactly(end: socket.socket, count: int) -> bytes | None:

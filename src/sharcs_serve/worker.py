@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import signal
@@ -35,6 +36,7 @@ def main() -> None:
     try:
         engine, info, around = open_engine(Path(sys.argv[2]))
         list(engine.stream(["a few words"]))  # what is made once is made before anybody waits
+        gc.freeze()  # and stays; to search it for garbage again and again would hold texts up
     except (InputError, OSError, ImportError) as error:
         end.sendall(packed({"refused": first_line(error)}))
         return

@@ -67,14 +67,14 @@ def test_who_left_is_dropped_and_who_was_beside_a_death_runs_alone():
 
 
 def test_rungs_go_up_at_once_and_down_slowly():
-    queue = filled(16)  # 150 ms of 1 s behind the first
+    queue = filled(36)  # 350 ms of 1 s behind the first
     assert queue.look(0.0) == 0
     for number in range(10):
         queue.add(waiting(number))
-    assert queue.look(0.0) == 1  # 25%
+    assert queue.look(0.0) == 1  # 45%
     for number in range(30):
         queue.add(waiting(number))
-    assert queue.look(0.1) == 2  # 55%
+    assert queue.look(0.1) == 2  # 75%
     while len(queue):
         through(queue, queue.take(0.2), None)
     assert queue.look(0.3) == 2
@@ -91,7 +91,7 @@ def test_a_text_that_can_run_at_once_is_no_load():
 
 
 def test_a_request_that_forbids_it_or_names_its_policy_is_answered_by_the_first_rung():
-    queue = filled(60)
+    queue = filled(70)
     queue.add(waiting(90, 0.1, degradable=False))
     queue.add(waiting(91, 0.2, policy={"start": "full"}))
     rungs = {each.number: rung for each, rung in queue.take(0.0)}
@@ -238,12 +238,12 @@ def test_an_old_measurement_of_a_rung_that_does_not_run_any_more_refuses_nobody(
 
 @pytest.mark.parametrize(("expected", "truth", "rung"), [(0.1, 0.001, 0), (0.01, 0.01, 2)], ids=["wrong", "overload"])
 def test_a_rung_that_does_not_run_any_more_is_measured_by_single_texts(expected, truth, rung):
-    """Every 20 ms come 12 texts, which the last rung answers in 0.1 ms each, and the first one as it really does."""
+    """Every 20 ms come 16 texts, which the last rung answers in 0.1 ms each, and the first one as it really does."""
     queue, now, shown, trials = filled(0, costs=(1.0, 0.1, 0.01), deadline=0.2), 0.0, [], []
     queue.done([(waiting(0), 0)], 0.0, expected)
     for tick in range(400):
         free = now = 0.02 * tick
-        for number in range(12):
+        for number in range(16):
             queue.add(waiting(number, now + 0.2))
         while free < now + 0.02 and (batch := queue.take(free)):
             if batch[0][0].is_trial:
@@ -262,14 +262,14 @@ def test_a_rung_that_does_not_run_any_more_is_measured_by_single_texts(expected,
 
 def test_who_has_little_time_or_chose_is_no_trial():
     for more in ({"deadline": 0.4}, {"degradable": False}, {"policy": {"start": "full"}}, {"tries": 1}):
-        queue = filled(60)
+        queue = filled(70)
         queue.look(0.0)
         queue.add(waiting(99, **{"deadline": 0.6} | more))
         assert queue.rung == 2
         batch = queue.take(0.0)
         assert batch[0][0].number == 99
         assert not batch[0][0].is_trial
-    queue = filled(60)
+    queue = filled(70)
     ((trial, _),) = queue.take(0.0)
     assert trial.is_trial
     queue.add(trial)  # its engine process has died before it began

@@ -17,7 +17,7 @@ from sharcs_runtime.files import claimed
 from sharcs_serve.checks import BACKLOG, Checks
 from sharcs_serve.metrics import Metrics
 from sharcs_serve.stored import merged_counts, stored_policy, weights_digest
-from sharcs_serve.wire import packed
+from sharcs_serve.wire import Link, packed
 
 BLENDED = {"start": "width-25", "escalation_threshold": 0.95, "blend": 0.6}
 NARROW, FULL = {"start": "width-25"}, {"start": "full"}
@@ -88,19 +88,18 @@ def test_checks_wait_until_no_text_does_or_take_a_twentieth():
     assert checks.take("r", idle=False).text == "a"
 
 
-class Stream:
+class Engine(Link):
     """An engine process that answers each check in a second."""
 
     def __init__(self, answers):
-        self.answers, self.sent = answers, []
-        self.reader, self.writer = asyncio.StreamReader(), self
+        super().__init__(None)
+        self.answers = answers
 
-    def write(self, data):
+    def send(self, message):
         """Take a message."""
-        self.sent.append(json.loads(data[4:]))
-        if "texts" in self.sent[-1]:
+        if "texts" in message:
             for part in [*self.answers, {"done": True, "seconds": 1.0}]:
-                self.reader.feed_data(packed(part))
+                self.data_received(packed(part))
 
 
 def test_a_check_while_texts_wait_is_paid_for_and_one_that_gave_way_comes_again():
@@ -110,18 +109,18 @@ def test_a_check_while_texts_wait_is_paid_for_and_one_that_gave_way_comes_again(
             checks.take_note("a", answer)
         checks.earn(1.0)
         agreed = [{"numbers": [0], "probabilities": [[0.1, 0.9]], "cost": [1.0]}]
-        assert await checks.run(Stream(agreed), checks.take("r", idle=False))
+        assert await checks.run(Engine(agreed), checks.take("r", idle=False))
         assert checks.take("r", idle=False) is None
         checks.earn(10.0)
         assert checks.take("r", idle=False) is None  # 0.05 + 0.1 - 1 is not enough
         assert (checks.counters[0].checked, len(checks)) == (1, 2)
-        assert await checks.run(Stream([]), checks.take("r", idle=True))
+        assert await checks.run(Engine([]), checks.take("r", idle=True))
         assert (checks.counters[0].checked, len(checks)) == (1, 2)
-        assert await checks.run(Stream([{"numbers": [0], "error": "no"}]), checks.take("r", idle=True))
+        assert await checks.run(Engine([{"numbers": [0], "error": "no"}]), checks.take("r", idle=True))
         assert (checks.counters[0].checked, len(checks)) == (1, 1)
-        dead = Stream([])
-        dead.reader.feed_eof()
-        dead.write = lambda _: None
+        dead = Engine([])
+        dead.connection_lost(None)
+        dead.send = lambda _: None
         assert not await checks.run(dead, checks.take("r", idle=True))
         assert (checks.counters[0].checked, len(checks)) == (1, 0)
 
@@ -133,13 +132,14 @@ def test_only_a_check_of_an_idle_process_gives_way():
         checks, answer = checks_of()
         checks.take_note("a", answer)
         checks.earn(1.0)
-        silent = Stream([])
-        silent.write = lambda data: silent.sent.append(json.loads(data[4:]))
+        silent = Engine([])
+        sent = []
+        silent.send = sent.append
         running_check = asyncio.create_task(checks.run(silent, checks.take("r", idle)))
         await asyncio.sleep(0)
         checks.give_way()
         running_check.cancel()
-        return [message.get("drop") for message in silent.sent]
+        return [message.get("drop") for message in sent]
 
     assert asyncio.run(run(True)) == [None, [0, 1]]
     assert asyncio.run(run(False)) == [None]
@@ -157,7 +157,7 @@ def test_each_rung_has_its_own_limit_and_its_alarm_is_a_line(caplog):
             other = [
                 {"numbers": [0], "probabilities": [[0.1, 0.9] if number % 10 < 8 else [0.9, 0.1]], "cost": [1.0]}
             ]
-            await checks.run(Stream(other), checks.take("r", True))
+            await checks.run(Engine(other), checks.take("r", True))
 
     asyncio.run(run())
     truth.record(([False] * 4 + [True]) * 6)
@@ -179,7 +179,7 @@ def test_counts_of_another_network_are_not_mixed_in():
     checks.take_note("new", answer | {"info": info})
 
     async def end():
-        await checks.run(Stream([{"numbers": [0], "probabilities": [[0.1, 0.9]], "cost": [1.0]}]), runs)
+        await checks.run(Engine([{"numbers": [0], "probabilities": [[0.1, 0.9]], "cost": [1.0]}]), runs)
 
     asyncio.run(end())
     assert checks.counters[0].checked == 0
