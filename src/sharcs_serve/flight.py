@@ -1,16 +1,20 @@
-"""A micro-batch on its way: sent to an engine process, and answered text by text."""
+"""A micro-batch on its way: sent to an engine process, and answered text by text; and clients who leave meanwhile."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from sharcs_runtime.errors import InputError
 from sharcs_serve.stored import rung_policies
 
 if TYPE_CHECKING:
+    from starlette.types import Receive
+
     from sharcs_serve.admission import Batch, Waiting
     from sharcs_serve.wire import Link, Message
 
+SOON = 0.005  # seconds that nobody looks whether a client has left: most answers are there by then
 COLUMNS = ("probabilities", "answered_by", "start", "tokens", "cost")
 
 
@@ -60,3 +64,36 @@ class Flight:
     def lost(self) -> list[Waiting]:
         """Texts without an answer."""
         return [waiting for waiting, _ in self._left.values()]
+
+
+class Departure:
+    """Looks out for a client who leaves before its answer is there; nobody answers its texts then.
+
+    Args:
+        receive: Of the request, whose body has been read: it comes back when its client has left.
+        waiting: Its texts.
+
+    Attributes:
+        seen: Whether it has left.
+    """
+
+    def __init__(self, receive: Receive, waiting: list[Waiting]) -> None:
+        self.seen = False
+        self._receive, self._waiting = receive, waiting
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(SOON, self._look)
+
+    def stop(self) -> None:
+        """Look out no longer."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _look(self) -> None:
+        self._task = asyncio.ensure_future(self._wait())
+
+    async def _wait(self) -> None:
+        await self._receive()
+        self.seen = True
+        for each in self._waiting:
+            each.answer.cancel()

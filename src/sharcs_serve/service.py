@@ -15,6 +15,7 @@ from sharcs_runtime.errors import InputError
 from sharcs_runtime.policy import RoutingPolicy, policy_for_budget
 from sharcs_serve.admission import LateError, Queue, Waiting
 from sharcs_serve.checks import Checks, keep_state
+from sharcs_serve.flight import Departure
 from sharcs_serve.formats import Asked, RefusedError, overloaded, read_classify, read_predict, write
 from sharcs_serve.metrics import Metrics
 from sharcs_serve.pool import PoisonError, Pool
@@ -129,12 +130,11 @@ class Service:
         if any(sum(map(len, _parts(text))) > settings.max_characters for text in asked.texts):
             raise RefusedError(413, "Validation", f"inputs: a text of over {settings.max_characters} characters")
         waiting = self._admit(asked)
-        gone = asyncio.ensure_future(receive())  # the body has been read, so only a disconnect is left to come
-        gone.add_done_callback(lambda _: [each.answer.cancel() for each in waiting])
+        gone = Departure(receive, waiting)
         try:
             answers = [await each.answer for each in waiting]
         except asyncio.CancelledError:
-            if gone.done():
+            if gone.seen:
                 raise ClientDisconnect from None
             raise
         except LateError:
@@ -143,7 +143,7 @@ class Service:
         except PoisonError as error:
             raise RefusedError(424, "Backend", f"text {error}: engine processes died of it") from error
         finally:
-            gone.cancel()
+            gone.stop()
             for each in waiting:
                 if each.answer.cancelled() or each.answer.cancel():
                     self.metrics.add("sharcs_cancelled_total")
