@@ -155,6 +155,16 @@ def test_a_client_that_leaves_costs_nothing(service):
             connection.sendall(head.encode() + body)
             service.wait_for(lambda: service.waiting() == len(TEXTS))
         service.wait_for(lambda: service.metric("sharcs_cancelled_total") == before + len(TEXTS))
+        assert 'sharcs_requests_total{route="/predict",code="499"} 1\n' in service.ask("/metrics")[1]
+
+
+def test_an_idle_engine_process_that_dies_is_replaced_before_anybody_asks(service):
+    before = service.metric("sharcs_worker_restarts_total")
+    (number,) = service.engines()
+    os.kill(number, signal.SIGKILL)
+    service.wait_for(lambda: service.metric("sharcs_worker_restarts_total") == before + 1)
+    service.wait_for(lambda: service.ask("/ready")[0] == 200)
+    assert service.engines() != [number]
 
 
 def test_metrics_health_and_the_description(service):

@@ -62,7 +62,15 @@ def cells():
             )
     found |= {"front ours, 0": {"front_ms": 0.2, "others": 0.0}, "front noop, 0": {"front_ms": 0.1, "others": 0.0}}
     found["overload 3, ours, 0"] = {
-        **{"goodput": 57.0, "most": 60.0, "rate": 120.0, "p99_ms": 101.0, "refusal_p99_ms": 5.0, "lost": 0, "others": 0.0},
+        **{
+            "goodput": 57.0,
+            "most": 60.0,
+            "rate": 120.0,
+            "p99_ms": 101.0,
+            "refusal_p99_ms": 5.0,
+            "lost": 0,
+            "others": 0.0,
+        },
         **{"without_retry_after": 0, "recovery_seconds": 1.5},
     }
     found["poison"] = {"poison": 424, "rest": [200], "restarts": 2}
