@@ -90,6 +90,8 @@ def cells_of(options: argparse.Namespace, folder: Path) -> Iterator[Cell]:
         read = {each: json.loads(file.read_text()) for each, file in lower.items() if file.exists()}
         return {each: cell["good_share"] for each, cell in read.items() if "good_share" in cell}
 
+    if "2" in figures:
+        yield "throughputs", 60, cells.throughputs
     for seed in range(seeds):
         if "1" in figures:
             for name in ("noop", "ours", "LitServe"):

@@ -51,7 +51,7 @@ def rate(arm, at, share, p99=50.0, others=0.0):
 @pytest.fixture
 def cells():
     """A run of two seeds: ours keeps 40 and 60, TEI's scheduler 20; threefold overload was seen once."""
-    found = {"reference": {"target": 0.1, "capacity": 40.0, "routed_capacity": 100.0, "load_before": [0.1]}}
+    found = {"reference": {"target": 0.1, "capacity": 40.0, "load_before": [0.1]}, "throughputs": {"ratio": 2.5}}
     for seed, kept in ((0, 40.0), (1, 60.0)):
         for at in (20.0, 40.0, 60.0):
             found[f"rate {at / 40:g}, ours, routing alone, {seed}"] = rate("ours, routing alone", at, at <= 40)
