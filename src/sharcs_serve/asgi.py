@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
 from sharcs_runtime.errors import InputError
 from sharcs_serve.formats import RefusedError
-from sharcs_serve.service import JSON, Service
+from sharcs_serve.service import Service
 from sharcs_serve.settings import Settings
 from sharcs_serve.wire import as_json
 
@@ -116,7 +116,7 @@ def _may(keys: tuple[str, ...], request: Request) -> bool:
 
 def _error(status: int, kind: str, text: str, headers: dict[str, str] | None = None) -> Response:
     body = {"error": " ".join(text.split()), "error_type": kind}
-    return Response(as_json(body), status, headers, JSON)
+    return JSONResponse(body, status_code=status, headers=headers)
 
 
 def __getattr__(name: str) -> Any:

@@ -158,20 +158,19 @@ class Checks:
         found: dict[str, tuple[int, float]] = {}
         names, failed = list(check.policies), False
         self._link = link
-        part: Message = {}
         try:
             link.send(check.message())
-            while "done" not in part:
-                following = await link.next()
-                if following is None:
-                    LOG.error("text %s: an engine process died when it checked its answer", hash_of(check.text))
-                    return False
-                part = following
+            while (part := await link.next()) is not None:
                 failed = failed or "error" in part
                 for number, shares, cost in zip(*(part.get(name, ()) for name in COLUMNS), strict=False):
                     found[names[number]] = _best(shares), 1.0 if cost is None else cost
+                if "done" in part:
+                    break
         finally:
             self._is_running, self._link = False, None
+        if part is None:
+            LOG.error("text %s: an engine process died when it checked its answer", hash_of(check.text))
+            return False
         self.metrics.add("sharcs_engine_seconds_total", (("work", "checks"),), part["seconds"])
         if not self._is_free:
             self._credit -= part["seconds"]

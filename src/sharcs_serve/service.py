@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from sharcs_runtime.errors import InputError
 from sharcs_runtime.policy import RoutingPolicy, policy_for_budget
@@ -21,7 +21,6 @@ from sharcs_serve.metrics import Metrics
 from sharcs_serve.pool import PoisonError, Pool
 from sharcs_serve.settings import Settings
 from sharcs_serve.stored import read_state, rung_promises, stored_policy
-from sharcs_serve.wire import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("sharcs.serve")
 HERE = Path(__file__).parent
-JSON = "application/json"
 READ_AWAY = 10  # times the bound: so much of a body that is too long is read, so that its client sees the answer
 
 
@@ -233,7 +231,7 @@ class Service:
         rungs = [{name: rung[name] for name in kept} for rung in calibration.get("ladder") or []]
         now = {"rung": self.queue.rung, "waiting": len(self.queue), "workers": self.pool.ready}
         promised = {"promise": promise if calibration else None, "rungs": rungs, "checks": self.checks.summary()}
-        return Response(as_json(about | promised | {"now": now}), media_type=JSON)
+        return JSONResponse(about | promised | {"now": now})
 
     async def counts(self, _request: Request) -> Response:
         """Write the metrics."""
@@ -250,7 +248,7 @@ class Service:
 
     async def docs(self, _request: Request) -> Response:
         """Hand out the description of the routes."""
-        return Response((HERE / "openapi.json").read_bytes(), media_type=JSON)
+        return Response((HERE / "openapi.json").read_bytes(), media_type="application/json")
 
     async def _respond(self, request: Request, read: Callable[[Any], Asked]) -> Response:
         try:
@@ -272,7 +270,7 @@ class Service:
             "x-sharcs-degraded": str(sum(answer["rung"] > 0 for answer in answers)),
             "x-sharcs-revision": ",".join(dict.fromkeys(answer["info"]["revision"] for answer in answers)),
         }
-        return Response(as_json(write(asked, answers)), headers=headers, media_type=JSON)
+        return JSONResponse(write(asked, answers), headers=headers)
 
     async def _body(self, request: Request) -> bytes:
         parts, size = [], 0
