@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from dataclasses import dataclass
@@ -36,6 +37,22 @@ class Asked:
     top_k: int | None = None
     details: bool = False
     brown_out: bool = True
+
+
+def read_json(body: bytes) -> Json:
+    """Decode a request's body.
+
+    Raises:
+        InputError: If a string in it has half of a surrogate pair, which JSON allows and no tokenizer can read.
+        ValueError: If it is no JSON.
+    """
+    content = json.loads(body)
+    if b"\\u" in body or not body.isascii():
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError("the body has half of a surrogate pair, which is no character; leave it out") from error
+    return content
 
 
 def read_predict(body: Json, pairs: bool) -> Asked:

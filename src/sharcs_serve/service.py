@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from sharcs_runtime.policy import RoutingPolicy, policy_for_budget
 from sharcs_serve.admission import LateError, Queue, Waiting
 from sharcs_serve.checks import Checks, keep_state
 from sharcs_serve.flight import Departure
-from sharcs_serve.formats import Asked, RefusedError, overloaded, read_classify, read_predict, write
+from sharcs_serve.formats import Asked, RefusedError, overloaded, read_classify, read_json, read_predict, write
 from sharcs_serve.metrics import Metrics
 from sharcs_serve.pool import PoisonError, Pool
 from sharcs_serve.settings import Settings
@@ -254,7 +253,7 @@ class Service:
         try:
             async with asyncio.timeout(self.settings.body_seconds):
                 body = await self._body(request)
-            asked = read(json.loads(body))
+            asked = read(read_json(body))
         except TimeoutError:
             raise RefusedError(408, "Validation", "the body took too long", {"Connection": "close"}) from None
         except (ValueError, RecursionError) as error:

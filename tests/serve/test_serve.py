@@ -89,6 +89,9 @@ def test_our_own_keys(service, export, name):
     [
         (b"{", 422, "the body is no JSON"),
         (b"[" * 5000, 422, "the body is no JSON"),
+        (rb'{"inputs": "a \ud800"}', 422, "the body has half of a surrogate pair"),
+        (b'{"inputs": "a \xed\xa0\x80"}', 422, "the body has half of a surrogate pair"),
+        (rb'{"inputs": "a", "sub_network": "\ud83d"}', 422, "the body has half of a surrogate pair"),
         ([1], 422, "the body has to be a JSON object"),
         ({}, 422, "inputs: is missing"),
         ({"inputs": []}, 400, "there is no text"),
@@ -110,6 +113,18 @@ def test_what_is_wrong_is_said_in_one_line(service, body, status, says):
     assert says in found[1]["error"]
     assert "\n" not in found[1]["error"]
     assert found[1]["error_type"]
+
+
+def test_characters_beyond_ascii_are_read_and_written_as_they_are(service):
+    found = {service.ask("/predict", body)[0] for body in (rb'{"inputs": "\ud83d\ude00"}', {"inputs": "\u96ea"})}
+    assert found == {200}
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        body = '{"inputs": "a", "sub_network": "schm\u00e4ler"}'.encode()
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(4096)
+    assert "policy schm\u00e4ler:".encode() in answer
 
 
 def test_what_can_not_be_in_time_is_refused_with_when_to_come_again(service):
