@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from judge.answers import Answers
 from judge.families import BLENDS, quantiles, scores
 from judge.narrow import routed, trained
 from judge.networks import over
+from sharcs import spec as described
 from sharcs.calibration.policies import BENDS
 from sharcs_runtime.policy import flops
 
@@ -33,9 +34,19 @@ def train(
 ) -> tuple[SharcsForSequenceClassification, dict[str, Any]]:
     """Put sub-networks in front of a fine-tuned network, and train them on its answers to train and to made texts."""
     transformers.set_seed(seed)
-    model = routed(network, front=KINDS, widths=(1.0,), pairs=parts.train.pairs is not None)
+    model = routed(network, front=specs(network, parts, settings), widths=(1.0,))
     more = {"front_epochs": settings["epochs"], "made_texts": made_texts}
     return model, trained(model, parts, seed=seed, state=state, **more)
+
+
+def specs(network: Network, parts: Parts, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Describe the networks in front; those of earlier studies did not match the tokens of pairs."""
+    pairs = parts.train.pairs is not None
+    found = [described.front_spec(network.model.config, kind, pairs=pairs) for kind in KINDS]
+    if pairs and not settings.get("matched"):
+        before = {kind: readouts[-2] for kind, readouts in described.FRONT_READOUTS.items()}
+        found = [replace(spec, readout=before[spec.kind]) for spec in found]
+    return [spec.to_dict() for spec in found]
 
 
 def answers_of(model: SharcsForSequenceClassification, rows: Rows) -> Answers:

@@ -55,7 +55,8 @@ class Study:
 
     Attributes:
         name: The study's name; its results lie in a folder of that name.
-        settings: What its file holds; what it leaves out is as in ``settings.json``.
+        settings: What its file holds; what it leaves out is as in ``settings.json``. ``again`` lists what is not
+            taken from the study whose peers are its own, as SET/METHOD.
         file: Where they stand.
     """
 
@@ -86,7 +87,8 @@ class Study:
 
     def answers_of(self, name: str, seed: str | int, method: str) -> Path:
         """Find a method's answers to a set; where there are none yet, the place for them."""
-        every = [folder / name / str(seed) / f"{method}.npz" for folder in self.folders]
+        is_again = f"{name}/{method}" in self.settings.get("again", ())
+        every = [folder / name / str(seed) / f"{method}.npz" for folder in self.folders[: 1 if is_again else None]]
         return next((file for file in every if file.exists()), every[0])
 
     @property

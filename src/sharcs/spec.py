@@ -28,8 +28,9 @@ RECURRENT_SIZES = ((128, 2), (64, 4))
 COMPACT_SHARES = (0.5, 0.25)
 # Of a lexical one, numbers a token; places of its hash, and how many numbers all of them hold at most.
 LEXICAL_SIZE, LEXICAL_PLACES, LEXICAL_NUMBERS = 256, 2**16, 2**23
-MEAN, ALIGNED = "mean", "aligned"
-FRONT_READOUTS = {LEXICAL: (MEAN, ALIGNED), RECURRENT: (MEAN, ALIGNED), COMPACT: (MEAN,)}  # of each kind in front
+MEAN, ALIGNED, MATCHED = "mean", "aligned", "matched"
+# Of each kind in front. Files of before `matched` was there have `aligned` in its place, of a compact one `mean`.
+FRONT_READOUTS = {LEXICAL: (MEAN, ALIGNED, MATCHED), RECURRENT: (MEAN, ALIGNED, MATCHED), COMPACT: (MEAN, MATCHED)}
 FIRST = "first"  # of the encoder's own head: the first token, where the encoder has it
 
 
@@ -49,7 +50,8 @@ class SubnetworkSpec:
         reads: ``hidden:k`` for the output of layer k, or ``tokens``: these answer before the encoder runs, stand in
             front of all others, and an input that goes on from one starts anew.
         readout: What its answer is read by: ``head`` is the encoder's own, ``mean`` a classifier on the tokens' mean
-            (of a recurrent one, on mean and maximum), ``aligned`` one on what two texts have of each other.
+            (of a recurrent one, on mean and maximum), ``aligned`` one on what two texts have of each other;
+            ``matched`` is that, and a token that is in both texts counts as another one than where one has it alone.
     """
 
     name: str
@@ -163,7 +165,7 @@ def front_spec(
     Args:
         encoder_config: The full encoder's configuration.
         kind: ``lexical``, ``recurrent``, or ``compact``: half of the layers, a quarter of the heads and neurons.
-        pairs: Whether inputs are pairs of texts, which the first two compare.
+        pairs: Whether inputs are pairs of texts, which are compared.
         times: The size of a recurrent one, as a multiple of the usual one's.
         shares: Of the layers, and of the heads and neurons, that a compact one has.
 
@@ -171,11 +173,11 @@ def front_spec(
         InputError: If there is no such kind, or the encoder has too few heads.
     """
     full = layers_config(encoder_config)
+    readout = MATCHED if pairs else MEAN
     if kind in (LEXICAL, RECURRENT):
         sizes = (
             _recurrent_sizes(int(full.hidden_size), times) if kind == RECURRENT else _lexical_sizes(encoder_config)
         )
-        readout = ALIGNED if pairs else MEAN
         return SubnetworkSpec(kind, kind, 0.0, heads=0, reads=TOKENS, readout=readout, **sizes)
     if kind != COMPACT:
         raise InputError(
@@ -188,7 +190,7 @@ def front_spec(
     if narrow is None:
         raise InputError(f"sub-network {kind}: the encoder has one attention head, of which none can be cut")
     return replace(
-        narrow, name=kind, kind=kind, layers=max(1, round(layers * narrow.layers)), reads=TOKENS, readout=MEAN
+        narrow, name=kind, kind=kind, layers=max(1, round(layers * narrow.layers)), reads=TOKENS, readout=readout
     )
 
 

@@ -1,5 +1,7 @@
 """Tiny routed encoders with sub-networks in front, and batches for them."""
 
+from dataclasses import replace
+
 import torch
 
 from helpers.tiny import VOCABULARY, tiny_encoder
@@ -10,13 +12,18 @@ from sharcs.spec import front_spec
 KINDS = ("recurrent", "compact")
 
 
-def front_model(kind="bert", *, front=KINDS, pairs=False, widths=(0.25, 1.0), labels=2, layers=4, seed=0):
+def front_model(
+    kind="bert", *, front=KINDS, pairs=False, readout=None, widths=(0.25, 1.0), labels=2, layers=4, seed=0
+):
     """Build a routed classifier whose sub-networks in front have random weights, large enough to disagree."""
     encoder = tiny_encoder(kind, layers=layers, labels=labels, seed=seed)
+    specs = [front_spec(encoder.config, name, pairs=pairs) for name in front]
+    if readout is not None:
+        specs = [replace(spec, readout=readout) for spec in specs]
     config = SharcsConfig(
         encoder=encoder.config,
         widths=list(widths),
-        front=[front_spec(encoder.config, name, pairs=pairs).to_dict() for name in front],
+        front=[spec.to_dict() for spec in specs],
         router_layer=1,
         router_hidden_size=16,
         id2label=encoder.config.id2label,
@@ -27,6 +34,8 @@ def front_model(kind="bert", *, front=KINDS, pairs=False, widths=(0.25, 1.0), la
     with torch.no_grad():
         for part in model.tail.front:
             part.classifier.weight.mul_(4)
+            if getattr(part, "matched", None) is not None:
+                part.matched.copy_(torch.linspace(-1, 1, len(part.matched)))
     return model.train(False)
 
 
@@ -46,3 +55,10 @@ def row_of(batch, row):
     """Take one row of a batch, without its padding."""
     count = int(batch["attention_mask"][row].sum())
     return {name: value[row : row + 1, :count] for name, value in batch.items()}
+
+
+def marked(row):
+    """Tell, token by token of one row, which are in the other text of the pair, too."""
+    ids, types = row["input_ids"][0].tolist(), row["token_type_ids"][0].tolist()
+    texts = [{token for token, kind in zip(ids, types, strict=True) if kind == text} for text in (0, 1)]
+    return [token in texts[1 - kind] for token, kind in zip(ids, types, strict=True)]

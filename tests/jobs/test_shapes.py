@@ -62,7 +62,7 @@ def test_shapes_are_tried_around_the_usual_ones(tried):
     units = [spec.neurons for spec in by_kind["recurrent"]]
     assert [each / units[1] for each in units] == [0.5, 1, 2, 4]
     pairs = candidates(model.encoder.config, ("recurrent",), pairs=True)
-    assert {spec.readout for spec in pairs} == {"aligned"}
+    assert {spec.readout for spec in pairs} == {"matched"}
     assert usual_kinds(True) == ("compact",)
 
 

@@ -332,6 +332,9 @@ def test_a_later_study_has_the_peers_of_the_one_that_it_names(study, tmp_path, m
     assert list(found.pairs) == ["one", "two"]
     assert found.of_set("one", "tfidf", 0.02)["interval"] == study.of_set("one", "tfidf", 0.02)["interval"]
     assert found.of_set("one", OURS, 0.02)["interval"].value == 100
+    again = settings.Study("again", {"peers": tmp_path.name, "again": ["one/ours"]})
+    assert again.answers_of("one", 0, OURS) == tmp_path.parent / "again" / "one" / "0" / "ours.npz"
+    assert again.answers_of("two", 0, OURS) == tmp_path / "two" / "0" / "ours.npz"
 
 
 def test_a_pair_that_lacks_a_method_is_left_out(study, tmp_path):

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AlbertConfig, AlbertForSequenceClassification, AutoModel
 
-from helpers.front import KINDS, front_model, row_of, token_batch
+from helpers.front import KINDS, front_model, marked, row_of, token_batch
 from helpers.tiny import CONFIGS, tiny_encoder
 from sharcs import RoutingPolicy, SharcsConfig
 from sharcs.encoders.architectures import body_of
@@ -21,6 +21,13 @@ from sharcs.spec import front_spec
 from sharcs_runtime.cascade import Cascade
 
 EVERY = ["recurrent", "compact", "width-25", "full"]
+
+
+def alike_pairs():
+    """Make pairs whose texts have some tokens in both."""
+    batch = token_batch(pairs=True)
+    batch["input_ids"] = batch["input_ids"] % 9 + 5 * (batch["input_ids"] > 0)
+    return batch
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -63,14 +70,18 @@ def test_the_recurrent_one_is_a_gru_in_both_directions():
         torch.testing.assert_close(model(**batch, width="recurrent").logits[row], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("readout", ["aligned", "matched"])
 @torch.no_grad()
-def test_a_pair_is_compared_word_by_word():
-    model, batch = front_model(front=("recurrent",), pairs=True), token_batch(pairs=True)
+def test_a_pair_is_compared_word_by_word(readout):
+    model, batch = front_model(front=("recurrent",), pairs=True, readout=readout), alike_pairs()
     part = model.tail.front[0]
     size = 2 * part.spec.neurons
     for row in range(len(batch["input_ids"])):
         one = row_of(batch, row)
-        states = part._read(one["input_ids"], one["attention_mask"])[0]
+        vectors = part.vectors(one["input_ids"])
+        if readout == "matched":
+            vectors[0, marked(one)] += part.matched
+        states = part._read(vectors, one["attention_mask"])[0]
         first = (one["token_type_ids"][0] == 0).nonzero().flatten().tolist()
         second = (one["token_type_ids"][0] == 1).nonzero().flatten().tolist()
         pooled = []
@@ -91,6 +102,29 @@ def test_a_pair_is_compared_word_by_word():
             pooled += [stacked.mean(0), stacked.amax(0)]
         expected = part.classifier(torch.cat(pooled))
         torch.testing.assert_close(model(**one, width="recurrent").logits[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_compact_one_reads_which_tokens_of_a_pair_are_in_both():
+    model, batch = front_model(front=("compact",), pairs=True), alike_pairs()
+    before = front_model(front=("compact",), pairs=True, readout="mean")
+    (part,), (plain,) = model.tail.front, before.tail.front
+    assert (part.spec.readout, plain.matched) == ("matched", None)
+    plain.load_state_dict(part.state_dict(), strict=False)
+    answers = model(**batch, width="compact").logits
+    unlike = 0
+    for row in range(len(batch["input_ids"])):
+        one = row_of(batch, row)
+        added = torch.tensor(marked(one)).unsqueeze(-1) * part.matched
+        # Which add up what the layers read.
+        handle = body_of(before.encoder).embeddings.register_forward_hook(
+            lambda *hooked, more=added: hooked[2] + more
+        )
+        expected = before(**one, width="compact").logits[0]
+        handle.remove()
+        torch.testing.assert_close(answers[row], expected, rtol=1e-4, atol=1e-5)
+        unlike += not torch.allclose(answers[row], before(**one, width="compact").logits[0], atol=1e-3)
+    assert unlike == sum(any(marked(row_of(batch, row))) for row in range(len(batch["input_ids"]))) > 2
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from helpers.front import front_model, row_of, token_batch
+from helpers.front import front_model, marked, row_of, token_batch
+from helpers.tiny import VOCABULARY
 from sharcs.config import SharcsConfig
 from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.spec import LEXICAL_PLACES, front_spec
@@ -18,9 +19,9 @@ from sharcs_runtime.policy import flops
 FRONT = ("lexical", "recurrent", "compact")
 
 
-def lexical(*, pairs=False, labels=3):
+def lexical(*, pairs=False, readout=None, labels=3):
     """Build a model of which a lexical one is the first, with numbers in its bag."""
-    model = front_model(front=FRONT, pairs=pairs, labels=labels)
+    model = front_model(front=FRONT if readout is None else FRONT[:1], pairs=pairs, readout=readout, labels=labels)
     part = model.tail.front[0]
     torch.nn.init.normal_(part.bag.weight, generator=torch.Generator().manual_seed(1))
     return model, part
@@ -35,26 +36,36 @@ def place(tokens, places):
 def written_out(part, row):
     """Answer one input by loops over plain numbers."""
     ids = row["input_ids"][0].tolist()
-    grams = [[token] for token in ids] + [list(two) for two in pairwise(ids)]
+    types = row.get("token_type_ids", torch.zeros(1, len(ids)))[0].tolist()
+    texts = [[token for token, kind in zip(ids, types, strict=True) if kind == text] for text in (0, 1)]
+    named = list(ids)
+    if part.spec.readout == "matched":
+        named = [token + VOCABULARY * is_there for token, is_there in zip(ids, marked(row), strict=True)]
+    grams = [[token] for token in named] + [list(two) for two in pairwise(named)]
     bag = sum(part.bag.weight[place(gram, part.spec.neurons)] for gram in grams) / len(ids) ** 0.5
     vectors = part.vectors.weight
     if not part.compares:
         return part.classifier(sum(vectors[token] for token in ids) / len(ids)) + bag
-    types = row["token_type_ids"][0].tolist()
-    texts = [[token for token, kind in zip(ids, types, strict=True) if kind == text] for text in (0, 1)]
     nothing = torch.zeros(part.spec.hidden)
     one, other = (sum((vectors[t] for t in text), nothing) / max(1, len(text)) for text in texts)
     shares = [
         torch.tensor([sum(token in there for token in here) / max(1, len(here))])
         for here, there in (texts, texts[::-1])
     ]
-    return part.classifier(torch.cat([one, other, (one - other).abs(), one * other, *shares])) + bag
+    more = []
+    if part.spec.readout == "matched":
+        shared = sum(token in texts[1] for token in texts[0])
+        either = max(1, len(texts[0]) + len(texts[1]) - shared)
+        more = [torch.tensor([abs(len(texts[0]) - len(texts[1])) / 10]), torch.tensor([shared / either])]
+    return part.classifier(torch.cat([one, other, (one - other).abs(), one * other, *shares, *more])) + bag
 
 
-@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("readout", ["mean", "aligned", "matched"])
 @torch.no_grad()
-def test_it_adds_up_tokens_and_neighbours(pairs):
-    model, part = lexical(pairs=pairs)
+def test_it_adds_up_tokens_and_neighbours(readout):
+    pairs = readout != "mean"
+    model, part = lexical(pairs=pairs, readout=readout)
+    assert part.spec.readout == readout
     batch = token_batch(pairs=pairs)
     batch["input_ids"][1, 6] = batch["input_ids"][1, 2]  # a token of both texts
     answers = model(**batch, width="lexical").logits

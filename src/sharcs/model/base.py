@@ -207,7 +207,7 @@ class RoutedModel(RoutedPasses):
             name_or_path: A name on the hub or a local directory, as for ``from_pretrained``.
             widths: Ascending fractions that end in 1.0.
             front: Before the encoder, the cheapest first: ``lexical``, ``recurrent``, ``compact``, or descriptions.
-            pairs: Whether inputs are pairs of texts, told apart by ``token_type_ids``: the first two compare them.
+            pairs: Whether inputs are pairs of texts, told apart by ``token_type_ids``: those in front compare them.
             readout: With ``first`` the encoder's head reads what it always reads, of many the first token; with
                 ``mean`` it finds the tokens' mean there: better where it was trained for mean pooling.
             router_layer: k; by default the paper's, scaled to the encoder's depth.

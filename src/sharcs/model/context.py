@@ -39,6 +39,7 @@ class RoutingContext:
             from it: layers 1..k are not run, and the router isn't either.
         ends_at_router: Whether the pass ends before the router, by :class:`TrunkDone`.
         front: What runs on the embeddings, in the place of all layers; the pass then ends, by :class:`TrunkDone`.
+        in_both: Of pairs, which tokens the other text has, too, ``[batch, tokens]``; None where that doesn't count.
         passes_on: Whether it doesn't end there, but goes on to an answer of no meaning: for who traces it.
         answered: Output of what stands in front, ``[batch, tokens, hidden]``.
         needs_router: Whether the router runs at all.
@@ -55,6 +56,7 @@ class RoutingContext:
     hidden: Tensor | None = None
     ends_at_router: bool = False
     front: CompactSubnetwork | None = None
+    in_both: Tensor | None = None
     passes_on: bool = False
     answered: Tensor | None = None
     needs_router: bool = True

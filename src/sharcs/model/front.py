@@ -54,6 +54,7 @@ class FrontPasses(RoutedNetwork):
             self._learn_arity()
         real = self._real_tokens(inputs)
         context = RoutingContext(real, front=subnetwork, passes_on=torch.compiler.is_compiling())
+        context.in_both = subnetwork.in_both(inputs)
         context.fast = self.tail.usable_fast_layers()
         with context.active(), contextlib.suppress(TrunkDone):
             self.encoder(**inputs, return_dict=True)

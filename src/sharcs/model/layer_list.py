@@ -128,7 +128,7 @@ class FrontSlot(LayerProxy):
         context.arguments.append((args, kwargs))
         if len(context.arguments) == context.front.spec.layers:
             fast = None if context.fast is None else context.fast.front[context.front.spec.name]
-            context.answered = context.front.run(hidden, context.arguments, fast)
+            context.answered = context.front.run(hidden, context.arguments, fast, context.in_both)
             if not context.passes_on:
                 raise TrunkDone
         return as_returned(hidden, self.tail.arity)

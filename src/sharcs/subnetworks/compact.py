@@ -2,16 +2,19 @@
 
 Its layers are cut out of the full network's first ones, by importance, and then are its own, as those of
 :class:`~sharcs.subnetworks.own.OwnSubnetwork`; they read the encoder's embeddings, which are fixed.
+Of pairs of texts, a token that is in both has a vector added.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
+from sharcs.spec import MATCHED
 from sharcs.subnetworks.base import keep_initialisation, mean_of_real_tokens
-from sharcs.subnetworks.front import FrontSubnetwork
+from sharcs.subnetworks.front import FrontSubnetwork, in_both_texts, texts_of_pairs
 from sharcs.subnetworks.own import OwnSubnetwork
 
 if TYPE_CHECKING:
@@ -44,16 +47,45 @@ class CompactSubnetwork(FrontSubnetwork):
         self.inner = OwnSubnetwork(spec, layers[: spec.layers], encoder_config)
         self.dropout = nn.Dropout(DROPOUT)
         self.classifier = nn.Linear(self.inner.config.hidden_size, labels)
+        # Added to a token that the other text of a pair has, too; nothing at first.
+        matches = spec.readout == MATCHED
+        self.matched = nn.Parameter(torch.zeros(self.inner.config.hidden_size)) if matches else None
         keep_initialisation(self)
 
     def cost(self) -> tuple[float, float, float]:
         """Count the classifier's FLOPs; :mod:`sharcs.model.cost` counts layers."""
         return 2.0 * self.classifier.in_features * self.labels, 0.0, 0.0
 
+    def in_both(self, inputs: dict[str, Any]) -> Tensor | None:
+        """Tell which tokens of a pair the other text has, too, int64 ``[batch, tokens]``; None where none counts.
+
+        Args:
+            inputs: The encoder's, by name.
+        """
+        if self.matched is None:
+            return None
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        tokens = {name: inputs[name] for name in names if inputs.get(name) is not None}
+        real, second = texts_of_pairs(**tokens)
+        return in_both_texts(inputs["input_ids"], real - second, second)
+
     def run(
-        self, hidden: Tensor, arguments: list[Arguments], fast_layers: Sequence[Callable[..., Any]] | None = None
+        self,
+        hidden: Tensor,
+        arguments: list[Arguments],
+        fast_layers: Sequence[Callable[..., Any]] | None = None,
+        in_both: Tensor | None = None,
     ) -> Tensor:
-        """Run its layers on the embeddings: ``[batch, tokens, hidden]`` in and out."""
+        """Run its layers on the embeddings: ``[batch, tokens, hidden]`` in and out.
+
+        Args:
+            hidden: The embeddings.
+            arguments: What the encoder hands to each layer besides, by position and by name.
+            fast_layers: What runs in the place of its layers, prepared for inference.
+            in_both: What :meth:`in_both` told of the batch.
+        """
+        if self.matched is not None and in_both is not None:
+            hidden = hidden + (in_both.unsqueeze(-1) * self.matched).to(hidden.dtype)
         return self.inner.run(hidden, arguments, fast_layers)
 
     def classify(self, hidden: Tensor, real: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from sharcs.spec import ALIGNED
+from sharcs.spec import ALIGNED, MATCHED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class FrontSubnetwork(nn.Module):
 
 
 class TokenSubnetwork(FrontSubnetwork):
-    """One that reads tokens by vectors of its own; where its readout is ``aligned``, it compares the texts of pairs.
+    """One that reads tokens by vectors of its own, and compares pairs if its readout is ``aligned`` or ``matched``.
 
     Args:
         spec: Its description.
@@ -47,7 +47,8 @@ class TokenSubnetwork(FrontSubnetwork):
 
     def __init__(self, spec: SubnetworkSpec, labels: int, vocabulary: int) -> None:
         super().__init__(spec, labels)
-        self.compares = spec.readout == ALIGNED
+        self.compares = spec.readout in (ALIGNED, MATCHED)
+        self.matches = spec.readout == MATCHED
         self.vectors = nn.Embedding(vocabulary, spec.hidden)
         self.dropout = nn.Dropout(DROPOUT)
 
@@ -77,11 +78,39 @@ class TokenSubnetwork(FrontSubnetwork):
         Returns:
             1 where they are, int64 ``[batch, tokens]`` each.
         """
-        real = torch.ones_like(input_ids) if attention_mask is None else (attention_mask != 0).long()
-        if not self.compares:
-            return real, None
-        if token_type_ids is not None:
-            return real, real * (token_type_ids != 0)
-        last = input_ids.gather(1, (real.sum(1, keepdim=True) - 1).clamp(min=0))
-        is_separator = (input_ids == last).long() * real
-        return real, real * (is_separator.cumsum(1) - is_separator > 0)
+        if self.compares:
+            return texts_of_pairs(input_ids, attention_mask, token_type_ids)
+        return real_tokens(input_ids, attention_mask), None
+
+
+def real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Tell which tokens are real: 1 where they are, int64 ``[batch, tokens]``."""
+    return torch.ones_like(input_ids) if attention_mask is None else (attention_mask != 0).long()
+
+
+def texts_of_pairs(
+    input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Tell which tokens are real, and which of them are of the second text: see :meth:`TokenSubnetwork.forward`."""
+    real = real_tokens(input_ids, attention_mask)
+    if token_type_ids is not None:
+        return real, real * (token_type_ids != 0)
+    last = input_ids.gather(1, (real.sum(1, keepdim=True) - 1).clamp(min=0))
+    is_separator = (input_ids == last).long() * real
+    return real, real * (is_separator.cumsum(1) - is_separator > 0)
+
+
+def in_both_texts(input_ids: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Tell which tokens of a pair the other text has, too.
+
+    Args:
+        input_ids: ``[batch, tokens]``.
+        first: 1 where a token is of the first text, int64 ``[batch, tokens]``.
+        second: The same of the second.
+
+    Returns:
+        1 where it has, int64 ``[batch, tokens]``.
+    """
+    same = (input_ids.unsqueeze(2) == input_ids.unsqueeze(1)).long()
+    other = first.unsqueeze(2) * second.unsqueeze(1) + second.unsqueeze(2) * first.unsqueeze(1)
+    return (same * other).amax(2)

@@ -3,7 +3,8 @@
 It adds two linear classifiers. One reads the mean of the tokens' vectors, which begin as what the encoder says about
 every token alone, rare ones longer (as in model2vec; Arora et al., ICLR 2017). The other adds up numbers, one a
 class, for each token and each two neighbours, found by a hash, as in fastText (Joulin et al., arXiv 1607.01759). Of
-pairs of texts, the two means are compared, and counted is which of the tokens are in the other text, too.
+pairs of texts, the two means are compared, and counted is which of the tokens are in the other text, too; such a
+token has numbers of its own, beside those that it has where one text alone has it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from sharcs.subnetworks.base import keep_initialisation, mean_of_real_tokens
-from sharcs.subnetworks.front import TokenSubnetwork
+from sharcs.subnetworks.front import TokenSubnetwork, in_both_texts
 
 if TYPE_CHECKING:
     from sharcs.spec import SubnetworkSpec
 
 # Of the hash: large odd numbers, small enough that no product leaves int64.
 FIRST, SECOND, SPREAD, PRIME = 31_337, 7_919, 48_271, 2_147_483_647
+LONG = 10.0  # tokens by which a text is much longer than the other
 RARE = 1e-3  # a of a / (a + share): tokens seldomer than that keep their length
 
 
@@ -31,8 +33,9 @@ class LexicalSubnetwork(TokenSubnetwork):
         super().__init__(spec, labels, vocabulary)
         self.bag = nn.Embedding(spec.neurons, labels)
         nn.init.zeros_(self.bag.weight)
-        # Of a pair: both means, their difference and product, and two shares.
-        self.classifier = nn.Linear(4 * spec.hidden + 2 if self.compares else spec.hidden, labels)
+        # Of a pair: both means, their difference and product, two shares; if matched, how alike they are in two ways.
+        read = 4 * spec.hidden + 2 + 2 * self.matches if self.compares else spec.hidden
+        self.classifier = nn.Linear(read, labels)
         keep_initialisation(self)
 
     @torch.no_grad()
@@ -57,27 +60,31 @@ class LexicalSubnetwork(TokenSubnetwork):
         real, second = self._texts_of(input_ids, attention_mask, token_type_ids)
         vectors = self.vectors(input_ids)
         if second is None:
-            read = mean_of_real_tokens(vectors, real)
+            read, counted = mean_of_real_tokens(vectors, real), input_ids
         else:
-            read = self._compared(input_ids, vectors, real - second, second)
-        logits: Tensor = self.classifier(self.dropout(read)) + self._counted(input_ids, real)
+            first = real - second
+            shared = in_both_texts(input_ids, first, second)
+            read = self._compared(vectors, shared, first, second)
+            counted = input_ids + shared * self.vectors.num_embeddings if self.matches else input_ids
+        logits: Tensor = self.classifier(self.dropout(read)) + self._counted(counted, real)
         return logits
 
-    def _counted(self, input_ids: Tensor, real: Tensor) -> Tensor:
+    def _counted(self, ids: Tensor, real: Tensor) -> Tensor:
         """Add up the numbers of tokens and neighbours, over the root of the tokens' count: ``[batch, labels]``."""
-        alone = self.bag(input_ids * SPREAD % PRIME % self.spec.neurons) * real.unsqueeze(-1)
-        beside = (input_ids[:, :-1] * FIRST + input_ids[:, 1:] * SECOND) * SPREAD % PRIME % self.spec.neurons
+        alone = self.bag(ids * SPREAD % PRIME % self.spec.neurons) * real.unsqueeze(-1)
+        beside = (ids[:, :-1] * FIRST + ids[:, 1:] * SECOND) * SPREAD % PRIME % self.spec.neurons
         both = self.bag(beside) * real[:, 1:].unsqueeze(-1)
         total: Tensor = (alone.sum(1) + both.sum(1)) / real.sum(1, keepdim=True).clamp(min=1).to(alone.dtype).sqrt()
         return total
 
-    @staticmethod
-    def _compared(input_ids: Tensor, vectors: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """Compare the texts of a pair: ``[batch, 4 · hidden + 2]``."""
+    def _compared(self, vectors: Tensor, shared: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Compare the texts of a pair, of which ``shared`` says what the other text has: ``[batch, features]``."""
         one, other = mean_of_real_tokens(vectors, first), mean_of_real_tokens(vectors, second)
-        same = (input_ids.unsqueeze(2) == input_ids.unsqueeze(1)).long()
-        shares = [
-            mean_of_real_tokens((same * there.unsqueeze(1)).amax(2, keepdim=True).to(vectors.dtype), here)
-            for here, there in ((first, second), (second, first))
-        ]
-        return torch.cat([one, other, (one - other).abs(), one * other, *shares], dim=-1)
+        in_both = shared.unsqueeze(-1).to(vectors.dtype)
+        read = [one, other, (one - other).abs(), one * other]
+        read += [mean_of_real_tokens(in_both, text) for text in (first, second)]
+        if self.matches:
+            counts = [text.sum(1, keepdim=True).to(vectors.dtype) for text in (first, second, shared * first)]
+            either = (counts[0] + counts[1] - counts[2]).clamp(min=1)
+            read += [(counts[0] - counts[1]).abs() / LONG, counts[2] / either]
+        return torch.cat(read, dim=-1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sharcs.subnetworks.base import keep_initialisation, mean_of_real_tokens
-from sharcs.subnetworks.front import TokenSubnetwork
+from sharcs.subnetworks.front import TokenSubnetwork, in_both_texts
 
 if TYPE_CHECKING:
     from sharcs.spec import SubnetworkSpec
@@ -32,6 +32,8 @@ class RecurrentSubnetwork(TokenSubnetwork):
         # Of a pair: a token, its like in the other text, their difference and product.
         self.compare = nn.Linear(8 * units, 2 * units) if self.compares else None
         self.classifier = nn.Linear((8 if self.compares else 4) * units, labels)
+        # Added to a token that the other text has, too; nothing at first.
+        self.matched = nn.Parameter(torch.zeros(spec.hidden)) if self.matches else None
         keep_initialisation(self)
 
     @torch.no_grad()
@@ -54,19 +56,22 @@ class RecurrentSubnetwork(TokenSubnetwork):
     ) -> Tensor:
         """Classify a batch; see :class:`~sharcs.subnetworks.front.TokenSubnetwork`."""
         real, second = self._texts_of(input_ids, attention_mask, token_type_ids)
-        outputs = self._read(input_ids, real)
+        vectors = self.vectors(input_ids)
         if second is None:
-            return self._classified([self._pooled(outputs, real)])
+            return self._classified([self._pooled(self._read(vectors, real), real)])
         first = real - second
+        if self.matched is not None:
+            vectors = vectors + in_both_texts(input_ids, first, second).unsqueeze(-1) * self.matched
+        outputs = self._read(vectors, real)
         compared = self._compared(outputs, first, second)
         return self._classified([self._pooled(compared, text) for text in (first, second)])
 
-    def _read(self, input_ids: Tensor, real: Tensor) -> Tensor:
+    def _read(self, vectors: Tensor, real: Tensor) -> Tensor:
         """Run both GRUs: ``[batch, tokens, 2 · units]``, of no meaning where tokens are padding."""
-        vectors = self.dropout(self.vectors(input_ids))
+        vectors = self.dropout(vectors)
         # Each text turned round by itself, so that padding comes last in both directions, where it changes nothing.
         count = real.sum(1, keepdim=True)
-        place = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
+        place = torch.arange(vectors.shape[1], device=vectors.device).unsqueeze(0)
         turned = torch.where(place < count, count - 1 - place, place).unsqueeze(-1)
         backwards, _ = self.backwards(vectors.gather(1, turned.expand(-1, -1, vectors.shape[-1])))
         backwards = backwards.gather(1, turned.expand(-1, -1, backwards.shape[-1]))
