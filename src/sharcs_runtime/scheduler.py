@@ -125,15 +125,19 @@ class PooledEngine(ABC, Generic[Array]):
         tokens = self._tokenise([checked[number] for number in firsts])
         cascade = routing.cascade(len(firsts), policies and [policies[number] for number in firsts])
 
+        def texts_of(rows: Numbers) -> Numbers:
+            return np.sort(rows) if len(firsts) == len(of) else np.flatnonzero(np.isin(of, rows))
+
         def any_wanted(rows: Numbers) -> Flags:
             assert wanted is not None
-            numbers = np.flatnonzero(np.isin(of, rows))
+            numbers = texts_of(rows)
             kept: Flags = np.isin(rows, of[numbers[wanted(numbers)]])
             return kept
 
         for rows in self._steps(tokens, cascade, any_wanted if wanted else None, own_policy=policies is None):
-            numbers = np.flatnonzero(np.isin(of, rows))
-            yield numbers, Answers.of(cascade, of[numbers], tokens.lengths, routing.costs, routing.front)
+            if len(rows):  # else all that ran go on
+                numbers = texts_of(rows)
+                yield numbers, Answers.of(cascade, of[numbers], tokens.lengths, routing.costs, routing.front)
 
     def answer_windows(self, windows: Iterable[list[Text]]) -> Generator[Answers, None, None]:
         """Answer inputs that come in windows already; else as :meth:`predict`."""
