@@ -25,6 +25,7 @@ from judge.settings import Study
 from policy_study import all_answers, routed_by
 from sharcs import DriftMonitor
 from sharcs.calibration.choice import Constraint, choose
+from sharcs.calibration.ladder import calibrate_ladder
 from sharcs.calibration.policies import all_policies
 from sharcs.calibration.promise import choose_default
 from sharcs.config import RoutingPolicy
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
 
 ROWS = (500, 2000)
 LIMITS = (("max_disagreement", 0.02), ("max_disagreement", 0.05), ("max_accuracy_drop", 0.01))
+LADDER = (0.02, 0.05, 0.10)
 CONFIDENCE = 0.95
 DRAWS = 400
+LADDER_DRAWS = 100  # of three calibrations each
 UNTESTED = 10  # in one of so many draws: it tries every policy on every row
 CHANGED, OTHER_RATE = (0.0, 0.1, 0.3, 1.0), 0.3
 STREAMS, LONGEST_STREAM, CHECK_SHARE = 500, 200_000, 0.05
@@ -103,6 +106,31 @@ def of_limit(population: AllAnswers, kind: str, limit: float, rows: int, classes
     return found
 
 
+def of_ladder(population: AllAnswers, rows: int, classes: int) -> dict[str, Any]:
+    """Calibrate ladders on many draws, and see how often any rung of one breaks its limit."""
+    of = population.unblended()
+    ladders = [
+        calibrate_ladder(drawn(of, rows, seed), LADDER, classes, CONFIDENCE, seed) for seed in range(LADDER_DRAWS)
+    ]
+    kept = [(seed, rung) for seed, rungs in enumerate(ladders) for rung in rungs if rung.met]
+    truth = truths(population, [rung.policy for _, rung in kept])
+    limits = np.array([rung.constraint.limit for _, rung in kept])
+    over = truth["max_disagreement"] > limits + 1e-12
+    found: list[dict[str, float | None]] = []
+    for limit in LADDER:
+        cost = truth["cost"][limits == limit]
+        found.append(
+            {
+                "limit": limit,
+                "there": len(cost) / LADDER_DRAWS,
+                "cost": float(cost.mean()) if len(cost) else None,
+                "broken": float(over[limits == limit].sum()) / LADDER_DRAWS,
+            }
+        )
+    broken = len({seed for (seed, _), is_over in zip(kept, over, strict=True) if is_over}) / LADDER_DRAWS
+    return {"rows": rows, "draws": LADDER_DRAWS, "broken": broken, "rungs": found}
+
+
 def of_training(population: AllAnswers, rows: int) -> dict[str, Any]:
     """Let trainings end with a policy, and see how often more is lost or differs than they promise."""
     promises = [choose_default(drawn(population, rows, seed), seed) for seed in range(DRAWS)]
@@ -151,6 +179,7 @@ def of_set(study: Study, name: str, known: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, Callable[[], Any]] = {
         "rows": lambda: len(population),
         "limits": lambda: [of_limit(population, *limit, rows, classes) for limit in LIMITS for rows in ROWS],
+        "ladders": lambda: [of_ladder(population, rows, classes) for rows in ROWS],
         "trainings": lambda: [of_training(population, rows) for rows in ROWS],
         "drift": lambda: detection(population, max(ROWS), classes),
     }

@@ -25,6 +25,20 @@ def limits(content: dict[str, Any]) -> str:
     return table([*heads, "full network alone, %"], lines)
 
 
+def ladders(content: dict[str, Any]) -> str:
+    """How often a ladder has a rung, what that spends, and how often any of a ladder's rungs breaks its limit."""
+    lines, limits = [], []
+    for name, of_set in content["sets"].items():
+        for entry in of_set.get("ladders", ()):
+            limits = [rung["limit"] for rung in entry["rungs"]]
+            cells = [name, f"{entry['rows']:,}", percent(entry["broken"])]
+            for rung in entry["rungs"]:
+                cells += [percent(rung["there"], 0), "-" if rung["cost"] is None else percent(rung["cost"], 0)]
+            lines.append(cells)
+    heads = [f"{percent(limit, 0)}%: {what}" for limit in limits for what in ("there, %", "FLOPs, %")]
+    return table(["set", "rows", "any broken, %", *heads], lines)
+
+
 def trainings(content: dict[str, Any]) -> str:
     """What a training's own policy costs and loses, what it promises of that, and how often that is broken."""
     lines = []
@@ -58,6 +72,7 @@ def _of(make: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "guarantee-limits": _of(limits),
+    "guarantee-ladders": _of(ladders),
     "guarantee-trainings": _of(trainings),
     "guarantee-drift": _of(drift),
 }

@@ -104,7 +104,7 @@ def calibrate(
     """
     from sharcs.calibration.calibrate import calibrate as choose_policy
     from sharcs.calibration.choice import classes_bounded, constraint_of
-    from sharcs.calibration.ladder import calibrate_ladder, ladder_record
+    from sharcs.calibration.ladder import calibrate_ladder, constraint_of_each, ladder_record
     from sharcs.data.texts import fingerprint
     from sharcs.files import claimed
     from sharcs.tasks.base import require_right_or_wrong
@@ -141,9 +141,10 @@ def calibrate(
         record |= {"groups": _worst(found, groups), "group_column": group_column}
     _store(file, found, record)
     if not found.met:
+        tested = constraint_of_each(rungs[0], rungs, confidence) if rungs else constraint
         say(
             f"sharcs: no policy keeps {_limit(constraint)} on {found.rows_tested:,} rows; "
-            f"every input goes through the full network now{_advice(found, constraint)}"
+            f"every input goes through the full network now{_advice(found, tested)}"
         )
         raise typer.Exit(NOTHING_MEETS_IT)
     _print_policy(found, texts.source)
@@ -264,8 +265,9 @@ def _print_ladder(steps: list[Calibration], limits: list[float]) -> None:
         numbers = (step.constraint.limit, step.observed, step.bound)
         table.add_row(*(percent(number, 2) for number in numbers), percent(step.cost_ratio))
     out.print(table)
-    if len(steps) < len(limits):
-        say(f"limit {limits[len(steps)]:g}: its policy failed the test, so the ladder ends below; give more rows")
+    if missing := sorted(set(limits) - {step.constraint.limit for step in steps}):
+        which = ", ".join(f"{limit:g}" for limit in missing)
+        say(f"limit {which}: nothing cheaper than the rung before could be shown to keep it; give more rows")
 
 
 def _print_losses(title: str, losses: list[dict[str, Any]]) -> None:

@@ -181,10 +181,11 @@ def test_a_ladder_is_stored_said_and_exported(folder, data):
     run = succeeds("calibrate", folder, "--data", data, "--ladder", "0.2,0.3,0.9")
     policy, evidence = stored(folder)
     assert (evidence["kind"], evidence["limit"], evidence["met"]) == ("max_disagreement", 0.2, True)
-    assert [rung["limit"] for rung in evidence["ladder"]] == [0.2, 0.3, 0.9]
+    assert [rung["limit"] for rung in evidence["ladder"]] == [0.2, 0.3]
     assert evidence["ladder"][0]["policy"] == policy == evidence["policy"]
     assert all(rung["bound"] <= rung["limit"] for rung in evidence["ladder"])
     assert "the ladder" in run.out
+    assert "limit 0.9: nothing cheaper than the rung before" in run.err  # that of 0.3 never goes on
     kept = kept_of(evidence)
     assert (kept["ladder"], kept["frontier"]) == (evidence["ladder"], evidence["frontier"])
     assert "data" not in kept  # the name of a file is nobody's business

@@ -49,6 +49,11 @@ def test_draws_are_counted_by_what_is_true_of_them(population, monkeypatch):
     assert found["untested"]["draws"] == 3
     assert found["tested"]["risk"] < found["untested"]["risk"]  # a test keeps away from the limit
     assert found["tested"]["broken"] <= 0.2
+    monkeypatch.setattr(guarantee_study, "LADDER_DRAWS", 20)
+    ladder = guarantee_study.of_ladder(population, 2000, 3)
+    costs = [rung["cost"] for rung in ladder["rungs"]]
+    assert costs == sorted(costs, reverse=True)
+    assert max(rung["broken"] for rung in ladder["rungs"]) <= ladder["broken"] <= 0.2
     trained = guarantee_study.of_training(population, 300)
     assert trained["max_accuracy_drop"]["bound"] > trained["max_accuracy_drop"]["risk"]
     assert trained["max_disagreement"]["broken"] <= 0.2
@@ -75,13 +80,21 @@ def test_tables_show_what_was_counted():
     limit = {"kind": "max_disagreement", "limit": 0.02, "rows": 500, "none": 0.5, "tested": of, "untested": of}
     training = {"rows": 500, "max_accuracy_drop": of, "max_disagreement": of}
     drift = {"changed": 0.1, "rate": 0.02, "alarms": 0.0, "median_inputs": None}
-    content = {"sets": {"sick": {"limits": [limit], "trainings": [training], "drift": [drift]}}}
+    rungs = [{"limit": 0.02, "there": 1.0, "cost": 0.5}, {"limit": 0.05, "there": 0.0, "cost": None}]
+    ladder = {"rows": 500, "broken": 0.01, "rungs": rungs}
+    content = {"sets": {"sick": {"limits": [limit], "ladders": [ladder], "trainings": [training], "drift": [drift]}}}
     shown = [
         make(content).splitlines()[2]
-        for make in (guarantee_tables.limits, guarantee_tables.trainings, guarantee_tables.drift)
+        for make in (
+            guarantee_tables.limits,
+            guarantee_tables.ladders,
+            guarantee_tables.trainings,
+            guarantee_tables.drift,
+        )
     ]
     assert shown == [
         "| sick | disagreement 2% | 500 | 12 | 4.5 | 12 | 4.5 | 50 |",
+        "| sick | 500 | 1.0 | 100 | 50 | 0 | - |",
         "| sick | 500 | 12 | 1.0 | 3.0 | 4.5 | 1.0 | 3.0 | 4.5 |",
         "| sick | 10 | 2.0 | 0.0 |  |",
     ]

@@ -1,34 +1,23 @@
 """A ladder of policies, for a service that narrows under load: each rung keeps a limit of its own, all at once.
 
-The rows that choose fix one policy for each rung. The others test them in order, from the strictest limit on, each
-at the full error, until one fails (fixed-sequence testing): for a rung that breaks its limit to pass, the first such
-one has to pass its own test, so the chance that any does is at most the error, without a correction.
+Each rung is calibrated by itself, at its share of the error: of three rungs a third each. The chance that any of them
+breaks its limit is then at most the error, whatever they have in common (Bonferroni).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from sharcs.calibration.bounds import rate_p, rate_upper
-from sharcs.calibration.calibrate import Calibration, calibration_of, check_rows
-from sharcs.calibration.choice import Choice, Constraint, SequenceTest, split_rows
-from sharcs.calibration.policies import all_policies
+from sharcs.calibration.calibrate import Calibration, calibrate
+from sharcs.calibration.choice import Constraint
 from sharcs.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sharcs.evaluation.answers import AllAnswers
-    from sharcs_runtime.policy import RoutingPolicy
-
-# How sure the rows that choose have to be that a rung keeps what its test will let pass: a rung that fails costs all
-# rungs above it.
-CAUTION = 0.8
 
 
 def check_limits(limits: Sequence[float]) -> None:
@@ -40,6 +29,11 @@ def check_limits(limits: Sequence[float]) -> None:
     if not limits or any(low >= high for low, high in pairwise(limits)) or not 0 < limits[0] <= limits[-1] < 1:
         given = ",".join(f"{limit:g}" for limit in limits)
         raise InputError(f"`ladder` {given}: limits of disagreement have to ascend between 0 and 1, like 0.02,0.05")
+
+
+def constraint_of_each(limit: float, limits: Sequence[float], confidence: float) -> Constraint:
+    """Write what a rung is tested for: its limit, at its share of the error."""
+    return Constraint("max_disagreement", limit, 1 - (1 - confidence) / len(limits))
 
 
 def calibrate_ladder(
@@ -55,26 +49,21 @@ def calibrate_ladder(
         seed: Draws the rows that choose.
 
     Returns:
-        The rungs that passed their tests, from the strictest on; where none did, one whose constraint is not met.
+        The rungs, from the strictest on, with bounds at their share of the error. One that is no cheaper than the one
+        before is left out, and none comes after the strictest if nothing keeps that: its constraint is then not met.
 
     Raises:
         InputError: As for :func:`~sharcs.calibration.calibrate.calibrate`, and if the limits make no ladder.
     """
     check_limits(limits)
-    constraints = [Constraint("max_disagreement", limit, confidence) for limit in limits]
-    check_rows(answers, constraints[0])
-    answers = answers.unblended()  # an average with another answer is not the full network's
-    chosen, tested = split_rows(len(answers), seed)
-    choosing, rows = answers.take(chosen), answers.take(tested)
-    policies = all_policies(choosing)
     rungs: list[Calibration] = []
-    for constraint, policy in zip(constraints, _cheapest(choosing, policies, constraints, len(rows)), strict=True):
-        test = SequenceTest(choosing, rows, constraint, classes)
-        passed = test.last_passing([policy])
-        if passed is None and rungs:
-            break
-        rungs.append(calibration_of(answers, constraint, Choice(passed, test, tested, policies)))
-        if passed is None:
+    for limit in limits:
+        found = calibrate(answers, constraint_of_each(limit, limits, confidence), classes, seed)
+        # What it keeps by itself more surely, it keeps with this confidence along with the others.
+        found = replace(found, constraint=replace(found.constraint, confidence=confidence))
+        if not rungs or (found.met and found.cost_ratio < rungs[-1].cost_ratio):
+            rungs.append(found)
+        if not rungs[0].met:
             break
     return [rungs[0], *(replace(rung, frontier=[]) for rung in rungs[1:])]
 
@@ -83,25 +72,3 @@ def ladder_record(rungs: Sequence[Calibration]) -> list[dict[str, Any]]:
     """Write the rungs as plain values, for ``config.calibration["ladder"]``."""
     left_out = ("frontier", "kind", "confidence", "per_class", "met")
     return [{name: value for name, value in rung.record().items() if name not in left_out} for rung in rungs]
-
-
-def _cheapest(
-    choosing: AllAnswers, policies: list[RoutingPolicy], constraints: list[Constraint], rows: int
-) -> list[RoutingPolicy]:
-    """Take for each limit the cheapest policy that is likely to pass its test on so many rows."""
-    costs: list[float] = []
-    lost: list[int] = []
-    for piece in choosing.in_pieces(policies):
-        routed = choosing.route(piece)
-        costs += routed.cost.mean(axis=1).tolist()
-        lost += routed.disagrees.sum(axis=1).tolist()
-    order = np.argsort(costs, kind="stable").tolist()
-    full = next(policy for policy in policies if policy.start == choosing.names[-1])
-    expected = [math.ceil(rate_upper(count, len(choosing), CAUTION) * rows) for count in lost]
-
-    def likely(constraint: Constraint) -> RoutingPolicy:
-        error = 1 - constraint.confidence
-        fits = (index for index in order if rate_p(expected[index], rows, constraint.limit) <= error)
-        return next((policies[index] for index in fits), full)
-
-    return [likely(constraint) for constraint in constraints]
