@@ -142,10 +142,7 @@ def calibrate(
     _store(file, found, record)
     if not found.met:
         tested = constraint_of_each(rungs[0], rungs, confidence) if rungs else constraint
-        say(
-            f"sharcs: no policy keeps {_limit(constraint)} on {found.rows_tested:,} rows; "
-            f"every input goes through the full network now{_advice(found, tested)}"
-        )
+        say(f"sharcs: no policy keeps {_limit(constraint)} on {found.rows_tested:,} rows; {_advice(found, tested)}")
         raise typer.Exit(NOTHING_MEETS_IT)
     _print_policy(found, texts.source)
     if steps:
@@ -224,10 +221,11 @@ def _limit(constraint: Constraint) -> str:
 
 def _advice(found: Calibration, constraint: Constraint) -> str:
     needed = constraint.rows_needed()
+    now = "every input goes through the full network now"
     each = " of each class" if constraint.per_class else ""
     if needed > found.rows or constraint.per_class:
-        return f"; this limit takes at least {needed:,} rows{each}"
-    return "; give more rows, or raise the limit"
+        return f"{now}; this limit takes at least {needed:,} rows{each}"
+    return f"{now}; give more rows, or raise the limit"
 
 
 def _print_policy(found: Calibration, data: str) -> None:

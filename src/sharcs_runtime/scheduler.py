@@ -131,8 +131,7 @@ class PooledEngine(ABC, Generic[Array]):
         def any_wanted(rows: Numbers) -> Flags:
             assert wanted is not None
             numbers = texts_of(rows)
-            kept: Flags = np.isin(rows, of[numbers[wanted(numbers)]])
-            return kept
+            return np.isin(rows, of[numbers[wanted(numbers)]])
 
         for rows in self._steps(tokens, cascade, any_wanted if wanted else None, own_policy=policies is None):
             if len(rows):  # else all that ran go on
