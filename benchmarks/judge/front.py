@@ -44,8 +44,8 @@ def specs(network: Network, parts: Parts, settings: dict[str, Any]) -> list[dict
     pairs = parts.train.pairs is not None
     found = [described.front_spec(network.model.config, kind, pairs=pairs) for kind in KINDS]
     if pairs and not settings.get("matched"):
-        before = {kind: readouts[-2] for kind, readouts in described.FRONT_READOUTS.items()}
-        found = [replace(spec, readout=before[spec.kind]) for spec in found]
+        before = {described.COMPACT: described.MEAN}  # of the others aligned
+        found = [replace(spec, readout=before.get(spec.kind, described.ALIGNED)) for spec in found]
     return [spec.to_dict() for spec in found]
 
 

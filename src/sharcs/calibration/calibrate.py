@@ -94,13 +94,13 @@ def calibrate(
         InputError: If there are fewer than 10 rows, one width only, ``per_class`` of sets of labels, or no labels
             where they are needed.
     """
-    check_rows(answers, constraint)
+    _check_rows(answers, constraint)
     if constraint.kind == "max_disagreement":
         answers = answers.unblended()  # an average with another answer is not the full network's
-    return calibration_of(answers, constraint, choose(answers, constraint, classes, seed, choosing_rows))
+    return _calibration_of(answers, constraint, choose(answers, constraint, classes, seed, choosing_rows))
 
 
-def check_rows(answers: AllAnswers, constraint: Constraint) -> None:
+def _check_rows(answers: AllAnswers, constraint: Constraint) -> None:
     """Refuse rows that a constraint can't be tested on.
 
     Raises:
@@ -118,7 +118,7 @@ def check_rows(answers: AllAnswers, constraint: Constraint) -> None:
         raise InputError("latency_ms: needs times; measure them with sharcs.calibration.latency.measure_times")
 
 
-def calibration_of(answers: AllAnswers, constraint: Constraint, choice: Choice) -> Calibration:
+def _calibration_of(answers: AllAnswers, constraint: Constraint, choice: Choice) -> Calibration:
     """Collect what speaks for a choice, of the answers that it was made from."""
     rows = choice.test.rows
     policy = RoutingPolicy(start=answers.names[-1]) if choice.policy is None else choice.policy

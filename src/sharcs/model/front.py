@@ -46,15 +46,17 @@ class FrontPasses(RoutedNetwork):
             The logits, ``[batch, labels]``.
         """
         subnetwork = self.tail.front[index]
+        known = ("input_ids", "attention_mask", "token_type_ids")
+        tokens = {name: inputs[name] for name in known if name in inputs}
         if not isinstance(subnetwork, CompactSubnetwork):
-            known = ("input_ids", "attention_mask", "token_type_ids")
-            logits: Tensor = subnetwork(**{name: inputs[name] for name in known if name in inputs})
+            logits: Tensor = subnetwork(**tokens)
             return logits
         if self.tail.arity is None:
             self._learn_arity()
         real = self._real_tokens(inputs)
         context = RoutingContext(real, front=subnetwork, passes_on=torch.compiler.is_compiling())
-        context.in_both = subnetwork.in_both(inputs)
+        if subnetwork.matched is not None:
+            context.in_both = subnetwork.in_both(**tokens)
         context.fast = self.tail.usable_fast_layers()
         with context.active(), contextlib.suppress(TrunkDone):
             self.encoder(**inputs, return_dict=True)

@@ -56,18 +56,15 @@ class CompactSubnetwork(FrontSubnetwork):
         """Count the classifier's FLOPs; :mod:`sharcs.model.cost` counts layers."""
         return 2.0 * self.classifier.in_features * self.labels, 0.0, 0.0
 
-    def in_both(self, inputs: dict[str, Any]) -> Tensor | None:
-        """Tell which tokens of a pair the other text has, too, int64 ``[batch, tokens]``; None where none counts.
+    def in_both(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Tell which tokens of a pair the other text has, too, int64 ``[batch, tokens]``.
 
-        Args:
-            inputs: The encoder's, by name.
+        The arguments are those of :meth:`sharcs.subnetworks.front.TokenSubnetwork.forward`.
         """
-        if self.matched is None:
-            return None
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        tokens = {name: inputs[name] for name in names if inputs.get(name) is not None}
-        real, second = texts_of_pairs(**tokens)
-        return in_both_texts(inputs["input_ids"], real - second, second)
+        real, second = texts_of_pairs(input_ids, attention_mask, token_type_ids)
+        return in_both_texts(input_ids, real - second, second)
 
     def run(
         self,
