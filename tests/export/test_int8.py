@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from helpers.cli import error_message, read_csv, sharcs
 from helpers.exported import MODEL, export_record
+from helpers.front import TEXTS, front_model, word_tokenizer
 from records.make import ROWS
 from sharcs import InputError, SharcsForSequenceClassification
 from sharcs.export.bundle import export_model
@@ -126,6 +127,22 @@ def test_embeddings_in_int8_move_answers_less_than_the_rest_in_int8(exports):
     of_both = np.abs(logits["embeddings"] - logits["plain"]).mean()
     assert np.abs(logits["embeddings"] - logits["int8"]).mean() > 0
     assert of_both < 2 * of_products
+
+
+def test_lexical_and_recurrent_networks_answer_as_in_single_precision_and_classifiers_stay(tmp_path):
+    model = front_model(front=("lexical", "recurrent"), labels=3)
+    with torch.no_grad():
+        model.tail.front[0].vectors.weight[7] *= 100  # a rare token's vector, which would set the scale of a batch
+    tokenizer = word_tokenizer(tmp_path)
+    found = {}
+    for name, options in {"float32": {}, "int8": {"int8": True}}.items():
+        export_model(model, tokenizer, tmp_path / name, **options)
+        batches = list(OnnxRunner(tmp_path / name, threads=1).run_all([*TEXTS, "w2"]))
+        found[name] = np.concatenate([batch.logits for batch in batches], axis=1)
+    np.testing.assert_allclose(found["int8"][:2], found["float32"][:2], atol=1e-5)
+    assert np.abs(found["int8"][2:] - found["float32"][2:]).max() > 1e-4
+    for name in ("front-0", "front-1", "tail-0", "tail-1"):
+        assert any("classifier" in table for table in float_tables(tmp_path / "int8" / f"{name}.onnx")), name
 
 
 def test_embeddings_alone_are_refused_before_any_work(tmp_path):

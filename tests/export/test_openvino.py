@@ -12,20 +12,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import BertTokenizerFast
+from onnx import numpy_helper
 
 from helpers.cli import error_message, read_csv, sharcs, succeeds
 from helpers.exported import MODEL, export_record
-from helpers.front import front_model
+from helpers.front import TEXTS, WORDS, front_model, word_tokenizer
 from records.make import ROWS
 from sharcs import InferenceEngine, InputError, RoutingPolicy
 from sharcs.export import export_model, openvino
 from sharcs_runtime import OnnxRunner
 from sharcs_runtime.sessions import OnnxSession, OpenVinoSession
 
-WORDS = [f"w{number}" for number in range(59)]
 NAMES = ["recurrent", "compact", "width-25", "full"]
-TEXTS = [" ".join(WORDS[(7 * row + 3 * place * row) % 59] for place in range(1 + row % 11)) for row in range(90)]
 INT8 = ("--runtime", "openvino", "--int8", "--data", ROWS)
 
 
@@ -40,8 +38,7 @@ def logits_of(folder, texts, **options):
 def exported(tmp_path_factory):
     """A network with two sub-networks in front, exported for OpenVINO, with the truth of PyTorch one by one."""
     folder = tmp_path_factory.mktemp("openvino")
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=24)
+    tokenizer = word_tokenizer(folder)
     model = front_model(pairs=False, labels=3)
     with torch.no_grad():
         alone = [model(**tokenizer(text, return_tensors="pt"), widths="all").width_logits[:, 0] for text in TEXTS]
@@ -86,8 +83,23 @@ def test_int8_answers_about_the_same_whatever_a_text_is_batched_with(exported):
     # Scales are fixed, so that others in a batch move nothing; ONNX Runtime's recurrent network has none in int8.
     np.testing.assert_allclose(alone[1:], found[1:, :20], atol=1e-4)
     for name in ("trunk", "front-1", "tail-1"):
-        kinds = {node.op_type for node in onnx.load(folder / f"{name}.onnx").graph.node}
-        assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+        graph = onnx.load(folder / f"{name}.onnx").graph
+        assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
+        # Twice a product of 8 by 7 bits is what 16 bits hold, in which processors without VNNI add.
+        tables = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+        weights = {
+            node.output[0]: tables.get(node.input[0]) for node in graph.node if node.op_type[:10] == "Dequantize"
+        }
+        used = [weights.get(name) for node in graph.node if node.op_type in ("MatMul", "Gemm") for name in node.input]
+        assert 32 < max(np.abs(one.astype(int)).max() for one in used if one is not None) <= 64
+
+
+def test_classifiers_stay_in_single_precision(exported):
+    for name in ("front-1", "tail-0", "tail-1"):
+        graph = onnx.load(exported.folder / "int8" / f"{name}.onnx").graph
+        made = {output: node.op_type for node in graph.node for output in node.output}
+        [classifier] = [node for node in graph.node if "logits" in node.output]
+        assert [made.get(one) for one in classifier.input if made.get(one) == "DequantizeLinear"] == []
 
 
 def test_many_threads_share_a_session(exported):

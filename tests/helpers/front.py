@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from transformers import BertTokenizerFast
 
 from helpers.tiny import VOCABULARY, tiny_encoder
 from sharcs.config import SharcsConfig
@@ -10,6 +11,14 @@ from sharcs.model.text import SharcsForSequenceClassification
 from sharcs.spec import front_spec
 
 KINDS = ("recurrent", "compact")
+WORDS = [f"w{number}" for number in range(VOCABULARY - 5)]
+TEXTS = [" ".join(WORDS[(7 * row + 3 * place * row) % 59] for place in range(1 + row % 11)) for row in range(90)]
+
+
+def word_tokenizer(folder):
+    """Make a tokenizer of these encoders, a word a token."""
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    return BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=24)
 
 
 def front_model(

@@ -6,15 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import BertTokenizerFast
 
-from helpers.front import front_model
+from helpers.front import TEXTS, front_model, word_tokenizer
 from sharcs import InferenceEngine, InputError, RoutingPolicy
 from sharcs.export import export_model
 from sharcs_runtime import OnnxRunner
 from sharcs_runtime.bundle import Bundle
 
-WORDS = [f"w{number}" for number in range(59)]
 NAMES = ["recurrent", "compact", "width-25", "full"]
 
 
@@ -25,13 +23,11 @@ NAMES = ["recurrent", "compact", "width-25", "full"]
 def served(request, tmp_path_factory):
     """A model, its tokenizer, texts, an export, and its policy."""
     folder = tmp_path_factory.mktemp("served")
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=24)
+    tokenizer = word_tokenizer(folder)
     model = front_model(pairs=request.param, labels=3)
-    texts = [" ".join(WORDS[(7 * row + 3 * place * row) % 59] for place in range(1 + row % 11)) for row in range(90)]
-    given = [(text, texts[-1 - row]) for row, text in enumerate(texts)] if request.param else texts
+    given = [(text, TEXTS[-1 - row]) for row, text in enumerate(TEXTS)] if request.param else TEXTS
     with torch.no_grad():
-        batch = tokenizer(texts, texts[::-1] if request.param else None, padding=True, truncation=True,
+        batch = tokenizer(TEXTS, TEXTS[::-1] if request.param else None, padding=True, truncation=True,
                           max_length=24, return_tensors="pt")  # fmt: skip
         confidence = model(**batch, widths="all").width_logits.softmax(-1).amax(-1)
     limits = {name: float(confidence[at].sort().values[44:46].mean()) for at, name in enumerate(NAMES[:-1])}

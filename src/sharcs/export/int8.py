@@ -29,24 +29,51 @@ def check_int8(int8: bool, int8_embeddings: bool) -> None:
 def quantise_graph(file: Path, embeddings: bool = False) -> None:
     """Turn a graph into int8, in its place.
 
-    Weights of matrix products have a scale a column, and activations are scaled as they come.
+    Weights of matrix products have a scale a column, and activations are scaled as they come. Classifiers stay.
 
     Args:
         file: The graph in single precision.
         embeddings: Whether its tables are turned, too; else they stay as they are.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     small = file.with_name(f"int8-{file.name}")
+    kept = classifiers_of(onnx.load(file, load_external_data=False).graph)
     with quiet():
         quantize_dynamic(
-            file, small, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+            file,
+            small,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            # A Gemm is turned into a MatMul of this name first.
+            nodes_to_exclude=[*kept, *(f"{name}_MatMul" for name in kept)],
         )
     if embeddings:
         _quantise_tables(small)
     for old in file.parent.glob(f"{file.name}*"):  # weights of large graphs lie in a file of their own
         old.unlink()
     small.rename(file)
+
+
+def classifiers_of(graph: Any) -> list[str]:
+    """Name the matrix products that logits are made of, and nothing but sums behind them.
+
+    They stay in single precision: they cost next to nothing, and answers are what they give. What a lexical network's
+    reads, means of tokens' vectors, is far larger for a rare token alone than for a whole text, and one scale for a
+    whole batch leaves little of the small ones.
+    """
+    made_by = {name: node for node in graph.node for name in node.output}
+    wanted = [made_by.get(one.name) for one in graph.output if one.name.endswith("logits")]
+    found = []
+    while wanted:
+        node = wanted.pop()
+        if node is not None and node.op_type in ("MatMul", "Gemm"):
+            found.append(node.name)
+        elif node is not None and node.op_type in ("Add", "Concat"):
+            wanted.extend(made_by.get(name) for name in node.input)
+    return sorted(found)
 
 
 def _quantise_tables(file: Path) -> None:

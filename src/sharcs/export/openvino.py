@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharcs.errors import InputError, MissingPackageError
+from sharcs.export.int8 import classifiers_of
 from sharcs.export.onnx import quiet
 from sharcs.inference.engine import tokens_of
 from sharcs.spec import LEXICAL, RECURRENT
@@ -94,7 +95,7 @@ def sample_feeds(
 def quantise_static(file: Path, feeds: Sequence[Feed]) -> None:
     """Turn a graph into int8, in its place.
 
-    Weights have a scale a column, activations one that is read off the feeds.
+    Weights have a scale a column, activations one that is read off the feeds. Classifiers stay in single precision.
 
     Args:
         file: The graph in single precision.
@@ -107,8 +108,16 @@ def quantise_static(file: Path, feeds: Sequence[Feed]) -> None:
     samples = [{name: feed[name] for name in names} for feed in feeds]
     with _silent():
         import nncf
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
-        made = nncf.quantize(graph, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER)
+        made = nncf.quantize(
+            graph,
+            nncf.Dataset(samples),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=classifiers_of(graph.graph)),
+            # Processors without VNNI add two products in 16 bits, where weights of 8 bits overflow without a word.
+            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
+        )
     for old in file.parent.glob(f"{file.name}*"):  # weights of large graphs lie in a file of their own
         old.unlink()
     onnx.save(made, file)
