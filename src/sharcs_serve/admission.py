@@ -11,9 +11,10 @@ from typing import Any
 
 # Of the deadline: where brown-out begins, and where the narrowest rung is reached.
 FIRST_ENTRY, LAST_ENTRY = 0.4, 0.65  # earlier ones degrade more answers, and keep no more of them in time
-BATCH_SHARE = 20  # a micro-batch takes a twentieth of the deadline
+# Parts of the deadline: what a micro-batch takes, since shorter ones answer less; and by which work is summed up.
+BATCH_SHARE, PARTS = 8, 20
 BATCH_TOKENS = 2048
-CHARACTERS_PER_TOKEN = 4.0
+CHARACTERS_PER_TOKEN, CONSTANT = 4.0, 16.0  # and tokens whose time a text takes whatever its length, in a MiniLM
 SMOOTHING = 0.1
 # While a later rung answers, one text at a time measures the first one, whose pace nobody else would correct.
 TRIAL_SECONDS, TRIAL_WEIGHT = 0.5, 0.5
@@ -251,8 +252,8 @@ class Queue:
 
     @property
     def _width(self) -> float:
-        """Seconds of a part of time: what waits is summed up by the part that it is due in."""
-        return self.deadline / BATCH_SHARE
+        """Seconds of a part of time."""
+        return self.deadline / PARTS
 
     def _part(self, deadline: float) -> int:
         return math.floor(deadline / self._width)
@@ -282,7 +283,7 @@ class Queue:
         return FIRST_ENTRY + (LAST_ENTRY - FIRST_ENTRY) * (rung - 1) / max(1, last - 1)
 
     def _size(self, waiting: Waiting) -> float:
-        return min(waiting.tokens, self.max_tokens)
+        return CONSTANT + min(waiting.tokens, self.max_tokens)
 
     def _least(self, waiting: Waiting) -> float:
         """Count tokens, in those of the narrowest rung, of the cheapest way to answer a text."""

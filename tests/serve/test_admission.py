@@ -23,7 +23,7 @@ class Answer:
         self.error = error
 
 
-def waiting(number, deadline=1.0, text="a" * 392, **more):  # 100 tokens
+def waiting(number, deadline=1.0, text="a" * 328, **more):  # takes the time of 100 tokens
     settings = {"policy": None, "degradable": True, "arrived": 0.0, "answer": Answer()}
     return Waiting(deadline, number, text, **settings | more)
 
@@ -44,8 +44,13 @@ def numbers(batch):
     return [each.number for each, _ in batch]
 
 
-def test_the_earliest_deadline_runs_first_and_a_batch_is_a_twentieth_of_the_deadline():
-    queue = Queue([1.0], 1.0, 1)
+def test_a_short_text_takes_more_than_its_tokens():
+    queue, short, long = filled(0), waiting(0, text="a" * 24), waiting(0)  # of 8 and of 84 tokens
+    assert queue.expected([(short, 0)]) == pytest.approx(0.24 * queue.expected([(long, 0)]))
+
+
+def test_the_earliest_deadline_runs_first_and_a_batch_is_an_eighth_of_the_deadline():
+    queue = Queue([1.0], 0.4, 1)
     queue.seconds_per_token = 1e-4  # 10 ms a text, 5 texts a batch
     for number, deadline in enumerate([5.0, 3.0, 9.0, 1.0, 7.0, 2.0, 8.0]):
         queue.add(waiting(number, deadline))
