@@ -153,4 +153,5 @@ TABLES = {
     "own-full": _own_full,
     "paper": lambda: paper(read("core.json")),
     "serving-agnews": lambda: _serving("agnews"),
+    "serving-sst2": lambda: _serving("sst2"),
 }
