@@ -34,7 +34,7 @@ test: quality tests ## quality and the tests, side by side: what CI runs
 
 # A process a core; a file's tests stay together, since what they share takes long to train. One of them builds the docs.
 tests: setup
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not extended"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 20 -m "not extended"
 
 test-extended: setup ## more cases of what the tests show already
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m extended
