@@ -14,7 +14,7 @@ FIRST_ENTRY, LAST_ENTRY = 0.4, 0.65  # earlier ones degrade more answers, and ke
 # Parts of the deadline: what a micro-batch takes, since shorter ones answer less; and by which work is summed up.
 BATCH_SHARE, PARTS = 8, 20
 BATCH_TOKENS = 2048
-CHARACTERS_PER_TOKEN, CONSTANT = 4.0, 16.0  # and tokens whose time a text takes whatever its length, in a MiniLM
+CHARACTERS_PER_TOKEN, BASE_TOKENS = 4.0, 16.0  # and how many tokens' time a text takes besides its own, in a MiniLM
 SMOOTHING = 0.1
 # While a later rung answers, one text at a time measures the first one, whose pace nobody else would correct.
 TRIAL_SECONDS, TRIAL_WEIGHT = 0.5, 0.5
@@ -282,8 +282,8 @@ class Queue:
         last = len(self.rung_costs) - 1
         return FIRST_ENTRY + (LAST_ENTRY - FIRST_ENTRY) * (rung - 1) / max(1, last - 1)
 
-    def _size(self, waiting: Waiting) -> float:
-        return CONSTANT + min(waiting.tokens, self.max_tokens)
+    def _size(self, waiting: Waiting) -> float:  # in tokens' time
+        return BASE_TOKENS + min(waiting.tokens, self.max_tokens)
 
     def _least(self, waiting: Waiting) -> float:
         """Count tokens, in those of the narrowest rung, of the cheapest way to answer a text."""

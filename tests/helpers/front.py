@@ -12,7 +12,9 @@ from sharcs.spec import front_spec
 
 KINDS = ("recurrent", "compact")
 WORDS = [f"w{number}" for number in range(VOCABULARY - 5)]
-TEXTS = [" ".join(WORDS[(7 * row + 3 * place * row) % 59] for place in range(1 + row % 11)) for row in range(90)]
+TEXTS = [
+    " ".join(WORDS[(7 * row + 3 * place * row) % len(WORDS)] for place in range(1 + row % 11)) for row in range(90)
+]
 
 
 def word_tokenizer(folder):
